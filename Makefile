@@ -1,0 +1,104 @@
+# What to type: `make demo` or `make test`. Everything lands in .venv/, target/ and dist/.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+
+# The interpreter: the first of these that is 3.11 or later. Override with `make PYTHON=...`.
+ifndef PYTHON
+PYTHON := $(shell for name in $(BIN)/python python3 python3.14 python3.13 python3.12 python3.11; do \
+	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$name" && break; done)
+endif
+
+AGENTMEM := $(BIN)/agentmem
+INSTALLED := $(VENV)/.installed
+BUILT := $(VENV)/.built
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+CARGO_SOURCES := Cargo.toml Cargo.lock .cargo/config.toml pyproject.toml \
+	$(shell find crates bindings -name '*.rs' -o -name Cargo.toml)
+PYTHON_SOURCES := python tests spec .ci/wheel_check.py $(wildcard benchmarks examples)
+LOOM_TARGET := $(or $(CARGO_TARGET_DIR),target)/loom
+
+.PHONY: help setup demo test test-rust test-loom test-python check bench wheel lock clean machine
+
+help:
+	@echo 'make demo    set up, then run the demonstration'
+	@echo 'make test    set up, then pass every test (Rust, loom, Python)'
+	@echo 'make setup   .venv with pinned dependencies and a release build; the command is $(AGENTMEM)'
+	@echo 'make check   format, lint, types, invariants'
+	@echo 'make bench   all benchmarks'
+	@echo 'make wheel   an abi3 wheel in dist/'
+	@echo 'make lock    renew the Python lock files (needs uv)'
+	@echo 'make clean   remove all that was built'
+
+# One line for each thing this machine lacks, with what to do about it.
+machine:
+	@lacking=0; \
+	lacks() { echo "agentmem: $$1" >&2; lacking=1; }; \
+	[ "$$(uname -s)" = Linux ] || lacks "this is $$(uname -s), and agentmem manages memory through Linux: build it on Linux (a virtual machine or WSL 2 will do)"; \
+	command -v cargo >/dev/null || lacks "cargo is missing: install Rust 1.90 or later with rustup, or your distribution's package"; \
+	command -v cc >/dev/null || lacks "a C compiler is missing: install gcc or clang (Debian: apt install build-essential)"; \
+	if [ -z "$(PYTHON)" ]; then lacks "Python 3.11 or later is missing: install it (Debian: apt install python3 python3-venv), or name one with make PYTHON=..."; \
+	elif ! "$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null; then lacks "$(PYTHON) cannot make virtual environments: install its venv package (Debian: apt install python3-venv)"; fi; \
+	exit $$lacking
+
+setup: $(BUILT)
+
+$(INSTALLED): requirements/dev.txt | machine
+	@echo 'agentmem: installing pinned Python dependencies into $(VENV)' >&2
+	@[ -x $(BIN)/python ] || "$(PYTHON)" -m venv $(VENV)
+	@$(PIP) install --require-hashes --requirement $<
+	@touch $@
+
+$(BUILT): $(INSTALLED) $(CARGO_SOURCES) | machine
+	@echo 'agentmem: building the engine (release)' >&2
+	@VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --locked --quiet
+	@touch $@
+
+demo: setup
+	@$(AGENTMEM) demo
+
+test: test-rust test-loom test-python
+
+test-rust: setup
+	cargo test --workspace --locked
+
+# Its own target directory: the flag changes every crate, and would throw the other builds away.
+test-loom: setup
+	RUSTFLAGS='--cfg loom' CARGO_TARGET_DIR=$(LOOM_TARGET) cargo test -p agentmem-store --locked --release --lib loom
+
+test-python: setup
+	$(BIN)/python -m pytest
+
+check: setup
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	$(BIN)/ruff check $(PYTHON_SOURCES)
+	$(BIN)/ruff format --check $(PYTHON_SOURCES)
+	$(BIN)/mypy --strict python
+	$(BIN)/python spec/generate_errors.py --check
+	$(BIN)/python -m pytest tests/test_invariants.py
+
+bench: setup
+	@$(AGENTMEM) bench all
+
+wheel: $(INSTALLED)
+	@rm -rf dist
+	$(BIN)/maturin build --release --locked --strip --quiet --interpreter $(BIN)/python --out dist
+	@ls dist/*.whl
+
+# No header and no index lines: a lock names packages and hashes, never where they were fetched from.
+lock:
+	@command -v uv >/dev/null || { echo 'agentmem: uv is missing: pip install uv, outside of .venv' >&2; exit 1; }
+	cd requirements && for name in runtime dev; do \
+		uv pip compile --quiet --upgrade --generate-hashes --no-header --no-emit-index-url --no-emit-find-links \
+			--python-version 3.11 --python-platform x86_64-unknown-linux-gnu --output-file $$name.txt $$name.in; done
+
+clean:
+	rm -rf $(VENV) target dist results demo.png python/agentmem/*.so
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find $(PYTHON_SOURCES) -name __pycache__ -prune -exec rm -rf {} +

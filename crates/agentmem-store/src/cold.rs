@@ -1,0 +1,268 @@
+//! The cold tier's files: append-only segments of records.
+//!
+//! ```text
+//! DIR/segments/00000001.seg     record, record, ...
+//! record: magic "AMR1", frame id u32, frame length u32, checksum u32 of these 12 bytes, frame
+//! ```
+//! A frame checks itself, so a record only has to be found. A record whose frame is dead is
+//! punched out of its file; a file whose records are all dead is removed. A store never appends to
+//! a file that an earlier one wrote, so a torn end stays where it is and hurts nobody.
+
+use crate::ranges::Ranges;
+use crate::sys;
+use agentmem_core::{Error, ErrorKind, Result};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+const MAGIC: [u8; 4] = *b"AMR1";
+const RECORD_HEADER_BYTES: u64 = 16;
+/// A new file is begun once the current one is this long.
+const SEGMENT_BYTES_MAX: u64 = 256 << 20;
+const BLOCK_BYTES: u64 = 4096;
+
+/// Where a frame is on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskPlace {
+    /// Number of the file.
+    pub file: u32,
+    /// Where the frame starts in it.
+    pub offset: u64,
+    /// Length of the frame.
+    pub len: u32,
+}
+
+/// The files of one store.
+#[derive(Debug)]
+pub struct Cold {
+    folder: PathBuf,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    files: HashMap<u32, Segment>,
+    /// The file being appended to: always one that this process began.
+    active: Option<u32>,
+}
+
+#[derive(Debug)]
+struct Segment {
+    file: Arc<File>,
+    end: u64,
+    live_bytes: u64,
+    /// Invariant: the interior blocks of every range here are punched out.
+    dead: Ranges,
+}
+
+impl Segment {
+    fn new(file: File, end: u64) -> Self {
+        Segment { file: Arc::new(file), end, live_bytes: 0, dead: Ranges::default() }
+    }
+}
+
+/// The range of a file that a frame's record takes.
+fn record(place: DiskPlace) -> (u64, u64) {
+    (place.offset - RECORD_HEADER_BYTES, RECORD_HEADER_BYTES + u64::from(place.len))
+}
+
+fn record_header(id: u32, len: u32) -> [u8; RECORD_HEADER_BYTES as usize] {
+    let mut header = [0; RECORD_HEADER_BYTES as usize];
+    header[..4].copy_from_slice(&MAGIC);
+    header[4..8].copy_from_slice(&id.to_le_bytes());
+    header[8..12].copy_from_slice(&len.to_le_bytes());
+    let check =
+        header[..12].iter().fold(0x811c_9dc5u32, |hash, &byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    header[12..].copy_from_slice(&check.to_le_bytes());
+    header
+}
+
+impl Cold {
+    /// Opens the files in `folder`, made if it is not there.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let failed = |error| sys::io_failed(folder, error);
+        std::fs::create_dir_all(folder).map_err(failed)?;
+        let mut files = HashMap::new();
+        for entry in std::fs::read_dir(folder).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            if path.extension().is_none_or(|extension| extension != "seg") {
+                continue;
+            }
+            let Some(Ok(number)) = path.file_stem().and_then(|stem| stem.to_str()).map(str::parse) else { continue };
+            let open = || {
+                let file = OpenOptions::new().read(true).write(true).open(&path)?;
+                let end = file.metadata()?.len();
+                Ok(Segment::new(file, end))
+            };
+            files.insert(number, open().map_err(|error| sys::io_failed(&path, error))?);
+        }
+        Ok(Cold { folder: folder.to_owned(), inner: Mutex::new(Inner { files, active: None }) })
+    }
+
+    fn path(&self, number: u32) -> PathBuf {
+        self.folder.join(format!("{number:08}.seg"))
+    }
+
+    /// Appends frames, makes them durable, and says where each is. If it fails, none counts.
+    pub fn write(&self, frames: &[(u32, &[u8])]) -> Result<Vec<DiskPlace>> {
+        let mut inner = self.inner.lock();
+        let mut places = Vec::with_capacity(frames.len());
+        let mut written: Vec<u32> = Vec::new();
+        for &(id, frame) in frames {
+            let number = self.writable(&mut inner)?;
+            let segment = inner.files.get_mut(&number).expect("the active file is open");
+            let len = u32::try_from(frame.len()).expect("frames are far below 4 GiB");
+            let mut bytes = Vec::with_capacity(frame.len() + RECORD_HEADER_BYTES as usize);
+            bytes.extend_from_slice(&record_header(id, len));
+            bytes.extend_from_slice(frame);
+            // A record that is not completed is dead from the start: nothing refers to it.
+            let offset = segment.end;
+            segment.end += bytes.len() as u64;
+            sys::write_at(&segment.file, &self.path(number), &bytes, offset)?;
+            places.push(DiskPlace { file: number, offset: offset + RECORD_HEADER_BYTES, len });
+            if written.last() != Some(&number) {
+                written.push(number);
+            }
+        }
+        for number in written {
+            sys::sync(&inner.files[&number].file, &self.path(number))?;
+        }
+        for &place in &places {
+            inner.files.get_mut(&place.file).expect("written to").live_bytes += record(place).1;
+        }
+        Ok(places)
+    }
+
+    fn writable(&self, inner: &mut Inner) -> Result<u32> {
+        if let Some(active) = inner.active
+            && inner.files.get(&active).is_some_and(|segment| segment.end < SEGMENT_BYTES_MAX)
+        {
+            return Ok(active);
+        }
+        let number = inner.files.keys().max().map_or(1, |newest| newest + 1);
+        let path = self.path(number);
+        let create = || OpenOptions::new().read(true).write(true).create_new(true).open(&path);
+        let file = create().map_err(|error| sys::io_failed(&path, error))?;
+        // The name must be durable before anything refers to it.
+        let sync = || File::open(&self.folder)?.sync_all();
+        sync().map_err(|error| sys::io_failed(&self.folder, error))?;
+        inner.files.insert(number, Segment::new(file, 0));
+        inner.active = Some(number);
+        Ok(number)
+    }
+
+    /// Reads the bytes of a frame. They are not checked: the frame does that.
+    pub fn read(&self, place: DiskPlace) -> Result<Vec<u8>> {
+        let path = self.path(place.file);
+        let file = self.inner.lock().files.get(&place.file).map(|segment| segment.file.clone());
+        let file = file.ok_or_else(|| Error::new(ErrorKind::Damaged, format!("{} is missing", path.display())))?;
+        let mut bytes = vec![0; place.len as usize];
+        sys::read_at(&file, &path, &mut bytes, place.offset)?;
+        Ok(bytes)
+    }
+
+    /// Gives the blocks of dead frames back. The caller makes sure that no durable index names
+    /// them any more.
+    pub fn bury(&self, places: &[DiskPlace]) {
+        let mut inner = self.inner.lock();
+        for &place in places {
+            let Some(segment) = inner.files.get_mut(&place.file) else { continue };
+            let (start, len) = record(place);
+            segment.live_bytes -= len;
+            let (merged, _) = segment.dead.insert(start, len);
+            let from = start / BLOCK_BYTES * BLOCK_BYTES;
+            let to = (start + len).next_multiple_of(BLOCK_BYTES);
+            if let Some(interior) = merged.interior(BLOCK_BYTES) {
+                let (from, to) = (from.max(interior.start), to.min(interior.end));
+                if from < to {
+                    // Where the file system cannot, the file goes when all of it is dead.
+                    let _ = sys::punch_file(&segment.file, from, to - from);
+                }
+            }
+            if segment.live_bytes == 0 && inner.active != Some(place.file) {
+                self.remove(&mut inner, place.file);
+            }
+        }
+    }
+
+    fn remove(&self, inner: &mut Inner, number: u32) {
+        inner.files.remove(&number);
+        let _ = std::fs::remove_file(self.path(number));
+    }
+
+    /// Takes over what an index says is alive; everything else in the files is dead. Returns how
+    /// many bytes nobody knew of: records written after the last commit.
+    pub fn adopt(&self, mut places: Vec<DiskPlace>) -> u64 {
+        places.sort_unstable_by_key(|place| (place.file, place.offset));
+        let mut inner = self.inner.lock();
+        let mut orphan_bytes = 0;
+        for (&number, segment) in &mut inner.files {
+            let from = places.partition_point(|place| place.file < number);
+            let to = places.partition_point(|place| place.file <= number);
+            let mut end = 0;
+            let live = places[from..to].iter().map(|&place| record(place)).chain([(segment.end, 0)]);
+            for (start, len) in live {
+                if start > end {
+                    let (range, _) = segment.dead.insert(end, start - end);
+                    if let Some(interior) = range.interior(BLOCK_BYTES) {
+                        let before = sys::allocated_bytes(&segment.file);
+                        let _ = sys::punch_file(&segment.file, interior.start, interior.len());
+                        orphan_bytes += before.saturating_sub(sys::allocated_bytes(&segment.file));
+                    }
+                }
+                segment.live_bytes += len;
+                end = end.max(start + len);
+            }
+        }
+        let empty: Vec<u32> =
+            inner.files.iter().filter(|(_, s)| s.live_bytes == 0).map(|(&number, _)| number).collect();
+        for number in empty {
+            self.remove(&mut inner, number);
+        }
+        orphan_bytes
+    }
+
+    /// Bytes of the disk blocks that the files occupy.
+    pub fn disk_bytes(&self) -> u64 {
+        self.inner.lock().files.values().map(|segment| sys::allocated_bytes(&segment.file)).sum()
+    }
+
+    /// Bytes of the tables that describe dead ranges.
+    pub fn table_bytes(&self) -> u64 {
+        self.inner.lock().files.values().map(|segment| segment.dead.count() as u64 * 64).sum()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_come_back_and_dead_ones_free_their_blocks() {
+        let folder = tempfile::tempdir().unwrap();
+        let cold = Cold::open(folder.path()).unwrap();
+        let frames: Vec<Vec<u8>> = (0..20u8).map(|mark| vec![mark; 50_000]).collect();
+        let batch: Vec<(u32, &[u8])> = frames.iter().enumerate().map(|(id, f)| (id as u32, f.as_slice())).collect();
+        let places = cold.write(&batch).unwrap();
+        let before = cold.disk_bytes();
+        let (dead, live): (Vec<_>, Vec<_>) = places.iter().enumerate().partition(|(index, _)| index % 2 == 0);
+        cold.bury(&dead.iter().map(|(_, place)| **place).collect::<Vec<_>>());
+        for (index, place) in &live {
+            assert_eq!(cold.read(**place).unwrap(), frames[*index]);
+        }
+        assert!(cold.disk_bytes() * 10 < before * 6, "{} of {before}", cold.disk_bytes());
+
+        // A later process adopts what an index knew: one frame, the rest is orphaned.
+        let again = Cold::open(folder.path()).unwrap();
+        again.adopt(vec![*live[0].1]);
+        assert_eq!(again.read(*live[0].1).unwrap(), frames[live[0].0]);
+        assert!(again.disk_bytes() < 70_000);
+        let fresh = again.write(&[(99, b"new")]).unwrap();
+        assert_ne!(fresh[0].file, live[0].1.file, "old files are never appended to");
+        again.bury(&[*live[0].1]);
+        assert_eq!(again.read(*live[0].1).unwrap_err().kind(), ErrorKind::Damaged);
+    }
+}

@@ -1,0 +1,346 @@
+//! The engine: everything shared has one writer, and this is it.
+//!
+//! State is behind one lock. Whoever holds it may drain the ring and change tables, for
+//! microseconds; hashing, compressing, decoding and I/O happen without it, on bytes that are
+//! immutable and kept by an `Arc`, and are committed under it only if what they were planned on is
+//! still so. A put and a view of something hot never take it.
+//!
+//! Lock order: policy, ledger, state; then a heap's, a segment table's or a file set's own.
+
+use crate::agents::Agents;
+use crate::cold::{Cold, DiskPlace};
+use crate::counters::Counters;
+use crate::dense::Dense;
+use crate::frames::Frames;
+use crate::heap::Heap;
+use crate::index::MessageIndex;
+use crate::ledger::{Dirty, Ledger};
+use crate::options::Options;
+use crate::raw::Raw;
+use crate::ring::{CELLS, Ring};
+use crate::segments::Segments;
+use crate::slots::{SLOTS_MAX, Slots};
+use crate::smus::Smus;
+use crate::sync::{AtomicBool, AtomicU64, Ordering};
+use crate::sys::{self, ForkGuard};
+use crate::tree::Tree;
+use agentmem_core::policy::Policy;
+use agentmem_core::{DomainKey, Error, ErrorKind, Result};
+use parking_lot::{Mutex, MutexGuard};
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+/// Contexts of the codec, the decoded messages kept and the index's cache: what the engine needs
+/// beside tables and content.
+const FIXED_BYTES: u64 = 6 << 20;
+/// The engine looks around this often even when nobody wakes it.
+const TICK_MS: i32 = 250;
+/// How long the engine keeps polling after the last operation before it sleeps until rung.
+const NAP_MS: u64 = 20;
+
+/// What handles of a conversation need without asking the engine.
+#[derive(Debug)]
+pub struct ConversationShared {
+    /// Its number, never used again.
+    pub number: u32,
+    /// Its name.
+    pub name: Box<str>,
+    /// Messages, those that the engine has not taken in yet included.
+    pub messages: AtomicU64,
+    /// Their bytes.
+    pub logical_bytes: AtomicU64,
+    /// Whether its lease was given back.
+    pub is_released: AtomicBool,
+}
+
+/// One conversation.
+#[derive(Debug)]
+pub struct Conversation {
+    /// What handles share.
+    pub shared: Arc<ConversationShared>,
+    /// Whose it is.
+    pub agent: u32,
+    /// Node of its last messages.
+    pub head: u32,
+    /// Messages taken in.
+    pub len: u32,
+    /// Their bytes.
+    pub logical_bytes: u64,
+}
+
+/// Everything that only the holder of the lock sees.
+#[derive(Debug)]
+pub struct State {
+    /// Registered agents.
+    pub agents: Agents,
+    /// Contents with slots.
+    pub smus: Smus,
+    /// Messages.
+    pub tree: Tree,
+    /// Conversations by number.
+    pub conversations: HashMap<u32, Conversation>,
+    /// The next conversation's number.
+    pub next_conversation: u32,
+    /// Frames.
+    pub frames: Frames,
+    /// Packed messages by id.
+    pub index: MessageIndex,
+    /// Slots with raw bytes.
+    pub hot: Dense,
+    /// Nodes with raw messages.
+    pub tails: Dense,
+    /// Frames in RAM.
+    pub warm: Dense,
+    /// Slots to be hashed.
+    pub unsealed: VecDeque<u32>,
+    /// Nodes that are full and wait to be packed.
+    pub full_tails: VecDeque<u32>,
+    /// Advised away: demoted at the next look.
+    pub unwanted: VecDeque<u32>,
+    /// Slots that were pinned when their bytes moved on: the bytes that pins may still see, and
+    /// whether the slot itself is to be given back.
+    pub limbo: Vec<(u32, Option<Arc<Raw>>, bool)>,
+    /// Frames of which less than half is alive.
+    pub sparse: BTreeSet<u32>,
+    /// Frames on disk that nobody needs, to be buried once no durable index names them.
+    pub dead_on_disk: Vec<DiskPlace>,
+    /// What the ledger has to write; `None` where nothing persists.
+    pub dirty: Option<Dirty>,
+    /// Bytes in raw tails.
+    pub tail_bytes: u64,
+    /// Bytes put and bytes that were there already, by kind.
+    pub put_bytes: [u64; 4],
+    /// See `put_bytes`.
+    pub duplicate_bytes: [u64; 4],
+    /// Frames decoded lately, newest last.
+    pub decoded: VecDeque<(u32, Arc<Vec<u8>>)>,
+    /// Counters.
+    pub counters: Counters,
+    /// Frames whose bytes were found damaged.
+    pub damaged: BTreeSet<u32>,
+    /// Frames that are in RAM only, where there is a ledger that must not name them yet.
+    pub undurable: BTreeSet<u32>,
+}
+
+/// The engine.
+pub struct Engine {
+    /// How it was opened.
+    pub options: Options,
+    /// Ids of this trust domain.
+    pub key: DomainKey,
+    /// Mappings by number.
+    pub segments: Arc<Segments>,
+    /// Slot and claim tables.
+    pub slots: Slots,
+    /// The ingest arena.
+    pub ring: Ring,
+    /// Raw content.
+    pub hot_heap: Arc<Heap>,
+    /// Compressed frames.
+    pub frame_heap: Arc<Heap>,
+    /// Files of the cold tier.
+    pub cold: Option<Cold>,
+    /// The durable index.
+    pub ledger: Option<Mutex<Ledger>>,
+    /// Name of the policy.
+    pub policy_name: String,
+    /// What goes first.
+    pub policy: Mutex<Box<dyn Policy>>,
+    /// Large contents on their way through the ring.
+    pub inbox: Mutex<HashMap<u64, Arc<Raw>>>,
+    /// Keys for them.
+    pub next_key: AtomicU64,
+    /// Whether the process is still the one that opened the store.
+    pub guard: ForkGuard,
+    is_closed: AtomicBool,
+    state: Mutex<State>,
+    started_ms: u64,
+}
+
+impl Engine {
+    /// An engine that knows what `ledger` knows.
+    pub fn new(mut options: Options, key: DomainKey, cold: Option<Cold>, ledger: Option<Ledger>) -> Result<Self> {
+        let segments = Segments::new()?;
+        let hot_heap = Heap::new("agentmem-hot", &segments)?;
+        let frame_heap = Heap::new("agentmem-frames", &segments)?;
+        let slots = Slots::new(SLOTS_MAX)?;
+        let policy = std::mem::replace(&mut options.policy, Box::new(agentmem_core::policy::Lru));
+        let mut state = State {
+            agents: Agents::default(),
+            smus: Smus::default(),
+            tree: Tree::default(),
+            conversations: HashMap::new(),
+            next_conversation: 0,
+            frames: Frames::default(),
+            index: MessageIndex::default(),
+            hot: Dense::default(),
+            tails: Dense::default(),
+            warm: Dense::default(),
+            unsealed: VecDeque::new(),
+            full_tails: VecDeque::new(),
+            unwanted: VecDeque::new(),
+            limbo: Vec::new(),
+            sparse: BTreeSet::new(),
+            dead_on_disk: Vec::new(),
+            dirty: ledger.is_some().then(Dirty::default),
+            tail_bytes: 0,
+            put_bytes: [0; 4],
+            duplicate_bytes: [0; 4],
+            decoded: VecDeque::new(),
+            counters: Counters::default(),
+            damaged: BTreeSet::new(),
+            undurable: BTreeSet::new(),
+        };
+        if let Some(ledger) = &ledger {
+            let places = ledger.load(&mut state, &slots, &hot_heap)?;
+            cold.as_ref().expect("a ledger has files beside it").adopt(places);
+        }
+        let ring = Ring::new(CELLS, options.arena_bytes as usize, || state.smus.take_slot())?;
+        Ok(Engine {
+            key,
+            slots,
+            ring,
+            hot_heap,
+            frame_heap,
+            segments,
+            cold,
+            ledger: ledger.map(Mutex::new),
+            policy_name: policy.name().to_owned(),
+            policy: Mutex::new(policy),
+            inbox: Mutex::default(),
+            next_key: AtomicU64::new(1),
+            guard: ForkGuard::new()?,
+            is_closed: AtomicBool::new(false),
+            state: Mutex::new(state),
+            started_ms: sys::monotonic_ms(),
+            options,
+        })
+    }
+
+    /// The state, to change tables for microseconds.
+    pub fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    /// Milliseconds on the engine's clock.
+    pub fn now_ms(&self) -> u64 {
+        sys::monotonic_ms() - self.started_ms
+    }
+
+    /// Fails in a forked child, and after close.
+    #[inline]
+    pub fn check_usable(&self) -> Result<()> {
+        if !self.guard.is_same_process() {
+            return Err(Error::new(ErrorKind::ForkedChild, "this store"));
+        }
+        if self.is_closed.load(Ordering::Acquire) {
+            return Err(Error::new(ErrorKind::Closed, "this store"));
+        }
+        Ok(())
+    }
+
+    /// Ends everything; returns whether it was open.
+    pub fn mark_closed(&self) -> bool {
+        !self.is_closed.swap(true, Ordering::AcqRel)
+    }
+
+    /// Whether it was closed.
+    pub fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Acquire)
+    }
+
+    /// RAM that the engine takes, everything included.
+    pub fn resident_bytes(&self, state: &State) -> u64 {
+        self.hot_heap.resident_bytes()
+            + self.frame_heap.resident_bytes()
+            + self.segments.large_bytes()
+            + self.ring.resident_bytes()
+            + self.table_bytes(state)
+            + FIXED_BYTES
+    }
+
+    /// RAM of the tables.
+    pub fn table_bytes(&self, state: &State) -> u64 {
+        state.agents.table_bytes()
+            + state.smus.table_bytes()
+            + state.tree.table_bytes()
+            + state.frames.table_bytes()
+            + state.index.table_bytes()
+            + state.hot.table_bytes()
+            + state.tails.table_bytes()
+            + state.warm.table_bytes()
+            + (state.conversations.capacity() * (size_of::<Conversation>() + 8)) as u64
+            + (state.conversations.len() * (size_of::<ConversationShared>() + 64)) as u64
+            + self.hot_heap.table_bytes()
+            + self.frame_heap.table_bytes()
+            + self.cold.as_ref().map_or(0, Cold::table_bytes)
+            + state.dirty.as_ref().map_or(0, Dirty::table_bytes)
+    }
+
+    /// Takes in everything that was published, making room where needed.
+    ///
+    /// # Errors
+    /// `OutOfMemory` where nothing more can be demoted; what was published stays in the ring.
+    pub fn drain(&self) -> Result<()> {
+        loop {
+            let mut state = self.lock();
+            match self.ingest(&mut state, 256) {
+                Ingest::Empty => return Ok(()),
+                Ingest::More => MutexGuard::unlock_fair(state),
+                Ingest::NoRoom { bytes } => {
+                    drop(state);
+                    self.make_room(bytes)?;
+                }
+                Ingest::NoSlot => return Err(Error::new(ErrorKind::LimitReached, format!("{SLOTS_MAX} slots"))),
+            }
+        }
+    }
+
+    /// The state, after as much as possible of what the caller published before was taken in.
+    pub fn settled(&self) -> MutexGuard<'_, State> {
+        // What cannot be taken in stays in the ring; whoever asks sees the rest.
+        let _ = self.drain();
+        self.lock()
+    }
+
+    /// The engine's thread: runs until the store is closed.
+    pub fn run(&self) {
+        let mut busy_ms = self.now_ms();
+        let mut tick_ms = 0;
+        while !self.is_closed() {
+            let mut worked = !self.ring.is_empty();
+            let blocked = self.drain().is_err();
+            worked |= self.seal_some();
+            worked |= self.pack_full_tails();
+            let now_ms = self.now_ms();
+            if now_ms >= tick_ms + TICK_MS as u64 {
+                tick_ms = now_ms;
+                worked |= self.tick(now_ms);
+            }
+            self.keep_budget();
+            if worked && !blocked {
+                busy_ms = now_ms;
+            } else if blocked || now_ms >= busy_ms + NAP_MS {
+                self.ring.sleep(TICK_MS);
+            } else {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+        }
+    }
+}
+
+/// How far [`Engine::ingest`] came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ingest {
+    /// Everything is taken in.
+    Empty,
+    /// The limit was reached.
+    More,
+    /// The next operation needs this much more room.
+    NoRoom {
+        /// Bytes wanted.
+        bytes: u64,
+    },
+    /// The slot table is full.
+    NoSlot,
+}

@@ -1,0 +1,116 @@
+//! Durability: everything put before a flush survives the death of everybody.
+
+use crate::engine::{Engine, State};
+use crate::smus::Packed;
+use agentmem_core::{Error, ErrorKind, Result};
+use std::time::Duration;
+
+/// Tails from this size on are packed at a flush; smaller ones are written as they are, so that
+/// flushing after every message does not make a frame of every message.
+const TAIL_BYTES_MIN: u64 = 64 << 10;
+/// SMUs or frames handled between two looks at the lock.
+const BATCH: usize = 1024;
+/// How often a flush looks again for what another thread is just packing, and how long it waits.
+const ATTEMPTS: usize = 3000;
+const PAUSE: Duration = Duration::from_millis(2);
+
+impl Engine {
+    /// Returns when all that was put before is durable.
+    pub fn flush(&self) -> Result<()> {
+        if self.cold.is_none() {
+            return Err(Error::new(ErrorKind::Unsupported, "flush of a store without a cold tier"));
+        }
+        self.seal_all()?;
+        let Some(ledger) = &self.ledger else { return Ok(()) };
+        self.pack_for_flush()?;
+        // Commits are in the order in which changes were taken, hence one at a time.
+        let ledger = ledger.lock();
+        let changes = self.durable_changes()?;
+        match ledger.commit(&changes) {
+            Ok(()) => {
+                self.lock().committed(&changes.tails);
+                self.cold.as_ref().expect("checked above").bury(&changes.dead);
+                Ok(())
+            }
+            Err(error) => {
+                self.lock().take_back(changes);
+                Err(error)
+            }
+        }
+    }
+
+    fn pack_for_flush(&self) -> Result<()> {
+        let big: Vec<u32> = {
+            let state = self.lock();
+            let is_big = |&number: &u32| state.tree.node(number).logical_bytes >= TAIL_BYTES_MIN;
+            state.tails.iter().filter(is_big).collect()
+        };
+        for number in big {
+            self.pack_tail(number, true)?;
+        }
+        for _ in 0..ATTEMPTS {
+            let unpacked: Vec<u32> = {
+                let state = self.lock();
+                let is_unpacked =
+                    |slot: &u32| state.smus.get(*slot).is_some_and(|s| s.is_sealed && s.packed == Packed::No);
+                state.hot.iter().filter(is_unpacked).collect()
+            };
+            if unpacked.is_empty() {
+                return Ok(());
+            }
+            for batch in unpacked.chunks(BATCH) {
+                self.demote_smus(batch, true)?;
+            }
+            if self.lock().all_busy(&unpacked) {
+                std::thread::sleep(PAUSE);
+            }
+        }
+        Err(Error::new(ErrorKind::Io, "flush: content is being packed for too long"))
+    }
+
+    /// Makes frames durable until all of them are at one moment, and takes the changes then.
+    fn durable_changes(&self) -> Result<crate::ledger::Changes> {
+        for _ in 0..ATTEMPTS {
+            let undurable: Vec<u32> = {
+                let mut state = self.lock();
+                if state.undurable.is_empty() {
+                    return Ok(state.take_changes());
+                }
+                state.undurable.iter().copied().collect()
+            };
+            for batch in undurable.chunks(BATCH) {
+                self.demote_frames(batch, true, false)?;
+            }
+            if self.lock().undurable.iter().any(|number| undurable.contains(number)) {
+                std::thread::sleep(PAUSE);
+            }
+        }
+        Err(Error::new(ErrorKind::Io, "flush: frames are made faster than they can be written"))
+    }
+
+    /// Ends the engine: whatever no pin needs is given back.
+    pub fn clear(&self) {
+        let mut state = self.lock();
+        let hot: Vec<u32> = state.hot.iter().collect();
+        for slot in hot {
+            let raw = state.smus.get_mut(slot).and_then(|smu| smu.raw.take());
+            self.drop_raw(&mut state, slot, agentmem_core::place::Place::Gone, raw);
+        }
+        let agents: Vec<_> = state.agents.iter().map(|agent| agent.shared.clone()).collect();
+        agents.iter().for_each(|agent| agent.close());
+        state.smus = Default::default();
+        state.agents = Default::default();
+        state.conversations = Default::default();
+        state.tree = Default::default();
+        state.frames = Default::default();
+        state.index = Default::default();
+        state.decoded.clear();
+        self.inbox.lock().clear();
+    }
+}
+
+impl State {
+    fn all_busy(&self, slots: &[u32]) -> bool {
+        slots.iter().all(|&slot| self.smus.get(slot).is_some_and(|smu| smu.is_busy))
+    }
+}

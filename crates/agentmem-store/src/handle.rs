@@ -1,0 +1,222 @@
+//! Handles on content, and views of it.
+
+use crate::agents::AgentShared;
+use crate::engine::Engine;
+use crate::smus::Packed;
+use crate::sync::{AtomicBool, AtomicU32, Ordering};
+use crate::sys;
+use agentmem_core::place::Place;
+use agentmem_core::{Advice, ContentId, Error, ErrorKind, Kind, Result, Tier};
+use std::sync::Arc;
+
+/// A handle on one content.
+pub struct Smu {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) agent: Arc<AgentShared>,
+    /// The slot that came with the put; it is what a release names.
+    pub(crate) origin: u32,
+    /// The slot that holds the content, as far as this handle knows.
+    pub(crate) holder: AtomicU32,
+    pub(crate) is_released: AtomicBool,
+    pub(crate) logical_bytes: u64,
+    pub(crate) kind: Kind,
+    pub(crate) importance: u8,
+}
+
+impl Smu {
+    /// What it is.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Length of the content.
+    pub fn logical_bytes(&self) -> u64 {
+        self.logical_bytes
+    }
+
+    /// 0 to 100.
+    pub fn importance(&self) -> u8 {
+        self.importance
+    }
+
+    pub(crate) fn released(&self) -> Error {
+        Error::new(ErrorKind::Released, format!("an SMU of agent {:?}", self.agent.name))
+    }
+
+    #[inline]
+    pub(crate) fn check(&self) -> Result<()> {
+        self.engine.check_usable()?;
+        self.agent.check_open()?;
+        if self.is_released.load(Ordering::Acquire) {
+            return Err(self.released());
+        }
+        Ok(())
+    }
+
+    /// Whether a view can be had without waiting for the engine.
+    #[inline]
+    pub fn is_hot(&self) -> bool {
+        matches!(self.engine.slots.place(self.holder.load(Ordering::Relaxed)), Place::Hot { .. })
+    }
+
+    /// Pins the content and shows it. What is not hot is promoted first.
+    #[inline]
+    pub fn view(&self) -> Result<View> {
+        self.check()?;
+        let slot = self.holder.load(Ordering::Relaxed);
+        if let Place::Hot { segment, offset_bytes } = self.engine.slots.pin(slot) {
+            return Ok(self.shown(slot, segment, offset_bytes));
+        }
+        self.engine.slots.unpin(slot);
+        self.view_slowly()
+    }
+
+    fn shown(&self, slot: u32, segment: u32, offset_bytes: u64) -> View {
+        let start = self.engine.segments.base(segment).wrapping_add(offset_bytes as usize);
+        View { engine: self.engine.clone(), slot, start, len: self.logical_bytes as usize }
+    }
+
+    #[cold]
+    fn view_slowly(&self) -> Result<View> {
+        let mut was_fresh = false;
+        loop {
+            let slot = self.holder.load(Ordering::Relaxed);
+            let place = self.engine.slots.pin(slot);
+            let outcome = match place {
+                Place::Hot { segment, offset_bytes } => return Ok(self.shown(slot, segment, offset_bytes)),
+                Place::Forward { slot: holder } => {
+                    self.holder.store(holder, Ordering::Relaxed);
+                    Ok(())
+                }
+                Place::Fresh if was_fresh => Err(Error::new(ErrorKind::OutOfMemory, "content still in the arena")),
+                Place::Fresh => {
+                    was_fresh = true;
+                    self.engine.drain()
+                }
+                // The pin is held meanwhile, so what is promoted stays.
+                Place::Away => match self.engine.promote(slot) {
+                    Ok(()) => {
+                        if let Place::Hot { segment, offset_bytes } = self.engine.slots.place(slot) {
+                            return Ok(self.shown(slot, segment, offset_bytes));
+                        }
+                        Ok(())
+                    }
+                    error => error,
+                },
+                Place::Gone => Err(self.released()),
+            };
+            self.engine.slots.unpin(slot);
+            outcome?;
+        }
+    }
+
+    /// Where it is now.
+    pub fn tier(&self) -> Result<Tier> {
+        self.check()?;
+        let state = self.engine.settled();
+        let smu = state.smus.get(state.smus.resolve(self.origin)).ok_or_else(|| self.released())?;
+        let is_warm = |number| state.frames.get(number).is_some_and(|entry| entry.stored.is_some());
+        Ok(match (&smu.raw, smu.packed) {
+            (Some(_), _) | (None, Packed::No) => Tier::Hot,
+            (None, Packed::Item { frame, .. }) if is_warm(frame) => Tier::Warm,
+            (None, Packed::Parts { first, count }) if (first..first + count).all(is_warm) => Tier::Warm,
+            _ => Tier::Cold,
+        })
+    }
+
+    /// NUMA node that holds the raw bytes, while they are hot.
+    pub fn numa_node(&self) -> Result<Option<u32>> {
+        self.check()?;
+        let state = self.engine.settled();
+        let smu = state.smus.get(state.smus.resolve(self.origin)).ok_or_else(|| self.released())?;
+        Ok(smu.raw.as_ref().and_then(|raw| sys::numa_node(raw.bytes().as_ptr())))
+    }
+
+    /// Its id; waits until it is sealed.
+    pub fn id(&self) -> Result<ContentId> {
+        self.check()?;
+        let holder = self.engine.seal_slot(self.origin)?;
+        Ok(self.engine.lock().smus.get(holder).ok_or_else(|| self.released())?.id)
+    }
+
+    /// Bytes kept for it; waits until it is sealed.
+    pub fn stored_bytes(&self) -> Result<u64> {
+        self.check()?;
+        let holder = self.engine.seal_slot(self.origin)?;
+        Ok(self.engine.lock().stored_bytes(holder))
+    }
+
+    /// Agents that hold it; waits until it is sealed.
+    pub fn shared_by(&self) -> Result<u32> {
+        self.check()?;
+        let holder = self.engine.seal_slot(self.origin)?;
+        Ok(self.engine.lock().smus.get(holder).ok_or_else(|| self.released())?.agents)
+    }
+
+    /// A name of it, the newest.
+    pub fn name(&self) -> Result<Option<String>> {
+        self.check()?;
+        let state = self.engine.settled();
+        let smu = state.smus.get(state.smus.resolve(self.origin)).ok_or_else(|| self.released())?;
+        Ok(smu.names.last().map(|name| name.to_string()))
+    }
+
+    /// Says what is known about its next use.
+    pub fn advise(&self, advice: Advice) -> Result<()> {
+        self.check()?;
+        match advice {
+            Advice::WillNeed => self.view().map(drop),
+            Advice::Hot | Advice::Cold => {
+                let holder = self.engine.seal_slot(self.origin)?;
+                let mut state = self.engine.lock();
+                let smu = state.smus.get_mut(holder).ok_or_else(|| self.released())?;
+                smu.keep_hot = advice == Advice::Hot;
+                if advice == Advice::Cold {
+                    state.unwanted.push_back(holder);
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Pinned content. The pin goes when the view goes.
+pub struct View {
+    engine: Arc<Engine>,
+    slot: u32,
+    start: *const u8,
+    len: usize,
+}
+
+// SAFETY: the bytes are immutable and pinned; unpinning is one atomic operation.
+unsafe impl Send for View {}
+// SAFETY: as above.
+unsafe impl Sync for View {}
+
+impl View {
+    /// The content.
+    #[inline]
+    pub fn bytes(&self) -> &[u8] {
+        if self.len == 0 {
+            return &[];
+        }
+        // SAFETY: the slot was found hot under a pin that `self` holds, so the engine keeps these
+        // bytes where they are; content is never written after it was published.
+        unsafe { std::slice::from_raw_parts(self.start, self.len) }
+    }
+}
+
+impl std::ops::Deref for View {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.bytes()
+    }
+}
+
+impl Drop for View {
+    #[inline]
+    fn drop(&mut self) {
+        self.engine.slots.unpin(self.slot);
+    }
+}

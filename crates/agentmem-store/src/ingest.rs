@@ -1,0 +1,216 @@
+//! From the ring into tables: what an agent published becomes content and messages.
+
+use crate::engine::{Engine, Ingest, State};
+use crate::raw::{LARGE_BYTES, Raw};
+use crate::ring::{Cell, Operation};
+use crate::smus::{Packed, SlotUse, Smu};
+use crate::tree::{Body, NONE, Node, RawItem, Tail};
+use agentmem_core::frame::{ITEMS_MAX, Meta};
+use agentmem_core::place::Place;
+use agentmem_core::{ContentId, Kind, Result};
+use std::sync::Arc;
+
+/// A tail of this many bytes is full and gets packed: the most that reading one message decodes.
+pub const TAIL_BYTES_MAX: u64 = 1 << 20;
+const CHUNK_BYTES_MIN: usize = 4 << 10;
+const CHUNK_BYTES_MAX: usize = 256 << 10;
+
+impl Engine {
+    /// Takes in up to `limit` published operations, oldest first.
+    pub fn ingest(&self, state: &mut State, limit: usize) -> Ingest {
+        let now_ms = self.now_ms();
+        let mut room = self.options.memory_max_bytes as i64 - self.resident_bytes(state) as i64;
+        for _ in 0..limit {
+            let Some(found) = self.ring.peek() else { return Ingest::Empty };
+            let Ok((cell, bytes)) = found else {
+                // The ring lies in the agent's memory: it lost its own put, nothing else.
+                state.counters.reject_cell += 1;
+                self.ring.skip();
+                continue;
+            };
+            let takes_slot = matches!(cell.operation, Operation::Put { .. });
+            if takes_slot && !state.smus.has_free_slot() {
+                return Ingest::NoSlot;
+            }
+            let needs = bytes.len() as i64 + 512;
+            if needs > room && !matches!(cell.operation, Operation::Release { .. }) {
+                return Ingest::NoRoom { bytes: needs as u64 };
+            }
+            if self.take_in(state, &cell, bytes, now_ms).is_err() {
+                return Ingest::NoRoom { bytes: needs as u64 };
+            }
+            room -= needs;
+            let slot = if takes_slot {
+                let slot = state.smus.take_slot().expect("checked above");
+                self.slots.relocate(slot, Place::Fresh);
+                slot
+            } else {
+                cell.slot
+            };
+            self.ring.advance(&cell, slot);
+        }
+        Ingest::More
+    }
+
+    fn take_in(&self, state: &mut State, cell: &Cell, bytes: &[u8], now_ms: u64) -> Result<()> {
+        if let Some(agent) = state.agents.get_mut(cell.agent) {
+            agent.active_ms = now_ms;
+        }
+        match cell.operation {
+            Operation::Put { kind, importance, name_bytes, key } => {
+                let (name, content) = bytes.split_at(name_bytes as usize);
+                let raw = match key {
+                    0 => Arc::new(Raw::Extent(self.hot_heap.store(content)?)),
+                    // A key that was never left is a lie: the content is then empty.
+                    key => match self.inbox.lock().remove(&key) {
+                        Some(raw) => raw,
+                        None => Arc::new(Raw::Extent(self.hot_heap.store(&[])?)),
+                    },
+                };
+                self.add_smu(state, cell, kind, importance, raw, now_ms);
+                if let Ok(name) = std::str::from_utf8(name)
+                    && !name.is_empty()
+                    && state.smus.get(cell.slot).is_some()
+                {
+                    state.smus.name(name, cell.slot);
+                    state.mark_name(name);
+                }
+            }
+            Operation::Append { conversation, meta, key } => {
+                let large = if key == 0 { None } else { self.inbox.lock().remove(&key) };
+                self.append(state, conversation, bytes, large, meta, now_ms)?;
+            }
+            Operation::Release { slot } => self.release_slot(state, cell.agent, slot),
+        }
+        Ok(())
+    }
+
+    fn add_smu(&self, state: &mut State, cell: &Cell, kind: Kind, importance: u8, raw: Arc<Raw>, now_ms: u64) {
+        let slot = cell.slot;
+        if state.agents.get(cell.agent).is_none() {
+            // The agent was closed while the put was under way.
+            self.slots.relocate(slot, Place::Gone);
+            state.smus.give_back(slot);
+            return;
+        }
+        let place = raw.place();
+        state.counters.put += 1;
+        state.put_bytes[kind as usize] += raw.len() as u64;
+        state.smus.set(
+            slot,
+            SlotUse::Smu(Box::new(Smu {
+                id: ContentId([0; 32]),
+                is_sealed: false,
+                logical_bytes: raw.len() as u64,
+                raw: Some(raw),
+                packed: Packed::No,
+                leases: 0,
+                agents: 0,
+                agent: cell.agent,
+                used_ms: now_ms,
+                uses_seen: self.slots.uses(slot),
+                kind,
+                importance,
+                keep_hot: false,
+                is_busy: false,
+                names: Vec::new(),
+            })),
+        );
+        state.lease(cell.agent, slot, 1);
+        state.hot.insert(slot);
+        state.unsealed.push_back(slot);
+        self.slots.relocate(slot, place);
+    }
+
+    /// Adds one message to `conversation`; to none if it was released meanwhile.
+    fn append(
+        &self,
+        state: &mut State,
+        conversation: u32,
+        bytes: &[u8],
+        large: Option<Arc<Raw>>,
+        meta: Meta,
+        now_ms: u64,
+    ) -> Result<()> {
+        let Some(found) = state.conversations.get(&conversation) else { return Ok(()) };
+        let (agent, len, mut head) = (found.agent, found.len, found.head);
+        let message_bytes = large.as_ref().map_or(bytes.len(), |raw| raw.len()) as u64;
+        let grows = head != NONE && {
+            let node = state.tree.node(head);
+            node.can_grow(len - node.start)
+        };
+        if !grows {
+            let node = Node::new(head, len, 0, 0, agent, Body::Tail(Box::default()));
+            head = state.tree.insert(node);
+            state.tree.refer(head, 0);
+        }
+        let node = state.tree.node_mut(head);
+        let Body::Tail(tail) = &mut node.body else { unreachable!("only tails grow") };
+        // What fails here leaves a node without the message, which is as good as before.
+        let added = self.add_to_tail(tail, node.logical_bytes, bytes, large, meta);
+        if added.is_ok() {
+            node.count += 1;
+            node.logical_bytes += message_bytes;
+            node.used_ms = now_ms;
+            if node.logical_bytes >= TAIL_BYTES_MAX || node.count as usize == ITEMS_MAX {
+                tail.is_sealed = true;
+                state.full_tails.push_back(head);
+            }
+            state.tails.insert(head);
+            state.tail_bytes += message_bytes;
+            state.counters.append += 1;
+            state.put_bytes[Kind::Message as usize] += message_bytes;
+        }
+        let found = state.conversations.get_mut(&conversation).expect("found above");
+        found.head = head;
+        if added.is_ok() {
+            found.len += 1;
+            found.logical_bytes += message_bytes;
+        }
+        state.mark_conversation(conversation);
+        state.mark_node(head);
+        added
+    }
+
+    fn add_to_tail(
+        &self,
+        tail: &mut Tail,
+        tail_bytes: u64,
+        bytes: &[u8],
+        large: Option<Arc<Raw>>,
+        meta: Meta,
+    ) -> Result<()> {
+        let len = large.as_ref().map_or(bytes.len(), |raw| raw.len());
+        if let Some(raw) = large {
+            tail.chunks.push(raw);
+            tail.filled = len;
+        } else {
+            let fits = match tail.chunks.last().map(|chunk| &**chunk) {
+                Some(Raw::Extent(extent)) => tail.filled + len <= extent.len(),
+                _ => false,
+            };
+            if !fits {
+                // Chunks grow with the tail, so that a short one wastes little.
+                let room = (tail_bytes as usize / 2).clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX).max(len);
+                tail.chunks.push(Arc::new(Raw::Extent(self.hot_heap.alloc(room)?)));
+                tail.filled = 0;
+            }
+            if let Some(Raw::Extent(extent)) = tail.chunks.last().map(|chunk| &**chunk) {
+                extent.write(tail.filled, bytes);
+            }
+            tail.filled += len;
+        }
+        tail.items.push(RawItem {
+            chunk: tail.chunks.len() as u32 - 1,
+            from: (tail.filled - len) as u32,
+            len: len as u32,
+            meta,
+        });
+        Ok(())
+    }
+
+    /// Whether content of `len` bytes goes into a memfd of its own instead of through the ring.
+    pub fn is_large(&self, len: usize) -> bool {
+        len >= LARGE_BYTES || len + 256 > self.ring.data_bytes_max()
+    }
+}

@@ -1,0 +1,235 @@
+//! Leases, and what goes when the last of them goes.
+
+use crate::engine::{Engine, State};
+use crate::frames::Ref;
+use crate::smus::{Packed, SlotUse};
+use crate::tree::{Body, NONE, Node};
+use agentmem_core::place::Place;
+use agentmem_core::{Error, ErrorKind, Result};
+
+impl State {
+    /// Gives `agent` `count` references on the content in `slot`.
+    pub fn lease(&mut self, agent: u32, slot: u32, count: u32) {
+        let is_first = self.agents.lease(agent, slot, count);
+        if let Some(smu) = self.smus.get_mut(slot) {
+            smu.leases += count;
+            smu.agents += u32::from(is_first);
+            smu.agent = agent;
+        }
+        self.mark_slot(slot);
+        self.mark_lease(agent, slot);
+    }
+
+    /// Items of `frame` that somebody refers to.
+    fn alive_items(&self, frame: u32) -> u32 {
+        let Some(entry) = self.frames.get(frame) else { return 0 };
+        let mut ranges: Vec<(u32, u32)> = entry.refs.iter().filter_map(|&r| self.items_of(frame, r)).collect();
+        ranges.sort_unstable();
+        let mut end = 0;
+        ranges.into_iter().fold(0, |alive, (from, to)| {
+            let from = from.max(end);
+            end = end.max(to);
+            alive + to.saturating_sub(from)
+        })
+    }
+
+    /// The items `from..to` of `frame` that `reference` uses.
+    pub fn items_of(&self, frame: u32, reference: Ref) -> Option<(u32, u32)> {
+        match reference {
+            Ref::Node(number) => {
+                let node = self.tree.get(number)?;
+                match node.body {
+                    Body::Run { frame: of, first } if of == frame => Some((first, first + node.visible())),
+                    _ => None,
+                }
+            }
+            Ref::Smu(slot) => match self.smus.get(slot)?.packed {
+                Packed::Item { frame: of, item } if of == frame => Some((item, item + 1)),
+                Packed::Parts { first, count } if (first..first + count).contains(&frame) => Some((0, 1)),
+                _ => None,
+            },
+        }
+    }
+
+    /// Looks again at how much of `frame` is alive: drops it, or notes that it is worth rewriting.
+    pub fn reassess(&mut self, frame: u32) {
+        let Some(entry) = self.frames.get(frame) else { return };
+        let items = entry.items;
+        let alive = self.alive_items(frame);
+        if alive == 0 {
+            let entry = self.frames.remove(frame).expect("just seen");
+            self.dead_on_disk.extend(entry.disk);
+            self.warm.remove(frame);
+            self.sparse.remove(&frame);
+            self.damaged.remove(&frame);
+            self.decoded.retain(|(number, _)| *number != frame);
+            self.mark_frame(frame);
+        } else if alive * 2 < items {
+            self.sparse.insert(frame);
+        }
+    }
+
+    /// Takes `reference` off `frame`.
+    pub fn unref_frame(&mut self, frame: u32, reference: Ref) {
+        if let Some(entry) = self.frames.get_mut(frame) {
+            if let Some(at) = entry.refs.iter().position(|&other| other == reference) {
+                entry.refs.swap_remove(at);
+            }
+            self.reassess(frame);
+        }
+    }
+
+    /// Takes the packed form of the SMU that was in `slot` away.
+    pub fn unref_packed_of(&mut self, slot: u32, packed: Packed) {
+        match packed {
+            Packed::No => {}
+            Packed::Item { frame, .. } => self.unref_frame(frame, Ref::Smu(slot)),
+            Packed::Parts { first, count } => {
+                (first..first + count).for_each(|frame| self.unref_frame(frame, Ref::Smu(slot)));
+            }
+        }
+    }
+
+    /// A node died: what it held goes.
+    fn bury_node(&mut self, number: u32, node: Node) {
+        match node.body {
+            Body::Run { frame, .. } => self.unref_frame(frame, Ref::Node(number)),
+            Body::Tail(_) => {
+                self.tails.remove(number);
+                self.tail_bytes -= node.logical_bytes;
+            }
+        }
+        self.mark_node(number);
+    }
+
+    /// Takes one reference to a node back.
+    pub fn unrefer_node(&mut self, number: u32, visible: u32) {
+        let (dead, shrunk) = self.tree.unrefer(number, visible);
+        for (number, node) in dead {
+            self.bury_node(number, node);
+        }
+        if let Some(number) = shrunk
+            && let Body::Run { frame, .. } = self.tree.node(number).body
+        {
+            self.reassess(frame);
+        }
+    }
+
+    /// Ends a conversation; returns the bytes its agent was charged for it.
+    pub fn drop_conversation(&mut self, number: u32) -> u64 {
+        let Some(conversation) = self.conversations.remove(&number) else { return 0 };
+        if let Some(agent) = self.agents.get_mut(conversation.agent) {
+            agent.conversations.remove(&conversation.shared.name);
+        }
+        if conversation.head != NONE {
+            let start = self.tree.node(conversation.head).start;
+            self.unrefer_node(conversation.head, conversation.len - start);
+        }
+        self.mark_conversation(number);
+        conversation.logical_bytes
+    }
+}
+
+impl Engine {
+    /// One reference of `agent`, whose handle is `slot`, is given back.
+    pub fn release_slot(&self, state: &mut State, agent: u32, slot: u32) {
+        match *state.smus.using(slot) {
+            SlotUse::Alias { to, agent: owner } if owner == agent => {
+                state.smus.clear(slot);
+                if let Some(entry) = state.agents.get_mut(agent) {
+                    entry.aliases.remove(&slot);
+                }
+                self.retire_slot(state, slot, None);
+                self.unlease(state, agent, to, 1);
+            }
+            SlotUse::Smu(_) => self.unlease(state, agent, slot, 1),
+            // Somebody else's, or nothing: a lie that hurts nobody.
+            _ => {}
+        }
+    }
+
+    /// Takes `count` references back, and the content with the last of them.
+    pub fn unlease(&self, state: &mut State, agent: u32, slot: u32, count: u32) {
+        let (taken, was_last) = state.agents.unlease(agent, slot, count);
+        state.mark_slot(slot);
+        state.mark_lease(agent, slot);
+        let Some(smu) = state.smus.get_mut(slot) else { return };
+        smu.leases -= taken;
+        smu.agents -= u32::from(was_last);
+        if smu.leases > 0 {
+            return;
+        }
+        for name in &smu.names.clone() {
+            state.mark_name(name);
+        }
+        let SlotUse::Smu(smu) = state.smus.clear(slot) else { unreachable!("just seen") };
+        state.hot.remove(slot);
+        // The packed form names the slot, so it goes before the slot can be given out again.
+        state.unref_packed_of(slot, smu.packed);
+        self.retire_slot(state, slot, smu.raw);
+    }
+
+    /// `slot` is used no more; it and `raw` go once nobody has pinned them.
+    fn retire_slot(&self, state: &mut State, slot: u32, raw: Option<std::sync::Arc<crate::raw::Raw>>) {
+        if self.slots.relocate(slot, Place::Gone) {
+            state.smus.give_back(slot);
+        } else {
+            state.limbo.push((slot, raw, true));
+        }
+    }
+
+    /// The raw bytes of `slot` are not needed by the engine any more: it is at `place` now.
+    pub fn drop_raw(&self, state: &mut State, slot: u32, place: Place, raw: Option<std::sync::Arc<crate::raw::Raw>>) {
+        state.hot.remove(slot);
+        if !self.slots.relocate(slot, place) && raw.is_some() {
+            state.limbo.push((slot, raw, false));
+        }
+    }
+
+    /// Lets go of what pins kept; returns whether anything went.
+    pub fn empty_limbo(&self, state: &mut State) -> bool {
+        let waiting = std::mem::take(&mut state.limbo);
+        let before = waiting.len();
+        for (slot, raw, gives_back) in waiting {
+            if self.slots.is_pinned(slot) {
+                state.limbo.push((slot, raw, gives_back));
+            } else if gives_back {
+                state.smus.give_back(slot);
+            }
+        }
+        state.limbo.len() < before
+    }
+
+    /// Takes back everything that an agent holds, and forgets it.
+    pub fn reap(&self, state: &mut State, number: u32) -> Result<()> {
+        let agent = state.agents.open_mut(number)?;
+        agent.shared.close();
+        let conversations: Vec<u32> = agent.conversations.values().copied().collect();
+        let aliases: Vec<u32> = agent.aliases.drain().collect();
+        let leases: Vec<(u32, u32)> = agent.leases.iter().map(|(&slot, &count)| (slot, count)).collect();
+        for conversation in conversations {
+            if let Some(found) = state.conversations.get(&conversation) {
+                found.shared.is_released.store(true, crate::sync::Ordering::Release);
+            }
+            state.drop_conversation(conversation);
+        }
+        for slot in aliases {
+            state.smus.clear(slot);
+            self.retire_slot(state, slot, None);
+        }
+        for (slot, count) in leases {
+            self.unlease(state, number, slot, count);
+        }
+        state.agents.remove(number);
+        state.mark_agent(number);
+        Ok(())
+    }
+
+    /// Fails unless `slot` holds content.
+    pub fn check_live(state: &State, slot: u32) -> Result<()> {
+        match state.smus.get(slot) {
+            Some(_) => Ok(()),
+            None => Err(Error::new(ErrorKind::Released, format!("the SMU in slot {slot}"))),
+        }
+    }
+}

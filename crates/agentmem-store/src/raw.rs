@@ -1,0 +1,57 @@
+//! Raw bytes of one content, wherever they are resident.
+
+use crate::heap::{Extent, Heap};
+use crate::segments::{Large, Segments};
+use agentmem_core::Result;
+use agentmem_core::place::Place;
+use std::sync::Arc;
+
+/// From this length on, content gets a memfd of its own.
+pub const LARGE_BYTES: usize = 1 << 20;
+
+/// Resident, readable, immutable bytes. Whoever clones the `Arc` keeps them.
+#[derive(Debug)]
+pub enum Raw {
+    /// In the hot heap.
+    Extent(Extent),
+    /// In a memfd of its own.
+    Large(Large),
+}
+
+impl Raw {
+    /// Space for `len` bytes that `fill` writes.
+    pub fn with(
+        heap: &Arc<Heap>,
+        segments: &Arc<Segments>,
+        len: usize,
+        fill: impl FnOnce(&mut [u8]) -> Result<()>,
+    ) -> Result<Self> {
+        if len >= LARGE_BYTES {
+            return Ok(Raw::Large(Large::with(segments, len, fill)?));
+        }
+        let mut bytes = vec![0; len];
+        fill(&mut bytes)?;
+        Ok(Raw::Extent(heap.store(&bytes)?))
+    }
+
+    /// The content.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Raw::Extent(extent) => extent.bytes(),
+            Raw::Large(large) => large.bytes(),
+        }
+    }
+
+    /// Its length.
+    pub fn len(&self) -> usize {
+        self.bytes().len()
+    }
+
+    /// Where a slot word says it is.
+    pub fn place(&self) -> Place {
+        match self {
+            Raw::Extent(extent) => extent.place(),
+            Raw::Large(large) => Place::Hot { segment: large.segment(), offset_bytes: 0 },
+        }
+    }
+}

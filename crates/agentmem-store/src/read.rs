@@ -1,0 +1,292 @@
+//! Bringing content back: promotion of SMUs, and reading of messages.
+
+use crate::engine::{Engine, State};
+use crate::heap::Extent;
+use crate::raw::Raw;
+use crate::smus::Packed;
+use crate::tree::Body;
+use agentmem_core::frame::{Frame, Meta};
+use agentmem_core::{Error, ErrorKind, Result};
+use std::sync::Arc;
+
+/// Frames of at most this size are decoded whole and kept for the next read.
+const DECODED_BYTES_MAX: u64 = 2 << 20;
+/// How many of them are kept.
+const DECODED_FRAMES: usize = 4;
+/// Attempts before a frame that keeps moving is given up on.
+const ATTEMPTS: usize = 16;
+
+/// The stored bytes of a frame.
+#[derive(Debug, Clone)]
+pub enum FrameBytes {
+    /// In RAM.
+    Warm(Arc<Extent>),
+    /// Read from SSD just now.
+    Cold(Arc<Vec<u8>>),
+}
+
+impl FrameBytes {
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            FrameBytes::Warm(extent) => extent.bytes(),
+            FrameBytes::Cold(bytes) => bytes,
+        }
+    }
+}
+
+/// One message as it was given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredMessage {
+    /// All its bytes.
+    pub bytes: Vec<u8>,
+    /// How it was given.
+    pub meta: Meta,
+}
+
+impl StoredMessage {
+    /// The message's own bytes, without what surrounded it in a transcript.
+    pub fn own_bytes(&self) -> &[u8] {
+        &self.bytes[self.meta.lead_bytes as usize..self.bytes.len() - self.meta.trail_bytes as usize]
+    }
+}
+
+impl Engine {
+    /// The bytes of a frame, checked; `None` if it went meanwhile. `subject` is named in errors.
+    pub fn load_frame(&self, number: u32, subject: &dyn Fn() -> String) -> Result<Option<FrameBytes>> {
+        for _ in 0..ATTEMPTS {
+            let place = {
+                let state = self.lock();
+                let Some(entry) = state.frames.get(number) else { return Ok(None) };
+                match (&entry.stored, entry.disk) {
+                    (Some(extent), _) => return Ok(Some(FrameBytes::Warm(extent.clone()))),
+                    (None, Some(place)) => place,
+                    (None, None) => unreachable!("a frame is somewhere"),
+                }
+            };
+            let cold = self.cold.as_ref().expect("only a cold tier has places");
+            let outcome = cold.read(place).and_then(|bytes| Frame::parse(&bytes).map(|_| ()).map(|()| bytes));
+            match outcome {
+                Ok(bytes) => return Ok(Some(FrameBytes::Cold(Arc::new(bytes)))),
+                Err(error) => {
+                    // It may have moved or gone while it was read; then this was not its place.
+                    let mut state = self.lock();
+                    if state.frames.get(number).is_some_and(|entry| entry.disk == Some(place) && entry.stored.is_none())
+                    {
+                        if error.kind() == ErrorKind::Damaged {
+                            state.damaged.insert(number);
+                        }
+                        return Err(Error::new(error.kind(), format!("{}: {}", subject(), error.subject())));
+                    }
+                }
+            }
+        }
+        Err(Error::new(ErrorKind::Io, format!("{}: frame {number} keeps moving", subject())))
+    }
+
+    /// Notes that a frame was used: counts refaults, and keeps what came from SSD in RAM where the
+    /// budget has room.
+    fn note_use(&self, state: &mut State, number: u32, bytes: &FrameBytes) {
+        let now_ms = self.now_ms();
+        let has_room = self.resident_bytes(state) + bytes.bytes().len() as u64 <= self.options.memory_max_bytes;
+        let Some(entry) = state.frames.get_mut(number) else { return };
+        entry.used_ms = now_ms;
+        entry.uses += 1;
+        let stored_bytes = u64::from(entry.stored_bytes);
+        match bytes {
+            FrameBytes::Warm(_) => {
+                state.counters.refault_warm += 1;
+                state.counters.refault_warm_bytes += stored_bytes;
+            }
+            FrameBytes::Cold(bytes) => {
+                if has_room
+                    && entry.stored.is_none()
+                    && let Ok(extent) = self.frame_heap.store(bytes)
+                {
+                    entry.stored = Some(Arc::new(extent));
+                    state.warm.insert(number);
+                    state.counters.promote_cold += 1;
+                }
+                state.counters.refault_cold += 1;
+                state.counters.refault_cold_bytes += stored_bytes;
+            }
+        }
+    }
+
+    /// Makes the content of `slot` hot. The caller has pinned the slot, so it stays.
+    pub fn promote(&self, slot: u32) -> Result<()> {
+        for _ in 0..ATTEMPTS {
+            let (id, logical_bytes, packed) = {
+                let state = self.lock();
+                let smu = state
+                    .smus
+                    .get(slot)
+                    .ok_or_else(|| Error::new(ErrorKind::Released, format!("the SMU in slot {slot}")))?;
+                if smu.raw.is_some() {
+                    return Ok(());
+                }
+                (smu.id, smu.logical_bytes, smu.packed)
+            };
+            self.make_room(logical_bytes)?;
+            let subject = || format!("SMU {id}");
+            let (numbers, item) = match packed {
+                Packed::No => unreachable!("content is raw or packed"),
+                Packed::Item { frame, item } => (frame..frame + 1, item as usize),
+                Packed::Parts { first, count } => (first..first + count, 0),
+            };
+            let mut loaded = Vec::with_capacity(numbers.len());
+            for number in numbers {
+                match self.load_frame(number, &subject)? {
+                    Some(bytes) => loaded.push((number, bytes)),
+                    None => break,
+                }
+            }
+            let is_whole = matches!(packed, Packed::Item { .. }) && loaded.len() == 1
+                || matches!(packed, Packed::Parts { count, .. } if loaded.len() == count as usize);
+            if !is_whole {
+                continue; // its frame was rewritten meanwhile: look again
+            }
+            let damaged = |error: Error| Error::new(error.kind(), format!("{}: {}", subject(), error.subject()));
+            let raw = Raw::with(&self.hot_heap, &self.segments, logical_bytes as usize, |out| {
+                let mut filled = 0;
+                for (_, bytes) in &loaded {
+                    let frame = Frame::parse(bytes.bytes())?;
+                    let content = frame.decode_item(item)?;
+                    let end = filled + content.len();
+                    let part = out.get_mut(filled..end);
+                    part.ok_or_else(|| Error::new(ErrorKind::Damaged, "length"))?.copy_from_slice(&content);
+                    filled = end;
+                }
+                if filled == out.len() { Ok(()) } else { Err(Error::new(ErrorKind::Damaged, "length")) }
+            });
+            let raw = Arc::new(raw.map_err(damaged)?);
+            let mut state = self.lock();
+            let Some(smu) = state.smus.get_mut(slot) else { continue };
+            if smu.packed != packed || smu.raw.is_some() {
+                continue;
+            }
+            let place = raw.place();
+            smu.raw = Some(raw);
+            smu.used_ms = self.now_ms();
+            state.counters.promote_warm += 1;
+            state.hot.insert(slot);
+            self.slots.relocate(slot, place);
+            for (number, bytes) in &loaded {
+                self.note_use(&mut state, *number, bytes);
+            }
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Io, format!("the SMU in slot {slot} keeps moving")))
+    }
+
+    /// Messages of `conversation` from `index` on: at least one, and no more than lie together in
+    /// one node before `end`.
+    pub fn read_messages(&self, conversation: u32, index: u32, end: u32) -> Result<Vec<StoredMessage>> {
+        for _ in 0..ATTEMPTS {
+            let (frame, items) = {
+                let mut state = self.settled();
+                let now_ms = self.now_ms();
+                let found = state.conversations.get(&conversation);
+                let found =
+                    found.ok_or_else(|| Error::new(ErrorKind::Released, format!("conversation {conversation}")))?;
+                let end = end.min(found.len);
+                if index >= end {
+                    return Err(Error::new(ErrorKind::OutOfMemory, format!("message {index} is still in the arena")));
+                }
+                let (number, seen_end) = state.tree.find(found.head, found.len, index);
+                let node = state.tree.node_mut(number);
+                node.used_ms = now_ms;
+                let (from, to) = (index - node.start, end.min(seen_end) - node.start);
+                match &node.body {
+                    Body::Tail(tail) => {
+                        let message = |at: u32| StoredMessage {
+                            bytes: tail.bytes(at as usize).to_vec(),
+                            meta: tail.items[at as usize].meta,
+                        };
+                        return Ok((from..to).map(message).collect());
+                    }
+                    Body::Run { frame, first } => (*frame, first + from..first + to),
+                }
+            };
+            let subject = || format!("conversation {conversation}, message {index}");
+            if let Some(messages) = self.read_items(frame, items, &subject)? {
+                return Ok(messages);
+            }
+        }
+        Err(Error::new(ErrorKind::Io, format!("conversation {conversation}, message {index} keeps moving")))
+    }
+
+    /// Items of a frame; `None` if it went meanwhile.
+    fn read_items(
+        &self,
+        number: u32,
+        items: std::ops::Range<u32>,
+        subject: &dyn Fn() -> String,
+    ) -> Result<Option<Vec<StoredMessage>>> {
+        let Some(stored) = self.load_frame(number, subject)? else { return Ok(None) };
+        let hurt = |error: Error| {
+            self.lock().damaged.insert(number);
+            Error::new(error.kind(), format!("{}: {}", subject(), error.subject()))
+        };
+        let frame = Frame::parse(stored.bytes()).map_err(hurt)?;
+        let entries = frame.entries().get(items.start as usize..items.end as usize);
+        let entries = entries.ok_or_else(|| hurt(Error::new(ErrorKind::Damaged, "items")))?;
+        let kept = self.lock().decoded.iter().find(|(kept, _)| *kept == number).map(|(_, content)| content.clone());
+        let content = match kept {
+            Some(content) => content,
+            None => {
+                let is_kept = frame.logical_bytes() as u64 <= DECODED_BYTES_MAX;
+                let wanted = if is_kept { frame.logical_bytes() } else { entries.last().map_or(0, |e| e.end) };
+                let mut content = vec![0; wanted];
+                frame.decode_prefix(&mut content).map_err(hurt)?;
+                let content = Arc::new(content);
+                let mut state = self.lock();
+                self.note_use(&mut state, number, &stored);
+                if is_kept && state.frames.get(number).is_some() {
+                    if state.decoded.len() == DECODED_FRAMES {
+                        state.decoded.pop_front();
+                    }
+                    state.decoded.push_back((number, content.clone()));
+                }
+                content
+            }
+        };
+        let message = |entry: &agentmem_core::frame::Entry| StoredMessage {
+            bytes: content[entry.start..entry.end].to_vec(),
+            meta: entry.meta,
+        };
+        Ok(Some(entries.iter().map(message).collect()))
+    }
+
+    /// Brings the frames of a conversation into RAM, newest first, while there is room.
+    pub fn prefetch(&self, conversation: u32) -> Result<()> {
+        let numbers: Vec<u32> = {
+            let state = self.settled();
+            let Some(found) = state.conversations.get(&conversation) else { return Ok(()) };
+            let frame = |(_, node): (u32, &crate::tree::Node)| match node.body {
+                Body::Run { frame, .. } => Some(frame),
+                Body::Tail(_) => None,
+            };
+            state.tree.chain(found.head).filter_map(frame).collect()
+        };
+        for number in numbers {
+            let subject = || format!("conversation {conversation}");
+            if let Some(FrameBytes::Cold(bytes)) = self.load_frame(number, &subject)? {
+                let mut state = self.lock();
+                let full = self.resident_bytes(&state) + bytes.len() as u64 > self.options.memory_max_bytes;
+                if full {
+                    break;
+                }
+                if let Some(entry) = state.frames.get_mut(number)
+                    && entry.stored.is_none()
+                {
+                    entry.stored = Some(Arc::new(self.frame_heap.store(&bytes)?));
+                    entry.used_ms = self.now_ms();
+                    state.warm.insert(number);
+                    state.counters.promote_cold += 1;
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,398 @@
+//! Demotion: by budget, by age, by advice, by pressure.
+//!
+//! Under the budget nothing is asked; above its high mark batches are sampled, ordered by the
+//! policy and demoted until the low mark. The gap between the marks is the hysteresis.
+
+use crate::engine::{Engine, State};
+use crate::smus::Packed;
+use crate::sys;
+use crate::tree::Body;
+use agentmem_core::frame::{self, Frame, Item};
+use agentmem_core::policy::{Candidate, Lru, Policy};
+use agentmem_core::{AgentState, Error, ErrorKind, Kind, Result, Tier};
+use parking_lot::MutexGuard;
+use std::sync::Arc;
+
+/// Demotion starts above this share of the budget and stops below the other.
+const HIGH_PERCENT: u64 = 94;
+const LOW_PERCENT: u64 = 88;
+/// Candidates that a policy sees at a time.
+const SAMPLE: usize = 2048;
+/// Bytes demoted on one ordering.
+const BATCH_BYTES: u64 = 32 << 20;
+/// Candidates looked at for their age at a tick.
+const AGE_SAMPLE: usize = 512;
+/// Frames written to SSD between two syncs.
+const COLD_BATCH: usize = 256;
+/// Percent of the last ten seconds in which tasks waited for memory: above it, ages shrink.
+const PRESSURE_PERCENT: f32 = 10.0;
+/// By how much.
+const PRESSURE_FACTOR: u64 = 16;
+/// An idle agent's content is as old as an active one's at a tenth of the age, a paused one's at once.
+const IDLE_FACTOR: u64 = 10;
+/// Frames looked at by the collector at a tick, and how long a frame counts as young.
+const REWRITES: usize = 16;
+const YOUNG_MS: u64 = 60_000;
+/// Old frames are looked at in every so manieth tick only.
+const OLD_TICKS: u64 = 16;
+
+/// What a candidate stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unit {
+    Smu(u32),
+    Tail(u32),
+    Frame(u32),
+}
+
+impl State {
+    fn candidate(&self, engine: &Engine, unit: Unit, now_ms: u64) -> Option<Candidate> {
+        let (agent, kind, importance, tier, resident_bytes, logical_bytes, used_ms, uses, shared_by) = match unit {
+            Unit::Smu(slot) => {
+                let smu = self.smus.get(slot)?;
+                if smu.raw.is_none() || !smu.is_sealed || smu.is_busy || engine.slots.is_pinned(slot) {
+                    return None;
+                }
+                // What can be dropped frees everything; what must be compressed first, most of it.
+                let share = if smu.packed == Packed::No { 3 } else { 4 };
+                let freed = smu.logical_bytes * share / 4;
+                let uses = engine.slots.uses(slot);
+                let importance = if smu.keep_hot { 100 } else { smu.importance };
+                (smu.agent, smu.kind, importance, Tier::Hot, freed, smu.logical_bytes, smu.used_ms, uses, smu.agents)
+            }
+            Unit::Tail(number) => {
+                let node = self.tree.get(number)?;
+                if node.is_busy || node.count == 0 || !matches!(node.body, Body::Tail(_)) {
+                    return None;
+                }
+                let freed = node.logical_bytes * 3 / 4;
+                (node.agent, Kind::Message, 50, Tier::Hot, freed, node.logical_bytes, node.used_ms, 1, 1)
+            }
+            Unit::Frame(number) => {
+                let entry = self.frames.get(number)?;
+                if entry.is_busy || entry.stored.is_none() {
+                    return None;
+                }
+                let stored = u64::from(entry.stored_bytes);
+                let sharers = entry.refs.len() as u32;
+                (
+                    entry.agent,
+                    entry.kind,
+                    50,
+                    Tier::Warm,
+                    stored,
+                    entry.logical_bytes,
+                    entry.used_ms,
+                    entry.uses,
+                    sharers,
+                )
+            }
+        };
+        let owner = self.agents.get(agent);
+        // Decoding at about 1 GB/s; a read from SSD costs its latency on top.
+        let decode_us = (logical_bytes / 1000) as u32;
+        let restore_us = if tier == Tier::Hot { 10 + decode_us } else { 200 + decode_us };
+        Some(Candidate {
+            agent: owner.map_or_else(|| "".into(), |owner| owner.shared.name.clone()),
+            agent_state: owner.map_or(AgentState::Paused, |owner| owner.state),
+            agent_importance: owner.map_or(0, |owner| owner.importance),
+            agent_idle_ms: owner.map_or(u64::MAX / 4, |owner| now_ms.saturating_sub(owner.active_ms)),
+            kind,
+            importance,
+            tier,
+            resident_bytes,
+            idle_ms: now_ms.saturating_sub(used_ms),
+            uses,
+            restore_us,
+            shared_by,
+        })
+    }
+
+    /// Carries what readers did to use counters over into times.
+    fn refresh_use(&mut self, engine: &Engine, slot: u32, now_ms: u64) {
+        let uses = engine.slots.uses(slot);
+        if let Some(smu) = self.smus.get_mut(slot)
+            && smu.uses_seen != uses
+        {
+            smu.uses_seen = uses;
+            smu.used_ms = now_ms;
+        }
+    }
+}
+
+impl Engine {
+    /// Makes room for `bytes` more, or says that nothing can be demoted.
+    pub fn make_room(&self, bytes: u64) -> Result<()> {
+        let resident_bytes = self.resident_bytes(&self.lock());
+        if resident_bytes + bytes <= self.options.memory_max_bytes {
+            return Ok(());
+        }
+        let target = (self.options.memory_max_bytes * LOW_PERCENT / 100).saturating_sub(bytes);
+        self.reclaim_to(target);
+        let state = self.lock();
+        if self.resident_bytes(&state) + bytes <= self.options.memory_max_bytes {
+            return Ok(());
+        }
+        drop(state);
+        let mut state = self.lock();
+        state.counters.reject_memory += 1;
+        Err(Error::new(ErrorKind::OutOfMemory, format!("{bytes} bytes more than the budget holds")))
+    }
+
+    /// Demotes to the low mark if the high one is passed.
+    pub fn keep_budget(&self) {
+        let resident_bytes = self.resident_bytes(&self.lock());
+        if resident_bytes > self.options.memory_max_bytes * HIGH_PERCENT / 100 {
+            self.reclaim_to(self.options.memory_max_bytes * LOW_PERCENT / 100);
+        }
+    }
+
+    /// Demotes until at most `target_bytes` are resident, or nothing more can be. Returns what was
+    /// given back.
+    pub fn reclaim_to(&self, target_bytes: u64) -> u64 {
+        let start_bytes = self.resident_bytes(&self.lock());
+        let mut fruitless = 0;
+        loop {
+            let before = self.resident_bytes(&self.lock());
+            if before <= target_bytes || fruitless == 2 {
+                return start_bytes.saturating_sub(before);
+            }
+            while self.seal_some() {}
+            self.demote_batch(before - target_bytes);
+            self.empty_limbo(&mut self.lock());
+            let after = self.resident_bytes(&self.lock());
+            fruitless = if after < before { 0 } else { fruitless + 1 };
+        }
+    }
+
+    fn demote_batch(&self, wanted_bytes: u64) {
+        let now_ms = self.now_ms();
+        let (units, candidates): (Vec<Unit>, Vec<Candidate>) = {
+            let mut state = self.lock();
+            let hot = state.hot.walk(SAMPLE / 2);
+            hot.iter().for_each(|&slot| state.refresh_use(self, slot, now_ms));
+            let tails = state.tails.walk(SAMPLE / 2);
+            let warm = if self.cold.is_some() { state.warm.walk(SAMPLE / 2) } else { Vec::new() };
+            let units = hot.into_iter().map(Unit::Smu);
+            let units = units.chain(tails.into_iter().map(Unit::Tail)).chain(warm.into_iter().map(Unit::Frame));
+            units.filter_map(|unit| Some((unit, state.candidate(self, unit, now_ms)?))).unzip()
+        };
+        if candidates.is_empty() {
+            return;
+        }
+        let order = self.order(&candidates);
+        let mut chosen = Vec::new();
+        let mut bytes = 0;
+        for index in order {
+            if bytes >= wanted_bytes.min(BATCH_BYTES) {
+                break;
+            }
+            bytes += candidates[index].resident_bytes;
+            chosen.push(units[index]);
+        }
+        self.demote(&chosen);
+    }
+
+    /// The policy's order, what it left out last; LRU's if it fails.
+    fn order(&self, candidates: &[Candidate]) -> Vec<usize> {
+        let mut seen = vec![false; candidates.len()];
+        let is_valid = |order: &Vec<usize>| {
+            order.iter().all(|&index| index < candidates.len() && !std::mem::replace(&mut seen[index], true))
+        };
+        let order = self.policy.lock().order(candidates).filter(is_valid);
+        let by_age = Lru.order(candidates).expect("LRU never fails");
+        let counters = &mut self.lock().counters;
+        counters.policy_batch += 1;
+        let Some(mut order) = order else {
+            counters.policy_error += 1;
+            return by_age;
+        };
+        order.extend(by_age.into_iter().filter(|&index| !seen[index]));
+        order
+    }
+
+    fn demote(&self, units: &[Unit]) {
+        let mut smus = Vec::new();
+        let mut frames = Vec::new();
+        for &unit in units {
+            match unit {
+                Unit::Smu(slot) => smus.push(slot),
+                // A failure leaves the tail as it is.
+                Unit::Tail(number) => drop(self.pack_tail(number, true)),
+                Unit::Frame(number) => frames.push(number),
+            }
+        }
+        let _ = self.demote_smus(&smus, false);
+        for batch in frames.chunks(COLD_BATCH) {
+            let _ = self.demote_frames(batch, false, false);
+        }
+    }
+
+    /// Makes frames durable, and drops them from RAM unless `keep_warm`. `strong` compresses them
+    /// once more at the cold level first.
+    pub fn demote_frames(&self, numbers: &[u32], keep_warm: bool, strong: bool) -> Result<()> {
+        let cold =
+            self.cold.as_ref().ok_or_else(|| Error::new(ErrorKind::Unsupported, "a store without a cold tier"))?;
+        let mut planned: Vec<(u32, Arc<crate::heap::Extent>)> = Vec::new();
+        {
+            let mut state = self.lock();
+            for &number in numbers {
+                let Some(entry) = state.frames.get_mut(number) else { continue };
+                let Some(stored) = entry.stored.clone() else { continue };
+                if entry.disk.is_some() {
+                    if !keep_warm {
+                        entry.stored = None;
+                        state.warm.remove(number);
+                        state.counters.demote_cold += 1;
+                    }
+                } else if !entry.is_busy {
+                    entry.is_busy = true;
+                    planned.push((number, stored));
+                }
+            }
+        }
+        if planned.is_empty() {
+            return Ok(());
+        }
+        let stronger: Vec<Option<Vec<u8>>> =
+            planned.iter().map(|(_, stored)| if strong { self.recompress(stored.bytes()) } else { None }).collect();
+        let batch: Vec<(u32, &[u8])> = planned
+            .iter()
+            .zip(&stronger)
+            .map(|((number, stored), stronger)| (*number, stronger.as_deref().unwrap_or(stored.bytes())))
+            .collect();
+        let outcome = cold.write(&batch);
+        let mut state = self.lock();
+        if outcome.is_err() {
+            state.counters.cold_error += 1;
+        }
+        for (at, (number, _)) in planned.iter().enumerate() {
+            let place = outcome.as_ref().ok().map(|places| places[at]);
+            let Some(entry) = state.frames.get_mut(*number) else {
+                state.dead_on_disk.extend(place);
+                continue;
+            };
+            entry.is_busy = false;
+            let Some(place) = place else { continue };
+            entry.disk = Some(place);
+            entry.stored_bytes = place.len;
+            if !keep_warm || stronger[at].is_some() {
+                entry.stored = None;
+                state.warm.remove(*number);
+                state.counters.demote_cold += 1;
+            }
+            state.undurable.remove(number);
+            state.mark_frame(*number);
+        }
+        outcome.map(|_| ())
+    }
+
+    /// The frame at the cold level, where that is smaller.
+    fn recompress(&self, stored: &[u8]) -> Option<Vec<u8>> {
+        let parsed = Frame::parse(stored).ok()?;
+        let content = parsed.decode().ok()?;
+        let items: Vec<Item<'_>> = parsed
+            .entries()
+            .iter()
+            .map(|entry| Item { bytes: &content[entry.start..entry.end], meta: entry.meta })
+            .collect();
+        let strong = frame::encode(&items, self.options.cold_level).ok()?;
+        (strong.len() < stored.len()).then_some(strong)
+    }
+
+    /// What is done four times a second; returns whether there was anything to do.
+    pub fn tick(&self, now_ms: u64) -> bool {
+        let mut worked = self.empty_limbo(&mut self.lock());
+        worked |= self.demote_aged(now_ms);
+        worked |= self.collect(now_ms);
+        self.reap_dead();
+        if self.ledger.is_none() {
+            self.bury_dead();
+        }
+        worked
+    }
+
+    /// Gives the disk space of dead frames back.
+    pub fn bury_dead(&self) {
+        if let Some(cold) = &self.cold {
+            let dead = std::mem::take(&mut self.lock().dead_on_disk);
+            cold.bury(&dead);
+        }
+    }
+
+    fn demote_aged(&self, now_ms: u64) -> bool {
+        let under_pressure =
+            self.options.pressure && sys::memory_pressure().is_some_and(|percent| percent > PRESSURE_PERCENT);
+        let factor = if under_pressure { PRESSURE_FACTOR } else { 1 };
+        let (warm_after_ms, cold_after_ms) = (self.options.warm_after_ms / factor, self.options.cold_after_ms / factor);
+        let mut to_warm = Vec::new();
+        let mut to_cold = Vec::new();
+        {
+            let mut state = self.lock();
+            for slot in std::mem::take(&mut state.unwanted) {
+                to_warm.extend(state.candidate(self, Unit::Smu(slot), now_ms).map(|_| Unit::Smu(slot)));
+            }
+            let hot = state.hot.walk(AGE_SAMPLE);
+            hot.iter().for_each(|&slot| state.refresh_use(self, slot, now_ms));
+            let tails = state.tails.walk(AGE_SAMPLE);
+            let warm = if self.cold.is_some() { state.warm.walk(AGE_SAMPLE) } else { Vec::new() };
+            for unit in hot.into_iter().map(Unit::Smu).chain(tails.into_iter().map(Unit::Tail)) {
+                let Some(candidate) = state.candidate(self, unit, now_ms) else { continue };
+                let age_ms = age_limit_ms(&candidate, warm_after_ms);
+                let is_kept = matches!(unit, Unit::Smu(slot) if state.smus.get(slot).is_some_and(|smu| smu.keep_hot));
+                if candidate.idle_ms >= age_ms && !is_kept {
+                    to_warm.push(unit);
+                }
+            }
+            for number in warm {
+                if let Some(candidate) = state.candidate(self, Unit::Frame(number), now_ms)
+                    && candidate.idle_ms >= cold_after_ms
+                {
+                    to_cold.push(number);
+                }
+            }
+        }
+        let worked = !to_warm.is_empty() || !to_cold.is_empty();
+        self.demote(&to_warm);
+        for batch in to_cold.chunks(COLD_BATCH) {
+            let _ = self.demote_frames(batch, false, !under_pressure);
+        }
+        worked
+    }
+
+    /// Rewrites frames of which less than half is alive: young ones at every tick, old ones seldom.
+    fn collect(&self, now_ms: u64) -> bool {
+        let chosen: Vec<u32> = {
+            let state = self.lock();
+            let looks_at_old = now_ms / 250 % OLD_TICKS == 0;
+            let is_due = |number: &&u32| {
+                let young = |made_ms: u64| now_ms.saturating_sub(made_ms) < YOUNG_MS;
+                state.frames.get(**number).is_none_or(|entry| looks_at_old || young(entry.made_ms))
+            };
+            state.sparse.iter().filter(is_due).take(REWRITES).copied().collect()
+        };
+        for &number in &chosen {
+            // A frame that cannot be read is left alone; reading it reports the damage.
+            let _ = self.rewrite_frame(number);
+        }
+        !chosen.is_empty()
+    }
+
+    fn reap_dead(&self) {
+        let mut state: MutexGuard<'_, State> = self.lock();
+        let is_dead = |agent: &&crate::agents::AgentEntry| agent.pidfd.as_ref().is_some_and(|pidfd| pidfd.is_dead());
+        let dead: Vec<u32> = state.agents.iter().filter(is_dead).map(|agent| agent.shared.number).collect();
+        for number in dead {
+            state.counters.reap += 1;
+            let _ = self.reap(&mut state, number);
+        }
+    }
+}
+
+/// How long a candidate may be unused before it is compressed.
+fn age_limit_ms(candidate: &Candidate, warm_after_ms: u64) -> u64 {
+    match candidate.agent_state {
+        AgentState::Active => warm_after_ms,
+        AgentState::Idle => warm_after_ms / IDLE_FACTOR,
+        AgentState::Paused => 0,
+    }
+}

@@ -1,0 +1,441 @@
+//! The ingest arena: a ring of cells and a ring of bytes, written by an agent's process and
+//! drained by the engine.
+//!
+//! A put claims one cell and its bytes with one compare-and-swap, copies, and publishes with one
+//! release store; there is no lock and no system call unless the engine sleeps. A cell comes with
+//! a slot that the engine assigned before it gave the cell back, so a put knows its slot at once.
+//!
+//! ```text
+//! head, tail: cells claimed (24 bits) and units of 64 bytes claimed (40 bits), both modular
+//! cell:       stamp, start, operation, target, len, around, slot, key
+//! ```
+//! The engine takes nothing on trust: what it reads from a cell is checked against the ring.
+
+use crate::sync::{Ordering, Words, fence};
+use crate::sys::{EventFd, Mapping};
+use agentmem_core::frame::Meta;
+use agentmem_core::place::UNIT_BYTES;
+use agentmem_core::{Error, ErrorKind, Kind, Result};
+
+/// Cells in one ring: puts that may wait for the engine at the same time.
+pub const CELLS: usize = 1 << 14;
+const CELL_WORDS: usize = 8;
+const UNIT_BITS: u32 = 40;
+const UNIT_MASK: u64 = (1 << UNIT_BITS) - 1;
+const CELL_MASK: u64 = (1 << 24) - 1;
+// Control words, a cache line apart.
+const HEAD: usize = 0;
+const TAIL: usize = 8;
+const SLEEPING: usize = 16;
+const CONTROL_WORDS: usize = 24;
+
+/// What an agent tells the engine through the ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// New content; the first `name_bytes` of the bytes are its name.
+    Put {
+        /// What it is.
+        kind: Kind,
+        /// 0 to 100.
+        importance: u8,
+        /// Length of the name in front of the content; 0 for none.
+        name_bytes: u16,
+        /// Not 0: the content is in a memfd of its own, left by the session under this key.
+        key: u64,
+    },
+    /// One message for a conversation.
+    Append {
+        /// Which conversation.
+        conversation: u32,
+        /// How the message was given.
+        meta: Meta,
+        /// As for `Put`.
+        key: u64,
+    },
+    /// One lease of the agent on `slot` is given back.
+    Release {
+        /// Which slot.
+        slot: u32,
+    },
+}
+
+/// An operation as the engine finds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cell {
+    /// Agent that it comes from.
+    pub agent: u32,
+    /// What to do.
+    pub operation: Operation,
+    /// Slot that came with the cell.
+    pub slot: u32,
+    start: u64,
+    len: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Position {
+    cell: u64,
+    unit: u64,
+}
+
+impl Position {
+    fn from_word(word: u64) -> Self {
+        Position { cell: word >> UNIT_BITS, unit: word & UNIT_MASK }
+    }
+
+    fn to_word(self) -> u64 {
+        (self.cell & CELL_MASK) << UNIT_BITS | self.unit & UNIT_MASK
+    }
+
+    fn since(self, earlier: Position) -> Position {
+        Position {
+            cell: self.cell.wrapping_sub(earlier.cell) & CELL_MASK,
+            unit: self.unit.wrapping_sub(earlier.unit) & UNIT_MASK,
+        }
+    }
+}
+
+/// One ring, with both of its ends.
+#[derive(Debug)]
+pub struct Ring {
+    control: Words,
+    cells: Words,
+    cell_count: usize,
+    data: Mapping,
+    data_units: u64,
+    wake: EventFd,
+}
+
+/// There was no room: the engine has to drain first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Full;
+
+impl Ring {
+    /// A ring of `cell_count` cells over `data_bytes` of bytes, both powers of two. `next_slot`
+    /// gives the slots that come with the cells.
+    pub fn new(cell_count: usize, data_bytes: usize, mut next_slot: impl FnMut() -> Result<u32>) -> Result<Self> {
+        assert!(cell_count.is_power_of_two() && data_bytes.is_power_of_two() && data_bytes >= 4096);
+        let ring = Ring {
+            control: Words::new("agentmem-ring", CONTROL_WORDS)?,
+            cells: Words::new("agentmem-cells", cell_count * CELL_WORDS)?,
+            cell_count,
+            data: Mapping::memfd("agentmem-arena", data_bytes)?,
+            data_units: data_bytes as u64 / UNIT_BYTES,
+            wake: EventFd::new()?,
+        };
+        for cell in 0..cell_count {
+            ring.word(cell as u64, 6).store(next_slot()?.into(), Ordering::Relaxed);
+        }
+        Ok(ring)
+    }
+
+    /// Most bytes that one operation may carry: a quarter of the ring.
+    pub fn data_bytes_max(&self) -> usize {
+        (self.data_units * UNIT_BYTES / 4) as usize
+    }
+
+    /// RAM that the ring takes when all of it was used.
+    pub fn resident_bytes(&self) -> u64 {
+        self.data_units * UNIT_BYTES + (self.cells.len() * 8) as u64
+    }
+
+    fn word(&self, cell: u64, word: usize) -> &crate::sync::AtomicU64 {
+        &self.cells[(cell as usize & (self.cell_count - 1)) * CELL_WORDS + word]
+    }
+
+    /// Agent: publishes one operation that carries `parts`; returns the slot of its cell.
+    #[inline]
+    pub fn push(&self, agent: u32, operation: Operation, parts: [&[u8]; 2]) -> std::result::Result<u32, Full> {
+        let len = parts[0].len() + parts[1].len();
+        debug_assert!(len <= self.data_bytes_max());
+        let (at, start) = self.claim(len as u64)?;
+        // SAFETY: `claim` gave this thread `len` bytes from `start` on, inside the mapping.
+        unsafe {
+            let to = self.data.as_ptr().add((start % self.data_units * UNIT_BYTES) as usize);
+            std::ptr::copy_nonoverlapping(parts[0].as_ptr(), to, parts[0].len());
+            std::ptr::copy_nonoverlapping(parts[1].as_ptr(), to.add(parts[0].len()), parts[1].len());
+        }
+        let (code, target, around, key) = encode(operation);
+        let slot = self.word(at.cell, 6).load(Ordering::Relaxed) as u32;
+        self.word(at.cell, 1).store(start, Ordering::Relaxed);
+        self.word(at.cell, 2).store(code | u64::from(agent) << 32, Ordering::Relaxed);
+        self.word(at.cell, 3).store(target, Ordering::Relaxed);
+        self.word(at.cell, 4).store(len as u64, Ordering::Relaxed);
+        self.word(at.cell, 5).store(around, Ordering::Relaxed);
+        self.word(at.cell, 7).store(key, Ordering::Relaxed);
+        self.word(at.cell, 0).store(at.cell + 1, Ordering::Release);
+        fence(Ordering::SeqCst);
+        self.wake_if_sleeping();
+        Ok(slot)
+    }
+
+    #[inline]
+    fn claim(&self, len: u64) -> std::result::Result<(Position, u64), Full> {
+        let units = len.div_ceil(UNIT_BYTES);
+        loop {
+            // Tail before head: what is used is then never underestimated.
+            let tail = Position::from_word(self.control[TAIL].load(Ordering::Acquire));
+            let head_word = self.control[HEAD].load(Ordering::Acquire);
+            let head = Position::from_word(head_word);
+            let to_end = self.data_units - head.unit % self.data_units;
+            let pad = if units > to_end { to_end } else { 0 };
+            let used = head.since(tail);
+            if used.cell >= self.cell_count as u64 || used.unit + pad + units > self.data_units {
+                if self.control[HEAD].load(Ordering::Acquire) == head_word {
+                    return Err(Full);
+                }
+                continue;
+            }
+            let next = Position { cell: head.cell + 1, unit: head.unit + pad + units };
+            if self.control[HEAD]
+                .compare_exchange_weak(head_word, next.to_word(), Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok()
+            {
+                return Ok((head, (head.unit + pad) & UNIT_MASK));
+            }
+        }
+    }
+
+    /// Wakes the engine if it sleeps.
+    #[inline]
+    pub fn wake_if_sleeping(&self) {
+        let sleeping = &self.control[SLEEPING];
+        if sleeping.load(Ordering::Relaxed) == 1 && sleeping.swap(0, Ordering::AcqRel) == 1 {
+            self.wake.ring();
+        }
+    }
+
+    /// Engine: sleeps until something is pushed or for `timeout_ms`.
+    pub fn sleep(&self, timeout_ms: i32) {
+        self.control[SLEEPING].store(1, Ordering::Release);
+        fence(Ordering::SeqCst);
+        if self.is_empty() {
+            self.wake.wait(timeout_ms);
+        }
+        self.control[SLEEPING].store(0, Ordering::Release);
+    }
+
+    /// Whether nothing is published that was not drained.
+    pub fn is_empty(&self) -> bool {
+        let tail = Position::from_word(self.control[TAIL].load(Ordering::Acquire));
+        self.word(tail.cell, 0).load(Ordering::Acquire) != tail.cell + 1
+    }
+
+    /// Bytes that were claimed and not drained.
+    pub fn pending_bytes(&self) -> u64 {
+        let tail = Position::from_word(self.control[TAIL].load(Ordering::Acquire));
+        let head = Position::from_word(self.control[HEAD].load(Ordering::Acquire));
+        head.since(tail).unit * UNIT_BYTES
+    }
+
+    /// Engine, one thread at a time: the oldest published operation, with its bytes.
+    pub fn peek(&self) -> Option<Result<(Cell, &[u8])>> {
+        let tail = Position::from_word(self.control[TAIL].load(Ordering::Relaxed));
+        if self.word(tail.cell, 0).load(Ordering::Acquire) != tail.cell + 1 {
+            return None;
+        }
+        Some(self.read(tail.cell).ok_or_else(|| Error::new(ErrorKind::Damaged, "a cell of the ingest arena")))
+    }
+
+    fn read(&self, at: u64) -> Option<(Cell, &[u8])> {
+        let words: [u64; CELL_WORDS] = std::array::from_fn(|word| self.word(at, word).load(Ordering::Relaxed));
+        let (start, len) = (words[1], words[4]);
+        let first = start % self.data_units;
+        if len > self.data_units * UNIT_BYTES || first * UNIT_BYTES + len > self.data_units * UNIT_BYTES {
+            return None;
+        }
+        let operation = decode(words[2] as u32, words[3], words[5], words[7], len)?;
+        let cell = Cell { agent: (words[2] >> 32) as u32, operation, slot: words[6] as u32, start, len };
+        // SAFETY: checked to lie inside the data mapping; the claim of this cell keeps others from
+        // writing there until the tail moves past it.
+        let bytes =
+            unsafe { std::slice::from_raw_parts(self.data.as_ptr().add((first * UNIT_BYTES) as usize), len as usize) };
+        Some((cell, bytes))
+    }
+
+    /// Engine: passes over the oldest published cell, which made no sense. Its bytes are reused
+    /// when the next good cell is given back.
+    pub fn skip(&self) {
+        let tail = Position::from_word(self.control[TAIL].load(Ordering::Relaxed));
+        let next = Position { cell: tail.cell + 1, unit: tail.unit };
+        self.control[TAIL].store(next.to_word(), Ordering::Release);
+    }
+
+    /// Engine: gives the cell that [`Self::peek`] returned back, with `slot` for its next use.
+    pub fn advance(&self, cell: &Cell, slot: u32) {
+        let tail = Position::from_word(self.control[TAIL].load(Ordering::Relaxed));
+        self.word(tail.cell, 6).store(u64::from(slot), Ordering::Relaxed);
+        let next = Position { cell: tail.cell + 1, unit: cell.start + cell.len.div_ceil(UNIT_BYTES) };
+        self.control[TAIL].store(next.to_word(), Ordering::Release);
+    }
+}
+
+/// Code and packed small fields, target, lengths around, key.
+fn encode(operation: Operation) -> (u64, u64, u64, u64) {
+    match operation {
+        Operation::Put { kind, importance, name_bytes, key } => {
+            (1 | (kind as u64) << 8 | u64::from(importance) << 16, name_bytes.into(), 0, key)
+        }
+        Operation::Append { conversation, meta, key } => (
+            2 | u64::from(meta.is_value) << 8,
+            conversation.into(),
+            u64::from(meta.lead_bytes) << 32 | u64::from(meta.trail_bytes),
+            key,
+        ),
+        Operation::Release { slot } => (3, slot.into(), 0, 0),
+    }
+}
+
+fn decode(code: u32, target: u64, around: u64, key: u64, len: u64) -> Option<Operation> {
+    let (small, importance) = ((code >> 8) as u8, (code >> 16) as u8);
+    match code as u8 {
+        1 => {
+            let name_bytes = u16::try_from(target).ok()?;
+            let valid = u64::from(name_bytes) <= len && importance <= agentmem_core::smu::IMPORTANCE_MAX;
+            let kind = Kind::from_u8(small)?;
+            valid.then_some(Operation::Put { kind, importance, name_bytes, key })
+        }
+        2 => {
+            let meta = Meta { is_value: small == 1, lead_bytes: (around >> 32) as u32, trail_bytes: around as u32 };
+            let fits = key != 0 || u64::from(meta.lead_bytes) + u64::from(meta.trail_bytes) <= len;
+            fits.then_some(Operation::Append { conversation: u32::try_from(target).ok()?, meta, key })
+        }
+        3 => Some(Operation::Release { slot: u32::try_from(target).ok()? }),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+fn ring(cell_count: usize, data_bytes: usize) -> Ring {
+    let mut slot = 0..;
+    Ring::new(cell_count, data_bytes, || Ok(slot.next().expect("endless"))).expect("a small ring")
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::VecDeque;
+
+    const PUT: Operation = Operation::Put { kind: Kind::ToolResult, importance: 50, name_bytes: 0, key: 0 };
+
+    proptest! {
+        /// Everything comes out once, in order, whatever the lengths; a full ring refuses.
+        #[test]
+        fn a_ring_is_a_queue(steps in proptest::collection::vec(proptest::option::of(0..1024usize), 1..400)) {
+            let ring = ring(8, 4096);
+            let mut queue: VecDeque<Vec<u8>> = VecDeque::new();
+            for (turn, step) in steps.into_iter().enumerate() {
+                match step {
+                    Some(len) => {
+                        let bytes = vec![turn as u8; len];
+                        match ring.push(7, PUT, [&bytes[..len / 2], &bytes[len / 2..]]) {
+                            Ok(_) => queue.push_back(bytes),
+                            Err(Full) => prop_assert!(!queue.is_empty()),
+                        }
+                    }
+                    None => match ring.peek() {
+                        Some(found) => {
+                            let (cell, bytes) = found.unwrap();
+                            prop_assert_eq!(Some(bytes.to_vec()), queue.pop_front());
+                            prop_assert_eq!(cell.agent, 7);
+                            ring.advance(&cell, cell.slot);
+                        }
+                        None => prop_assert!(queue.is_empty()),
+                    },
+                }
+            }
+        }
+
+        #[test]
+        fn any_cell_decodes_or_is_refused(code: u32, target: u64, around: u64, key: u64, len: u64) {
+            let _ = decode(code, target, around, key, len);
+        }
+    }
+
+    #[test]
+    fn operations_round_trip() {
+        for operation in [
+            PUT,
+            Operation::Put { kind: Kind::SystemPrompt, importance: 100, name_bytes: 3, key: u64::MAX },
+            Operation::Append {
+                conversation: u32::MAX,
+                meta: Meta { is_value: true, lead_bytes: 5, trail_bytes: 9 },
+                key: 0,
+            },
+            Operation::Release { slot: 77 },
+        ] {
+            let (code, target, around, key) = encode(operation);
+            assert_eq!(decode(code as u32, target, around, key, 100), Some(operation));
+        }
+    }
+
+    #[test]
+    fn threads_do_not_lose_or_mix() {
+        let ring = ring(64, 1 << 16);
+        std::thread::scope(|scope| {
+            for agent in 0..4u32 {
+                let ring = &ring;
+                scope.spawn(move || {
+                    for turn in 0..5000u32 {
+                        let bytes = [(agent * 31 + turn) as u8; 100];
+                        while ring.push(agent, PUT, [&bytes[..turn as usize % 100], &[]]).is_err() {
+                            std::thread::yield_now();
+                        }
+                    }
+                });
+            }
+            let mut seen = [0u32; 4];
+            while seen.iter().sum::<u32>() < 20_000 {
+                if let Some(found) = ring.peek() {
+                    let (cell, bytes) = found.unwrap();
+                    let turn = &mut seen[cell.agent as usize];
+                    assert_eq!(bytes, &vec![(cell.agent * 31 + *turn) as u8; *turn as usize % 100][..]);
+                    *turn += 1;
+                    ring.advance(&cell, cell.slot);
+                }
+            }
+        });
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use super::*;
+    use loom::sync::Arc;
+    use loom::thread;
+
+    /// Two producers and the engine: both operations arrive whole, each with its own cell.
+    #[test]
+    fn loom_two_producers_publish_whole_cells() {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(3);
+        model.check(|| {
+            let ring = Arc::new(ring(2, 4096));
+            let producers: Vec<_> = (0..2u32)
+                .map(|agent| {
+                    let ring = ring.clone();
+                    thread::spawn(move || {
+                        ring.push(agent, Operation::Release { slot: agent + 10 }, [&[], &[]]).unwrap()
+                    })
+                })
+                .collect();
+            let mut found = Vec::new();
+            let drain = |found: &mut Vec<u32>| {
+                while let Some(cell) = ring.peek() {
+                    let (cell, _) = cell.unwrap();
+                    assert_eq!(cell.operation, Operation::Release { slot: cell.agent + 10 });
+                    found.push(cell.agent);
+                    ring.advance(&cell, cell.slot);
+                }
+            };
+            drain(&mut found);
+            let mut slots: Vec<u32> = producers.into_iter().map(|producer| producer.join().unwrap()).collect();
+            drain(&mut found);
+            found.sort_unstable();
+            slots.sort_unstable();
+            assert_eq!(found, [0, 1]);
+            assert_eq!(slots, [0, 1]);
+        });
+    }
+}

@@ -1,0 +1,117 @@
+//! Sealing: content gets its id, and content that was there already becomes one.
+
+use crate::engine::{Engine, State};
+use crate::raw::Raw;
+use crate::smus::SlotUse;
+use agentmem_core::place::Place;
+use agentmem_core::{ContentId, Result};
+use std::sync::Arc;
+
+/// Bytes hashed between two looks at the lock.
+const BATCH_BYTES: usize = 4 << 20;
+const BATCH_SMUS: usize = 128;
+
+impl Engine {
+    /// Hashes some of what was put and not sealed yet; returns whether there was any.
+    pub fn seal_some(&self) -> bool {
+        let mut batch: Vec<(u32, Arc<Raw>)> = Vec::new();
+        {
+            let mut state = self.lock();
+            let mut bytes = 0;
+            while bytes < BATCH_BYTES && batch.len() < BATCH_SMUS {
+                let Some(slot) = state.unsealed.pop_front() else { break };
+                // Released, shared or sealed by whoever asked for its id: nothing to do.
+                if let Some(smu) = state.smus.get(slot)
+                    && !smu.is_sealed
+                    && let Some(raw) = &smu.raw
+                {
+                    bytes += raw.len();
+                    batch.push((slot, raw.clone()));
+                }
+            }
+        }
+        if batch.is_empty() {
+            return false;
+        }
+        let ids: Vec<ContentId> = batch.iter().map(|(_, raw)| ContentId::of(&self.key, raw.bytes())).collect();
+        let mut state = self.lock();
+        for ((slot, raw), id) in batch.into_iter().zip(ids) {
+            self.commit_seal(&mut state, slot, &raw, id);
+        }
+        true
+    }
+
+    /// Seals everything that was published before the call.
+    pub fn seal_all(&self) -> Result<()> {
+        self.drain()?;
+        while self.seal_some() {}
+        // Another thread may be hashing a batch that it took; its slots are not in the queue.
+        loop {
+            let state = self.lock();
+            let waiting: Vec<u32> =
+                state.hot.iter().filter(|&slot| state.smus.get(slot).is_some_and(|smu| !smu.is_sealed)).collect();
+            drop(state);
+            if waiting.is_empty() {
+                return Ok(());
+            }
+            for slot in waiting {
+                self.seal_slot(slot)?;
+            }
+        }
+    }
+
+    /// Seals the content whose handle is `slot`, and returns the slot that holds it.
+    pub fn seal_slot(&self, slot: u32) -> Result<u32> {
+        let raw = {
+            let state = &mut *self.settled();
+            let holder = state.smus.resolve(slot);
+            Self::check_live(state, holder)?;
+            let smu = state.smus.get_mut(holder).expect("checked");
+            if smu.is_sealed {
+                return Ok(holder);
+            }
+            smu.raw.clone().expect("content stays hot until it is sealed")
+        };
+        let id = ContentId::of(&self.key, raw.bytes());
+        let mut state = self.lock();
+        self.commit_seal(&mut state, slot, &raw, id);
+        let holder = state.smus.resolve(slot);
+        Self::check_live(&state, holder)?;
+        Ok(holder)
+    }
+
+    fn commit_seal(&self, state: &mut State, slot: u32, raw: &Arc<Raw>, id: ContentId) {
+        let holder = state.smus.find(&id);
+        let Some(smu) = state.smus.get_mut(slot) else { return };
+        let is_same = smu.raw.as_ref().is_some_and(|now| Arc::ptr_eq(now, raw));
+        if smu.is_sealed || !is_same {
+            return;
+        }
+        let Some(holder) = holder else {
+            smu.id = id;
+            smu.is_sealed = true;
+            state.smus.index(slot);
+            state.mark_slot(slot);
+            return;
+        };
+        state.counters.put_shared += 1;
+        state.duplicate_bytes[smu.kind as usize] += smu.logical_bytes;
+        let SlotUse::Smu(smu) = state.smus.clear(slot) else { unreachable!("just seen") };
+        for name in &smu.names {
+            state.smus.name(name, holder);
+            state.mark_name(name);
+        }
+        let (held, _) = state.agents.unlease(smu.agent, slot, smu.leases);
+        state.lease(smu.agent, holder, held);
+        if let Some(entry) = state.agents.get_mut(smu.agent) {
+            entry.aliases.insert(slot);
+        }
+        if let Some(kept) = state.smus.get_mut(holder) {
+            kept.importance = kept.importance.max(smu.importance);
+            kept.used_ms = kept.used_ms.max(smu.used_ms);
+        }
+        state.smus.set(slot, SlotUse::Alias { to: holder, agent: smu.agent });
+        self.drop_raw(state, slot, Place::Forward { slot: holder }, smu.raw);
+        state.mark_slot(slot);
+    }
+}

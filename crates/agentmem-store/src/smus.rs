@@ -1,0 +1,234 @@
+//! Semantic memory units that have a slot of their own.
+
+use crate::raw::Raw;
+use crate::slots::SLOTS_MAX;
+use agentmem_core::{ContentId, Error, ErrorKind, Kind, Result};
+use hashbrown::HashTable;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Where the compressed form is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Packed {
+    /// Not compressed yet.
+    No,
+    /// Item `item` of `frame`.
+    Item {
+        /// The frame.
+        frame: u32,
+        /// Which item.
+        item: u32,
+    },
+    /// Too large for one frame: `count` frames with consecutive numbers.
+    Parts {
+        /// The first.
+        first: u32,
+        /// How many.
+        count: u32,
+    },
+}
+
+/// One content.
+#[derive(Debug)]
+pub struct Smu {
+    /// Its id, once it is sealed.
+    pub id: ContentId,
+    /// Whether the engine has hashed it.
+    pub is_sealed: bool,
+    /// Its length.
+    pub logical_bytes: u64,
+    /// The raw bytes, while hot.
+    pub raw: Option<Arc<Raw>>,
+    /// The compressed bytes.
+    pub packed: Packed,
+    /// Lease references of all agents.
+    pub leases: u32,
+    /// Agents that hold one or more.
+    pub agents: u32,
+    /// The agent that put or attached it last.
+    pub agent: u32,
+    /// When it was last used, as far as the engine has seen.
+    pub used_ms: u64,
+    /// Reading of the slot's use counter at that time.
+    pub uses_seen: u32,
+    /// What it is.
+    pub kind: Kind,
+    /// 0 to 100.
+    pub importance: u8,
+    /// Advised to stay hot.
+    pub keep_hot: bool,
+    /// A job works on it.
+    pub is_busy: bool,
+    /// Names that point here.
+    pub names: Vec<Box<str>>,
+}
+
+/// What a slot is used for.
+#[derive(Debug)]
+pub enum SlotUse {
+    /// Nothing: it may be given out, or is waiting in a cell of the ring.
+    Free,
+    /// A content.
+    Smu(Box<Smu>),
+    /// A put of content that another slot holds; `agent`'s reference was moved there.
+    Alias {
+        /// The slot that holds it.
+        to: u32,
+        /// Whose handle this slot is.
+        agent: u32,
+    },
+}
+
+/// All slots, the content index and the names.
+#[derive(Debug, Default)]
+pub struct Smus {
+    slots: Vec<SlotUse>,
+    free: Vec<u32>,
+    by_id: HashTable<u32>,
+    names: HashMap<Box<str>, u32>,
+    live: usize,
+}
+
+impl Smus {
+    /// Puts `smu`, which is sealed, into `slot`, as a stored table had it.
+    pub fn restore(&mut self, slot: u32, smu: Smu) {
+        if self.slots.len() <= slot as usize {
+            self.slots.resize_with(slot as usize + 1, || SlotUse::Free);
+        }
+        self.set(slot, SlotUse::Smu(Box::new(smu)));
+        self.index(slot);
+    }
+
+    /// After all were restored: which slots are free.
+    pub fn restored(&mut self) {
+        let is_free = |&slot: &u32| matches!(self.slots[slot as usize], SlotUse::Free);
+        self.free = (0..self.slots.len() as u32).filter(is_free).collect();
+    }
+
+    /// A slot that nobody uses.
+    pub fn take_slot(&mut self) -> Result<u32> {
+        if let Some(slot) = self.free.pop() {
+            return Ok(slot);
+        }
+        if self.slots.len() >= SLOTS_MAX {
+            return Err(Error::new(ErrorKind::LimitReached, format!("{SLOTS_MAX} slots")));
+        }
+        self.slots.push(SlotUse::Free);
+        Ok(self.slots.len() as u32 - 1)
+    }
+
+    /// Whether [`Self::take_slot`] would succeed.
+    pub fn has_free_slot(&self) -> bool {
+        !self.free.is_empty() || self.slots.len() < SLOTS_MAX
+    }
+
+    /// The slot is used from now on.
+    pub fn set(&mut self, slot: u32, using: SlotUse) {
+        if matches!(using, SlotUse::Smu(_)) {
+            self.live += 1;
+        }
+        self.slots[slot as usize] = using;
+    }
+
+    /// The slot is not used any more; returns what it was used for.
+    pub fn clear(&mut self, slot: u32) -> SlotUse {
+        let was = std::mem::replace(&mut self.slots[slot as usize], SlotUse::Free);
+        if let SlotUse::Smu(smu) = &was {
+            self.live -= 1;
+            for name in &smu.names {
+                self.names.remove(name);
+            }
+            if smu.is_sealed
+                && let Ok(found) = self.by_id.find_entry(smu.id.hash64(), |&other| other == slot)
+            {
+                found.remove();
+            }
+        }
+        was
+    }
+
+    /// The slot may be given out again.
+    pub fn give_back(&mut self, slot: u32) {
+        self.free.push(slot);
+    }
+
+    /// The content in `slot`.
+    pub fn get(&self, slot: u32) -> Option<&Smu> {
+        match self.slots.get(slot as usize)? {
+            SlotUse::Smu(smu) => Some(smu),
+            _ => None,
+        }
+    }
+
+    /// The content in `slot`.
+    pub fn get_mut(&mut self, slot: u32) -> Option<&mut Smu> {
+        match self.slots.get_mut(slot as usize)? {
+            SlotUse::Smu(smu) => Some(smu),
+            _ => None,
+        }
+    }
+
+    /// What `slot` is used for.
+    pub fn using(&self, slot: u32) -> &SlotUse {
+        self.slots.get(slot as usize).unwrap_or(&SlotUse::Free)
+    }
+
+    /// The slot that holds the content of `slot`.
+    pub fn resolve(&self, slot: u32) -> u32 {
+        match self.using(slot) {
+            SlotUse::Alias { to, .. } => *to,
+            _ => slot,
+        }
+    }
+
+    /// The slot that holds content `id`.
+    pub fn find(&self, id: &ContentId) -> Option<u32> {
+        self.by_id.find(id.hash64(), |&slot| self.get(slot).is_some_and(|smu| smu.id == *id)).copied()
+    }
+
+    /// Enters the sealed content of `slot` into the content index.
+    pub fn index(&mut self, slot: u32) {
+        let slots = &self.slots;
+        let hash = |&slot: &u32| match &slots[slot as usize] {
+            SlotUse::Smu(smu) => smu.id.hash64(),
+            _ => unreachable!("the index names contents"),
+        };
+        self.by_id.insert_unique(hash(&slot), slot, hash);
+    }
+
+    /// The slot that `name` names.
+    pub fn named(&self, name: &str) -> Option<u32> {
+        self.names.get(name).copied()
+    }
+
+    /// Makes `name` name `slot` and nothing else.
+    pub fn name(&mut self, name: &str, slot: u32) {
+        if let Some(before) = self.names.insert(name.into(), slot)
+            && let Some(smu) = self.get_mut(before)
+        {
+            smu.names.retain(|other| **other != *name);
+        }
+        if let Some(smu) = self.get_mut(slot) {
+            smu.names.push(name.into());
+        }
+    }
+
+    /// Every content with its slot.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &Smu)> {
+        (0..self.slots.len() as u32).filter_map(|slot| Some((slot, self.get(slot)?)))
+    }
+
+    /// How many contents there are.
+    pub fn len(&self) -> usize {
+        self.live
+    }
+
+    /// Bytes that the tables take, the slot and claim words included.
+    pub fn table_bytes(&self) -> u64 {
+        let slots = self.slots.len() * (size_of::<SlotUse>() + 16) + self.free.capacity() * 4;
+        let contents = self.live * (size_of::<Smu>() + 80);
+        let index = self.by_id.capacity() * 5;
+        let names: usize = self.names.len() * 128;
+        (slots + contents + index + names) as u64
+    }
+}

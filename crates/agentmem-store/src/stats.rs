@@ -1,0 +1,239 @@
+//! Figures: what there is, where it is, and what it would have cost.
+
+use crate::engine::{Engine, State};
+use crate::smus::Packed;
+use agentmem_core::{AgentState, Error, ErrorKind, Kind, Result};
+
+/// Figures of one kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct KindStats {
+    /// Contents or messages held.
+    pub count: u64,
+    /// What agents believe they hold.
+    pub logical_bytes: u64,
+    /// After sharing and codec.
+    pub stored_bytes: u64,
+    /// Put since the store was opened.
+    pub put_bytes: u64,
+    /// Of these, what was there already.
+    pub duplicate_bytes: u64,
+}
+
+/// Figures of the whole store, in bytes unless the name says otherwise.
+#[derive(Debug, Clone, Default)]
+pub struct Stats {
+    /// Registered agents.
+    pub agents: u64,
+    /// Distinct contents with slots.
+    pub smus: u64,
+    /// Conversations.
+    pub conversations: u64,
+    /// Messages in them, each conversation counting its own.
+    pub messages: u64,
+    /// Frames.
+    pub frames: u64,
+    /// What agents believe they hold.
+    pub logical_bytes: u64,
+    /// After sharing and codec.
+    pub stored_bytes: u64,
+    /// RAM that the engine takes, everything included.
+    pub resident_bytes: u64,
+    /// Raw and resident.
+    pub hot_bytes: u64,
+    /// Compressed and resident.
+    pub warm_bytes: u64,
+    /// Frames on SSD.
+    pub cold_bytes: u64,
+    /// Disk blocks of the cold tier's files.
+    pub disk_bytes: u64,
+    /// The engine's tables.
+    pub table_bytes: u64,
+    /// The ingest arena.
+    pub arena_bytes: u64,
+    /// Held by two agents or more, each content once.
+    pub shared_bytes: u64,
+    /// Raw bytes that pins keep though the engine is done with them.
+    pub pinned_bytes: u64,
+    /// By kind, in the order of `Kind::ALL`.
+    pub by_kind: [KindStats; 4],
+    /// Contents and tails that are hot, frames that are in RAM, frames that are on SSD only.
+    pub tier_counts: [u64; 3],
+    /// Counters.
+    pub counters: Vec<(&'static str, u64)>,
+    /// Name of the policy.
+    pub policy: String,
+}
+
+/// Figures of one agent.
+#[derive(Debug, Clone)]
+pub struct AgentStats {
+    /// Its name.
+    pub name: String,
+    /// Its process; 0 while nobody has taken it up.
+    pub pid: u32,
+    /// What it is doing.
+    pub state: AgentState,
+    /// 0 to 100.
+    pub importance: u8,
+    /// Most logical bytes it may hold.
+    pub quota_bytes: Option<u64>,
+    /// When it was registered, in Unix milliseconds.
+    pub created_unix_ms: u64,
+    /// Milliseconds since it did anything.
+    pub idle_ms: u64,
+    /// Contents it holds.
+    pub smus: u64,
+    /// Its conversations.
+    pub conversations: u64,
+    /// Messages in them.
+    pub messages: u64,
+    /// What it is charged for.
+    pub logical_bytes: u64,
+    /// Of the contents it holds, raw and resident bytes.
+    pub hot_bytes: u64,
+    /// Stored bytes of the contents it holds, shared ones in full.
+    pub stored_bytes: u64,
+    /// Logical bytes of contents that another agent holds too.
+    pub shared_bytes: u64,
+}
+
+impl State {
+    /// Stored bytes of the content in `slot`: its share of a frame, or its raw length.
+    pub fn stored_bytes(&self, slot: u32) -> u64 {
+        let Some(smu) = self.smus.get(slot) else { return 0 };
+        match smu.packed {
+            Packed::No => smu.logical_bytes,
+            Packed::Item { frame, .. } => self.frames.get(frame).map_or(0, |entry| {
+                let share = smu.logical_bytes as u128 * u128::from(entry.stored_bytes);
+                (share / u128::from(entry.logical_bytes.max(1))) as u64
+            }),
+            Packed::Parts { first, count } => {
+                let parts = (first..first + count).filter_map(|number| self.frames.get(number));
+                parts.map(|entry| u64::from(entry.stored_bytes)).sum()
+            }
+        }
+    }
+
+    /// Stored bytes of the frames of a conversation, shared ones in full, and of its raw tail.
+    pub fn conversation_stored_bytes(&self, number: u32) -> Result<u64> {
+        let conversation = self.conversations.get(&number);
+        let conversation =
+            conversation.ok_or_else(|| Error::new(ErrorKind::Released, format!("conversation {number}")))?;
+        let mut frames: Vec<u32> = Vec::new();
+        let mut tail_bytes = 0;
+        for (_, node) in self.tree.chain(conversation.head) {
+            match node.body {
+                crate::tree::Body::Run { frame, .. } => frames.push(frame),
+                crate::tree::Body::Tail(_) => tail_bytes += node.logical_bytes,
+            }
+        }
+        frames.sort_unstable();
+        frames.dedup();
+        let frames = frames.into_iter().filter_map(|frame| self.frames.get(frame));
+        Ok(tail_bytes + frames.map(|entry| u64::from(entry.stored_bytes)).sum::<u64>())
+    }
+}
+
+impl Engine {
+    /// Figures of the whole store.
+    pub fn stats(&self) -> Stats {
+        let state = self.settled();
+        let mut by_kind = [KindStats::default(); 4];
+        let mut shared_bytes = 0;
+        let mut raw_bytes = 0;
+        for (_, smu) in state.smus.iter() {
+            let kind = &mut by_kind[smu.kind as usize];
+            kind.count += 1;
+            kind.logical_bytes += smu.logical_bytes * u64::from(smu.leases);
+            if smu.packed == Packed::No {
+                kind.stored_bytes += smu.logical_bytes;
+            }
+            raw_bytes += smu.raw.as_ref().map_or(0, |_| smu.logical_bytes);
+            shared_bytes += if smu.agents > 1 { smu.logical_bytes } else { 0 };
+        }
+        let (mut warm_bytes, mut cold_bytes, mut cold_only) = (0, 0, 0);
+        let mut warm_count = 0;
+        for (_, entry) in state.frames.iter() {
+            let stored = u64::from(entry.stored_bytes);
+            by_kind[entry.kind as usize].stored_bytes += stored;
+            if let Some(extent) = &entry.stored {
+                warm_bytes += extent.len() as u64;
+                warm_count += 1;
+            } else {
+                cold_only += 1;
+            }
+            cold_bytes += entry.disk.map_or(0, |place| u64::from(place.len));
+            shared_bytes += if entry.refs.len() > 1 && entry.kind == Kind::Message { entry.logical_bytes } else { 0 };
+        }
+        let messages = &mut by_kind[Kind::Message as usize];
+        messages.count += state.conversations.values().map(|c| u64::from(c.len)).sum::<u64>();
+        messages.logical_bytes += state.conversations.values().map(|c| c.logical_bytes).sum::<u64>();
+        messages.stored_bytes += state.tail_bytes;
+        for (kind, figures) in by_kind.iter_mut().enumerate() {
+            figures.put_bytes = state.put_bytes[kind];
+            figures.duplicate_bytes = state.duplicate_bytes[kind];
+        }
+        let raw_of = |(_, raw, _): &(u32, Option<std::sync::Arc<crate::raw::Raw>>, bool)| {
+            raw.as_ref().map_or(0, |raw| raw.len() as u64)
+        };
+        Stats {
+            agents: state.agents.len() as u64,
+            smus: state.smus.len() as u64,
+            conversations: state.conversations.len() as u64,
+            messages: state.conversations.values().map(|c| u64::from(c.len)).sum(),
+            frames: state.frames.len() as u64,
+            logical_bytes: by_kind.iter().map(|kind| kind.logical_bytes).sum(),
+            stored_bytes: by_kind.iter().map(|kind| kind.stored_bytes).sum(),
+            resident_bytes: self.resident_bytes(&state),
+            hot_bytes: raw_bytes + state.tail_bytes,
+            warm_bytes,
+            cold_bytes,
+            disk_bytes: self.cold.as_ref().map_or(0, crate::cold::Cold::disk_bytes),
+            table_bytes: self.table_bytes(&state),
+            arena_bytes: self.ring.resident_bytes(),
+            shared_bytes,
+            pinned_bytes: state.limbo.iter().map(raw_of).sum(),
+            by_kind,
+            tier_counts: [(state.hot.iter().count() + state.tails.iter().count()) as u64, warm_count, cold_only],
+            counters: state.counters.entries(),
+            policy: self.policy_name.clone(),
+        }
+    }
+
+    /// Figures of agent `number`.
+    pub fn agent_stats(&self, number: u32) -> Result<AgentStats> {
+        let mut state = self.settled();
+        let now_ms = self.now_ms();
+        let state = &mut *state;
+        let agent = state.agents.open_mut(number)?;
+        let mut stats = AgentStats {
+            name: agent.shared.name.to_string(),
+            pid: agent.pid,
+            state: agent.state,
+            importance: agent.importance,
+            quota_bytes: agent.shared.quota_bytes(),
+            created_unix_ms: agent.created_unix_ms,
+            idle_ms: now_ms.saturating_sub(agent.active_ms),
+            smus: agent.leases.len() as u64,
+            conversations: agent.conversations.len() as u64,
+            messages: 0,
+            logical_bytes: agent.shared.used_bytes(),
+            hot_bytes: 0,
+            stored_bytes: 0,
+            shared_bytes: 0,
+        };
+        let slots: Vec<u32> = agent.leases.keys().copied().collect();
+        let conversations: Vec<u32> = agent.conversations.values().copied().collect();
+        for slot in slots {
+            let Some(smu) = state.smus.get(slot) else { continue };
+            stats.hot_bytes += smu.raw.as_ref().map_or(0, |_| smu.logical_bytes);
+            stats.shared_bytes += if smu.agents > 1 { smu.logical_bytes } else { 0 };
+            stats.stored_bytes += state.stored_bytes(slot);
+        }
+        for number in conversations {
+            stats.stored_bytes += state.conversation_stored_bytes(number)?;
+            stats.messages += state.conversations.get(&number).map_or(0, |c| u64::from(c.len));
+        }
+        Ok(stats)
+    }
+}

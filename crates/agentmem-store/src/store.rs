@@ -1,0 +1,522 @@
+//! The public face: a store, its agents, and their handles.
+
+use crate::agents::{AGENTS_MAX, AgentEntry, AgentShared};
+use crate::cold::Cold;
+use crate::engine::{Engine, State};
+use crate::ledger::Ledger;
+use crate::options::{OnFull, Options};
+use crate::raw::Raw;
+use crate::ring::{Full, Operation};
+use crate::segments::Large;
+use crate::stats::{AgentStats, Stats};
+use crate::sync::Ordering;
+use crate::sys::{self, PidFd};
+use crate::verify::Verification;
+use agentmem_core::smu::SMU_LOGICAL_BYTES_MAX;
+use agentmem_core::{AgentState, DomainKey, Error, ErrorKind, Result};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use tempfile::TempDir;
+
+const NAME_BYTES_MAX: usize = 255;
+
+fn check_name(name: &str) -> Result<()> {
+    match name.len() {
+        1..=NAME_BYTES_MAX => Ok(()),
+        len => Err(Error::new(ErrorKind::InvalidArgument, format!("a name of {len} bytes (1 to {NAME_BYTES_MAX})"))),
+    }
+}
+
+/// A store with its engine on a thread of this process.
+pub struct Store {
+    engine: Arc<Engine>,
+    /// What goes when the store is closed.
+    held: Mutex<Option<Held>>,
+    path: Option<PathBuf>,
+}
+
+struct Held {
+    thread: JoinHandle<()>,
+    temporary: Option<TempDir>,
+    _lock: Option<File>,
+}
+
+impl Store {
+    /// Opens a store; see [`Options`].
+    pub fn open(options: Options) -> Result<Self> {
+        let options = options.checked()?;
+        let (folder, temporary) = match (&options.path, options.cold) {
+            (Some(path), _) => (Some(path.clone()), None),
+            (None, true) => {
+                let temporary =
+                    TempDir::with_prefix("agentmem-").map_err(|error| sys::io_failed(&std::env::temp_dir(), error))?;
+                (Some(temporary.path().to_owned()), Some(temporary))
+            }
+            (None, false) => (None, None),
+        };
+        let mut lock = None;
+        if let Some(folder) = &folder {
+            let failed = |error| sys::io_failed(folder, error);
+            DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
+            let path = folder.join("lock");
+            let open = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+            let file = open.map_err(|error| sys::io_failed(&path, error))?;
+            sys::lock_exclusively(&file, folder)?;
+            lock = Some(file);
+        }
+        let cold = folder.as_ref().map(|folder| Cold::open(&folder.join("segments"))).transpose()?;
+        let (ledger, key) = match &options.path {
+            Some(path) => {
+                let (ledger, key) = Ledger::open(&path.join("index.redb"))?;
+                (Some(ledger), key)
+            }
+            None => (None, DomainKey(sys::random()?)),
+        };
+        let engine = Arc::new(Engine::new(options, key, cold, ledger)?);
+        let runner = engine.clone();
+        let thread = std::thread::Builder::new()
+            .name("agentmem".into())
+            .spawn(move || runner.run())
+            .map_err(|error| Error::new(ErrorKind::Io, format!("starting the engine: {error}")))?;
+        Ok(Store { engine, held: Mutex::new(Some(Held { thread, temporary, _lock: lock })), path: folder })
+    }
+
+    /// Folder of the cold tier.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    /// The budget.
+    pub fn memory_max_bytes(&self) -> u64 {
+        self.engine.options.memory_max_bytes
+    }
+
+    /// Registers an agent, or takes up the one of that name that a reopened store knows. `pid` is
+    /// the process it belongs to, this one by default.
+    pub fn agent(&self, name: &str, importance: u8, quota_bytes: Option<u64>, pid: Option<u32>) -> Result<Agent> {
+        self.engine.check_usable()?;
+        check_name(name)?;
+        let own_pid = std::process::id();
+        let pid = pid.unwrap_or(own_pid);
+        let pidfd = match pid == own_pid {
+            true => None,
+            false => Some(PidFd::open(pid).ok_or_else(|| Error::new(ErrorKind::NotFound, format!("process {pid}")))?),
+        };
+        let mut state = self.engine.lock();
+        let active_ms = self.engine.now_ms();
+        let number = match state.agents.number(name) {
+            Some(number) => {
+                let entry = state.agents.open_mut(number)?;
+                if entry.pid != 0 {
+                    return Err(Error::new(ErrorKind::NameTaken, format!("agent {name:?}")));
+                }
+                entry.pid = pid;
+                entry.pidfd = pidfd;
+                entry.importance = importance;
+                entry.state = AgentState::Active;
+                entry.active_ms = active_ms;
+                entry.shared.set_quota_bytes(quota_bytes);
+                number
+            }
+            None => {
+                if state.agents.len() >= AGENTS_MAX {
+                    return Err(Error::new(ErrorKind::LimitReached, format!("{AGENTS_MAX} agents")));
+                }
+                let number = state.agents.next;
+                state.agents.insert(AgentEntry {
+                    shared: AgentShared::new(number, name, quota_bytes, 0),
+                    pid,
+                    pidfd,
+                    importance,
+                    state: AgentState::Active,
+                    created_unix_ms: sys::unix_ms(),
+                    active_ms,
+                    leases: HashMap::new(),
+                    aliases: HashSet::new(),
+                    unclaimed: HashSet::new(),
+                    conversations: BTreeMap::new(),
+                });
+                number
+            }
+        };
+        state.mark_agent(number);
+        let shared = state.agents.open_mut(number)?.shared.clone();
+        Ok(Agent { engine: self.engine.clone(), shared })
+    }
+
+    /// Names of all agents, in order.
+    pub fn agents(&self) -> Result<Vec<String>> {
+        self.engine.check_usable()?;
+        let mut names: Vec<String> = self.engine.lock().agents.iter().map(|a| a.shared.name.to_string()).collect();
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// Returns when all that was put before is durable.
+    pub fn flush(&self) -> Result<()> {
+        self.engine.check_usable()?;
+        self.engine.flush()
+    }
+
+    /// Figures of the whole store.
+    pub fn stats(&self) -> Result<Stats> {
+        self.engine.check_usable()?;
+        Ok(self.engine.stats())
+    }
+
+    /// Figures of the agent called `name`, whoever has it.
+    pub fn agent_stats(&self, name: &str) -> Result<AgentStats> {
+        self.engine.check_usable()?;
+        let number = self.engine.lock().agents.number(name);
+        self.engine.agent_stats(number.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("agent {name:?}")))?)
+    }
+
+    /// Demotes until at most `target_bytes` are resident, or nothing more can be; returns what was
+    /// given back.
+    pub fn reclaim(&self, target_bytes: u64) -> Result<u64> {
+        self.engine.check_usable()?;
+        let _ = self.engine.drain();
+        Ok(self.engine.reclaim_to(target_bytes))
+    }
+
+    /// Reads and checks everything.
+    pub fn verify(&self) -> Result<Verification> {
+        self.engine.check_usable()?;
+        Ok(self.engine.verify())
+    }
+
+    /// Flushes where there is a path, and ends the engine. Views stay readable until they go.
+    ///
+    /// # Errors
+    /// What flushing raised; the store is closed all the same.
+    pub fn close(&self) -> Result<()> {
+        if !self.engine.guard.is_same_process() {
+            // The parent's thread, lock and folder are none of a child's business.
+            std::mem::forget(self.held.lock().take());
+            return Ok(());
+        }
+        let Some(held) = self.held.lock().take() else { return Ok(()) };
+        let outcome = if self.engine.ledger.is_some() { self.engine.flush() } else { Ok(()) };
+        self.engine.mark_closed();
+        self.engine.ring.wake_if_sleeping();
+        let _ = held.thread.join();
+        self.engine.clear();
+        let removed = held.temporary.map_or(Ok(()), TempDir::close);
+        outcome
+            .and(removed.map_err(|error| Error::new(ErrorKind::Io, format!("removing the temporary folder: {error}"))))
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        let _ = self.close();
+    }
+}
+
+/// A registered agent.
+#[derive(Clone)]
+pub struct Agent {
+    engine: Arc<Engine>,
+    shared: Arc<AgentShared>,
+}
+
+impl Agent {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.shared.name
+    }
+
+    #[inline]
+    fn check(&self) -> Result<()> {
+        self.engine.check_usable()?;
+        self.shared.check_open()
+    }
+
+    /// Publishes one operation, waiting for room as the store was opened.
+    #[inline]
+    fn push(&self, operation: Operation, parts: [&[u8]; 2]) -> Result<u32> {
+        match self.engine.ring.push(self.shared.number, operation, parts) {
+            Ok(slot) => Ok(slot),
+            Err(Full) => self.push_slowly(operation, parts),
+        }
+    }
+
+    #[cold]
+    fn push_slowly(&self, operation: Operation, parts: [&[u8]; 2]) -> Result<u32> {
+        loop {
+            if self.engine.options.on_full == OnFull::Fail {
+                self.engine.ring.wake_if_sleeping();
+                return Err(Error::new(ErrorKind::ArenaFull, format!("agent {:?}", self.shared.name)));
+            }
+            // Waiting is done by helping: whoever holds the lock may drain.
+            self.engine.drain()?;
+            if let Ok(slot) = self.engine.ring.push(self.shared.number, operation, parts) {
+                return Ok(slot);
+            }
+        }
+    }
+
+    /// Leaves large content in a memfd of its own; returns the key under which it is found.
+    fn leave_large(&self, content: &[u8]) -> Result<u64> {
+        self.engine.make_room(content.len() as u64)?;
+        let large = Large::with(&self.engine.segments, content.len(), |bytes| {
+            bytes.copy_from_slice(content);
+            Ok(())
+        })?;
+        let key = self.engine.next_key.fetch_add(1, Ordering::Relaxed);
+        self.engine.inbox.lock().insert(key, Arc::new(Raw::Large(large)));
+        Ok(key)
+    }
+
+    /// Whether a put of `len` bytes may take long enough that a caller should let others run.
+    pub fn is_long(&self, len: usize) -> bool {
+        self.engine.is_large(len)
+    }
+
+    /// Stores `content` and returns its handle at once.
+    #[inline]
+    pub fn put(&self, content: &[u8], kind: agentmem_core::Kind, name: Option<&str>, importance: u8) -> Result<Smu> {
+        self.check()?;
+        if let Some(name) = name {
+            check_name(name)?;
+        }
+        let logical_bytes = content.len() as u64;
+        if logical_bytes > SMU_LOGICAL_BYTES_MAX {
+            return Err(Error::new(
+                ErrorKind::InvalidArgument,
+                format!("an SMU of {logical_bytes} bytes (4 GiB at most)"),
+            ));
+        }
+        self.shared.charge(logical_bytes)?;
+        let name = name.unwrap_or("");
+        let put = |key| Operation::Put { kind, importance, name_bytes: name.len() as u16, key };
+        let slot = if self.engine.is_large(content.len()) {
+            self.leave_large(content).and_then(|key| {
+                self.push(put(key), [name.as_bytes(), &[]]).inspect_err(|_| {
+                    self.engine.inbox.lock().remove(&key);
+                })
+            })
+        } else {
+            self.push(put(0), [name.as_bytes(), content])
+        };
+        match slot {
+            Ok(slot) => Ok(self.handle(slot, logical_bytes, kind, importance)),
+            Err(error) => {
+                self.shared.uncharge(logical_bytes);
+                Err(error)
+            }
+        }
+    }
+
+    fn handle(&self, slot: u32, logical_bytes: u64, kind: agentmem_core::Kind, importance: u8) -> Smu {
+        Smu {
+            engine: self.engine.clone(),
+            agent: self.shared.clone(),
+            origin: slot,
+            holder: crate::sync::AtomicU32::new(slot),
+            is_released: crate::sync::AtomicBool::new(false),
+            logical_bytes,
+            kind,
+            importance,
+        }
+    }
+
+    /// Takes a lease on the content that `find` finds.
+    fn attach_found(&self, find: impl Fn(&State) -> Option<u32>, subject: impl Fn() -> String) -> Result<Smu> {
+        self.check()?;
+        let not_found = || Error::new(ErrorKind::NotFound, subject());
+        let mut state = self.engine.lock();
+        if find(&state).is_none() {
+            drop(state);
+            state = self.engine.settled();
+        }
+        let mut slot = find(&state).ok_or_else(not_found)?;
+        if !state.smus.get(slot).is_some_and(|smu| smu.is_sealed) {
+            // Only sealed content is shared, so that a lease is on the one that stays.
+            drop(state);
+            slot = self.engine.seal_slot(slot)?;
+            state = self.engine.lock();
+        }
+        let smu = state.smus.get_mut(slot).ok_or_else(not_found)?;
+        let (logical_bytes, kind, importance) = (smu.logical_bytes, smu.kind, smu.importance);
+        smu.used_ms = self.engine.now_ms();
+        // A lease left over from an earlier process is taken up: it is charged already.
+        if !state.agents.open_mut(self.shared.number)?.unclaimed.remove(&slot) {
+            self.shared.charge(logical_bytes)?;
+            state.lease(self.shared.number, slot, 1);
+        }
+        Ok(self.handle(slot, logical_bytes, kind, importance))
+    }
+
+    /// Leases content that is there already, by id.
+    pub fn attach_id(&self, id: &agentmem_core::ContentId) -> Result<Smu> {
+        let held = self.attach_found(|state| state.smus.find(id), || format!("id {id}"));
+        match held {
+            // It may have been put and not been hashed yet.
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                self.engine.seal_all()?;
+                self.attach_found(|state| state.smus.find(id), || format!("id {id}"))
+            }
+            other => other,
+        }
+    }
+
+    /// Leases content that is there already, by name. A put that was published before the call is
+    /// seen.
+    pub fn attach_name(&self, name: &str) -> Result<Smu> {
+        if !self.engine.ring.is_empty() {
+            let _ = self.engine.drain();
+        }
+        self.attach_found(|state| state.smus.named(name), || format!("name {name:?}"))
+    }
+
+    /// Takes a lease of its own on what `smu` is a handle of.
+    pub fn attach(&self, smu: &Smu) -> Result<Smu> {
+        smu.check()?;
+        if !Arc::ptr_eq(&self.engine, &smu.engine) {
+            return Err(Error::new(ErrorKind::InvalidArgument, "an SMU of another store"));
+        }
+        let holder = self.engine.seal_slot(smu.origin)?;
+        self.attach_found(|_| Some(holder), || format!("the SMU in slot {holder}"))
+    }
+
+    /// Gives the lease of `smu` back.
+    pub fn release(&self, smu: &Smu) -> Result<()> {
+        self.check()?;
+        if smu.agent.number != self.shared.number || !Arc::ptr_eq(&self.engine, &smu.engine) {
+            return Err(Error::new(ErrorKind::InvalidArgument, "a handle of another agent"));
+        }
+        if smu.is_released.swap(true, Ordering::AcqRel) {
+            return Err(smu.released());
+        }
+        match self.push(Operation::Release { slot: smu.origin }, [&[], &[]]) {
+            Ok(_) => {
+                self.shared.uncharge(smu.logical_bytes);
+                Ok(())
+            }
+            Err(error) => {
+                smu.is_released.store(false, Ordering::Release);
+                Err(error)
+            }
+        }
+    }
+
+    /// Handles of everything it holds besides conversations. Leases left over from an earlier
+    /// process are taken up; for others each handle is one more lease.
+    pub fn smus(&self) -> Result<Vec<Smu>> {
+        self.check()?;
+        let slots: Vec<u32> = {
+            let mut state = self.engine.settled();
+            state.agents.open_mut(self.shared.number)?.leases.keys().copied().collect()
+        };
+        slots.into_iter().map(|slot| self.attach_found(|_| Some(slot), || format!("the SMU in slot {slot}"))).collect()
+    }
+
+    /// Says what it is doing.
+    pub fn set_state(&self, new: AgentState) -> Result<()> {
+        self.check()?;
+        let mut state = self.engine.settled();
+        let active_ms = self.engine.now_ms();
+        let entry = state.agents.open_mut(self.shared.number)?;
+        entry.state = new;
+        entry.active_ms = active_ms;
+        state.mark_agent(self.shared.number);
+        Ok(())
+    }
+
+    /// What it is doing.
+    pub fn state(&self) -> Result<AgentState> {
+        self.check()?;
+        Ok(self.engine.lock().agents.open_mut(self.shared.number)?.state)
+    }
+
+    /// Process it belongs to.
+    pub fn pid(&self) -> Result<u32> {
+        self.check()?;
+        Ok(self.engine.lock().agents.open_mut(self.shared.number)?.pid)
+    }
+
+    /// 0 to 100.
+    pub fn importance(&self) -> Result<u8> {
+        self.check()?;
+        Ok(self.engine.lock().agents.open_mut(self.shared.number)?.importance)
+    }
+
+    /// Changes its importance.
+    pub fn set_importance(&self, importance: u8) -> Result<()> {
+        self.check()?;
+        let mut state = self.engine.lock();
+        state.agents.open_mut(self.shared.number)?.importance = importance;
+        state.mark_agent(self.shared.number);
+        Ok(())
+    }
+
+    /// Most logical bytes it may hold.
+    pub fn quota_bytes(&self) -> Option<u64> {
+        self.shared.quota_bytes()
+    }
+
+    /// Changes the quota; what is held already stays.
+    pub fn set_quota_bytes(&self, quota_bytes: Option<u64>) -> Result<()> {
+        self.check()?;
+        self.shared.set_quota_bytes(quota_bytes);
+        self.engine.lock().mark_agent(self.shared.number);
+        Ok(())
+    }
+
+    /// Figures of this agent.
+    pub fn stats(&self) -> Result<AgentStats> {
+        self.check()?;
+        self.engine.agent_stats(self.shared.number)
+    }
+
+    /// Gives everything it holds back and forgets it.
+    pub fn close(&self) -> Result<()> {
+        self.engine.check_usable()?;
+        if self.shared.check_open().is_err() {
+            return Ok(());
+        }
+        let mut state = self.engine.settled();
+        self.engine.reap(&mut state, self.shared.number)
+    }
+
+    /// The engine, for handles made in other files.
+    pub(crate) fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    /// What handles share.
+    pub(crate) fn shared(&self) -> &Arc<AgentShared> {
+        &self.shared
+    }
+
+    /// Publishes one message.
+    pub(crate) fn push_message(&self, bytes: &[u8], operation: impl Fn(u64) -> Operation) -> Result<()> {
+        self.check()?;
+        if bytes.len() as u64 > MESSAGE_BYTES_MAX {
+            let what = format!("a message of {} bytes ({MESSAGE_BYTES_MAX} at most)", bytes.len());
+            return Err(Error::new(ErrorKind::InvalidArgument, what));
+        }
+        self.shared.charge(bytes.len() as u64)?;
+        let pushed = if self.engine.is_large(bytes.len()) {
+            self.leave_large(bytes).and_then(|key| {
+                self.push(operation(key), [&[], &[]]).inspect_err(|_| {
+                    self.engine.inbox.lock().remove(&key);
+                })
+            })
+        } else {
+            self.push(operation(0), [&[], bytes])
+        };
+        pushed.map(|_| ()).inspect_err(|_| self.shared.uncharge(bytes.len() as u64))
+    }
+}
+
+/// The largest message: 1 GiB.
+pub const MESSAGE_BYTES_MAX: u64 = 1 << 30;
+
+pub use crate::handle::{Smu, View};

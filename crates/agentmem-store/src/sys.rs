@@ -1,0 +1,398 @@
+//! The one seam to Linux: nothing else in this crate calls it.
+//!
+//! With the feature `faults`, tests make the nth call of a thread's choosing fail here, and see
+//! that nothing above loses a byte.
+
+use agentmem_core::{Error, ErrorKind, Result};
+use std::ffi::CString;
+use std::fs::File;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::ptr::NonNull;
+
+/// Size of a page.
+pub const PAGE_BYTES: u64 = 4096;
+
+fn failed(what: &str) -> Error {
+    let error = std::io::Error::last_os_error();
+    let kind = if error.raw_os_error() == Some(libc::ENOMEM) { ErrorKind::OutOfMemory } else { ErrorKind::Io };
+    Error::new(kind, format!("{what}: {error}"))
+}
+
+/// An I/O error that names `path`.
+pub fn io_failed(path: &Path, error: std::io::Error) -> Error {
+    Error::new(ErrorKind::Io, format!("{}: {error}", path.display()))
+}
+
+/// Makes calls fail on purpose.
+#[cfg(feature = "faults")]
+pub mod faults {
+    use crate::sync::Ordering;
+    use crate::sync::PlainI64;
+
+    static COUNTDOWN: PlainI64 = PlainI64::new(i64::MAX);
+
+    /// The `nth` call from now on (1 is the next) fails with ENOSPC, and every one after it until
+    /// [`stop`].
+    pub fn fail_from(nth: i64) {
+        COUNTDOWN.store(nth, Ordering::SeqCst);
+    }
+
+    /// Calls succeed again. Returns whether any failed.
+    pub fn stop() -> bool {
+        COUNTDOWN.swap(i64::MAX, Ordering::SeqCst) <= 0
+    }
+
+    pub(super) fn due() -> bool {
+        COUNTDOWN.load(Ordering::SeqCst) < i64::MAX / 2 && COUNTDOWN.fetch_sub(1, Ordering::SeqCst) <= 1
+    }
+}
+
+/// Every call that can fail passes here first.
+fn injected(_what: &str) -> Result<()> {
+    #[cfg(feature = "faults")]
+    if faults::due() {
+        return Err(Error::new(ErrorKind::Io, format!("{_what}: injected fault")));
+    }
+    Ok(())
+}
+
+/// A memfd mapped shared, readable and writable, for its whole length.
+#[derive(Debug)]
+pub struct Mapping {
+    start: NonNull<u8>,
+    len: usize,
+    fd: OwnedFd,
+}
+
+// SAFETY: a mapping is an address range; what is written to it concurrently is its users' care.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// A zeroed memfd of `len` bytes; pages appear when first touched.
+    pub fn memfd(name: &str, len: usize) -> Result<Self> {
+        injected("memfd_create")?;
+        let c_name = CString::new(name).expect("names of mappings have no NUL");
+        // SAFETY: `c_name` is a NUL-terminated string.
+        let fd = unsafe { libc::memfd_create(c_name.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
+        if fd < 0 {
+            return Err(failed("memfd_create"));
+        }
+        // SAFETY: `fd` was just returned to us and nobody else owns it.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let len = len.max(1).next_multiple_of(PAGE_BYTES as usize);
+        // SAFETY: plain system call on an open descriptor.
+        if unsafe { libc::ftruncate(fd.as_raw_fd(), len as libc::off_t) } != 0 {
+            return Err(failed("ftruncate of a memfd"));
+        }
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let start = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED | libc::MAP_NORESERVE,
+                fd.as_raw_fd(),
+                0,
+            )
+        };
+        if start == libc::MAP_FAILED {
+            return Err(failed("mmap of a memfd"));
+        }
+        Ok(Mapping { start: NonNull::new(start.cast()).expect("mmap never returns null"), len, fd })
+    }
+
+    /// First byte.
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.start.as_ptr()
+    }
+
+    /// Length in bytes, a multiple of the page size.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Gives the pages of `offset..offset + len` back; they read as zeros afterwards.
+    pub fn punch(&self, offset: u64, len: u64) {
+        // A failure costs memory, not data, and the accounting finds it by what stays resident.
+        let _ = punch_hole(self.fd.as_raw_fd(), offset, len);
+    }
+
+    /// Makes it impossible for anyone to change the size, or to map it writable from now on.
+    pub fn seal(&self) -> Result<()> {
+        injected("fcntl(F_ADD_SEALS)")?;
+        let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_FUTURE_WRITE;
+        // SAFETY: plain system calls on an open descriptor and a range that this mapping owns.
+        let sealed = unsafe {
+            libc::fcntl(self.fd.as_raw_fd(), libc::F_ADD_SEALS, seals) == 0
+                && libc::mprotect(self.start.as_ptr().cast(), self.len, libc::PROT_READ) == 0
+        };
+        if sealed { Ok(()) } else { Err(failed("sealing a memfd")) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the range was mapped by us, and nobody holds a reference into it any more.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
+    }
+}
+
+fn punch_hole(fd: RawFd, offset: u64, len: u64) -> Result<()> {
+    injected("fallocate")?;
+    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    // SAFETY: plain system call on an open descriptor.
+    let result = unsafe { libc::fallocate(fd, mode, offset as libc::off_t, len as libc::off_t) };
+    if result == 0 { Ok(()) } else { Err(failed("punching a hole")) }
+}
+
+/// Gives disk blocks inside `offset..offset + len` of `file` back.
+pub fn punch_file(file: &File, offset: u64, len: u64) -> Result<()> {
+    punch_hole(file.as_raw_fd(), offset, len)
+}
+
+/// Writes all of `bytes` at `offset`.
+pub fn write_at(file: &File, path: &Path, bytes: &[u8], offset: u64) -> Result<()> {
+    injected("pwrite")?;
+    file.write_all_at(bytes, offset).map_err(|error| io_failed(path, error))
+}
+
+/// Reads `buffer.len()` bytes at `offset`.
+pub fn read_at(file: &File, path: &Path, buffer: &mut [u8], offset: u64) -> Result<()> {
+    injected("pread")?;
+    file.read_exact_at(buffer, offset).map_err(|error| match error.kind() {
+        std::io::ErrorKind::UnexpectedEof => {
+            Error::new(ErrorKind::Damaged, format!("{} ends before {}", path.display(), offset + buffer.len() as u64))
+        }
+        _ => io_failed(path, error),
+    })
+}
+
+/// Makes what was written to `file` durable.
+pub fn sync(file: &File, path: &Path) -> Result<()> {
+    injected("fdatasync")?;
+    file.sync_data().map_err(|error| io_failed(path, error))
+}
+
+/// Bytes of the blocks that `file` occupies.
+pub fn allocated_bytes(file: &File) -> u64 {
+    file.metadata().map_or(0, |metadata| metadata.blocks() * 512)
+}
+
+/// Takes the lock on `file` that no other process can hold at the same time.
+pub fn lock_exclusively(file: &File, path: &Path) -> Result<()> {
+    // SAFETY: plain system call on an open descriptor.
+    if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
+        return Ok(());
+    }
+    let error = std::io::Error::last_os_error();
+    match error.raw_os_error() {
+        Some(libc::EWOULDBLOCK) => Err(Error::new(ErrorKind::StoreLocked, path.display().to_string())),
+        _ => Err(io_failed(path, error)),
+    }
+}
+
+/// Where tests make the index's commit fail: redb does its own I/O.
+pub fn before_commit() -> Result<()> {
+    injected("commit")
+}
+
+/// A counter that wakes whoever sleeps on it.
+#[derive(Debug)]
+pub struct EventFd(OwnedFd);
+
+impl EventFd {
+    /// A new one.
+    pub fn new() -> Result<Self> {
+        injected("eventfd")?;
+        // SAFETY: plain system call.
+        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+        if fd < 0 {
+            return Err(failed("eventfd"));
+        }
+        // SAFETY: `fd` was just returned to us.
+        Ok(EventFd(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Wakes the sleeper.
+    pub fn ring(&self) {
+        let one = 1u64.to_ne_bytes();
+        // SAFETY: eight readable bytes. It fails only when the counter is full, and then the
+        // sleeper is awake already.
+        unsafe { libc::write(self.0.as_raw_fd(), one.as_ptr().cast(), 8) };
+    }
+
+    /// Sleeps until rung or for `timeout_ms`.
+    pub fn wait(&self, timeout_ms: i32) {
+        let mut poll = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let mut count = [0u8; 8];
+        // SAFETY: one valid pollfd, and eight writable bytes.
+        unsafe {
+            if libc::poll(&mut poll, 1, timeout_ms) > 0 {
+                libc::read(self.0.as_raw_fd(), count.as_mut_ptr().cast(), 8);
+            }
+        }
+    }
+}
+
+/// Tells a process from its forked children: a page that the kernel wipes at fork.
+#[derive(Debug)]
+pub struct ForkGuard(NonNull<u8>);
+
+// SAFETY: the page is written once, before anyone else sees it.
+unsafe impl Send for ForkGuard {}
+// SAFETY: as above.
+unsafe impl Sync for ForkGuard {}
+
+impl ForkGuard {
+    /// Marks this process.
+    pub fn new() -> Result<Self> {
+        injected("mmap")?;
+        let len = PAGE_BYTES as usize;
+        // SAFETY: a new private page at an address of the kernel's choice, marked before use.
+        unsafe {
+            let page = libc::mmap(
+                std::ptr::null_mut(),
+                len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            );
+            if page == libc::MAP_FAILED {
+                return Err(failed("mmap"));
+            }
+            if libc::madvise(page, len, libc::MADV_WIPEONFORK) != 0 {
+                let error = failed("madvise(WIPEONFORK)");
+                libc::munmap(page, len);
+                return Err(error);
+            }
+            let page = NonNull::new(page.cast::<u8>()).expect("mmap never returns null");
+            page.write(1);
+            Ok(ForkGuard(page))
+        }
+    }
+
+    /// Whether this is still the process that made it.
+    #[inline]
+    pub fn is_same_process(&self) -> bool {
+        // SAFETY: the page stays mapped while `self` lives; fork wipes it behind the compiler's
+        // back, hence volatile.
+        unsafe { self.0.as_ptr().read_volatile() == 1 }
+    }
+}
+
+impl Drop for ForkGuard {
+    fn drop(&mut self) {
+        // SAFETY: mapped by us, used by nobody else.
+        unsafe { libc::munmap(self.0.as_ptr().cast(), PAGE_BYTES as usize) };
+    }
+}
+
+/// A process that can be asked whether it lives, without mistaking a reused number for it.
+#[derive(Debug)]
+pub struct PidFd(OwnedFd);
+
+impl PidFd {
+    /// Process `pid`, if it exists.
+    pub fn open(pid: u32) -> Option<Self> {
+        // SAFETY: plain system call.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid as libc::pid_t, 0) };
+        // SAFETY: a non-negative result is a descriptor that was just returned to us.
+        (fd >= 0).then(|| PidFd(unsafe { OwnedFd::from_raw_fd(fd as RawFd) }))
+    }
+
+    /// Whether it has exited.
+    pub fn is_dead(&self) -> bool {
+        let mut poll = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one valid pollfd.
+        unsafe { libc::poll(&mut poll, 1, 0) > 0 }
+    }
+}
+
+/// NUMA node of the page at `address`; `None` where it is not resident or the kernel will not say.
+pub fn numa_node(address: *const u8) -> Option<u32> {
+    let page = (address as usize & !(PAGE_BYTES as usize - 1)) as *mut libc::c_void;
+    let mut status = -1i32;
+    // SAFETY: one page address and one status; no nodes given means that nothing is moved.
+    let result =
+        unsafe { libc::syscall(libc::SYS_move_pages, 0, 1usize, &page, std::ptr::null::<i32>(), &mut status, 0) };
+    (result == 0).then(|| u32::try_from(status).ok()).flatten()
+}
+
+/// Share of the last ten seconds in which some task waited for memory, in percent; `None` where
+/// the kernel does not offer it.
+pub fn memory_pressure() -> Option<f32> {
+    let text = std::fs::read_to_string("/proc/pressure/memory").ok()?;
+    let some = text.lines().find(|line| line.starts_with("some "))?;
+    some.split_whitespace().find_map(|field| field.strip_prefix("avg10="))?.parse().ok()
+}
+
+fn clock_ms(clock: libc::clockid_t) -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: a valid clock and a writable timespec.
+    unsafe { libc::clock_gettime(clock, &mut time) };
+    time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000
+}
+
+/// Milliseconds of a clock that never goes back.
+pub fn monotonic_ms() -> u64 {
+    clock_ms(libc::CLOCK_MONOTONIC)
+}
+
+/// Milliseconds since 1970.
+pub fn unix_ms() -> u64 {
+    clock_ms(libc::CLOCK_REALTIME)
+}
+
+/// `N` unpredictable bytes.
+pub fn random<const N: usize>() -> Result<[u8; N]> {
+    injected("getrandom")?;
+    let mut bytes = [0; N];
+    // SAFETY: `N` writable bytes.
+    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), N, 0) };
+    if got == N as isize { Ok(bytes) } else { Err(failed("getrandom")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn punched_pages_read_as_zeros() {
+        let mapping = Mapping::memfd("agentmem-test", 3 * 4096).unwrap();
+        // SAFETY: the test owns the mapping and writes within it.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(mapping.as_ptr(), mapping.len()) };
+        bytes.fill(7);
+        mapping.punch(4096, 4096);
+        assert_eq!((bytes[4095], bytes[4096], bytes[8191], bytes[8192]), (7, 0, 0, 7));
+    }
+
+    #[test]
+    fn a_resident_page_has_a_node() {
+        let value = [1u8; 64];
+        if let Some(node) = numa_node(value.as_ptr()) {
+            assert!(node < 1024);
+        }
+    }
+
+    #[test]
+    fn a_dead_process_is_seen() {
+        let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
+        let pidfd = PidFd::open(child.id()).unwrap();
+        assert!(!pidfd.is_dead());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(pidfd.is_dead());
+    }
+
+    #[test]
+    fn the_clock_does_not_go_back() {
+        let before = monotonic_ms();
+        assert!(monotonic_ms() >= before);
+        assert!(unix_ms() > 1_700_000_000_000);
+    }
+}

@@ -1,0 +1,336 @@
+"""The engine's Python face, written in Rust. Use it through :mod:`agentmem`."""
+
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from os import PathLike
+from types import TracebackType
+from typing import Any, Literal, Self, TypeAlias, overload
+
+from typing_extensions import Buffer
+
+KindName: TypeAlias = Literal["system_prompt", "tool_definition", "tool_result", "message"]
+TierName: TypeAlias = Literal["hot", "warm", "cold", "remote"]
+StateName: TypeAlias = Literal["active", "idle", "paused"]
+AdviceName: TypeAlias = Literal["hot", "cold", "will_need"]
+Size: TypeAlias = int | str
+"""Bytes, or a text such as ``"2G"``, ``"512M"``, ``"64K"`` (powers of 1024)."""
+
+__version__: str
+
+def open_store(
+    path: str | PathLike[str] | None = None,
+    *,
+    memory_max: Size = "2G",
+    policy: str | Any = "semantic",
+    cold: bool = True,
+    warm_after_s: float = 300.0,
+    cold_after_s: float = 259200.0,
+    on_full: Literal["wait", "fail"] = "wait",
+    arena_bytes: Size = "32M",
+    warm_level: int = 3,
+    cold_level: int = 9,
+    pressure: bool = True,
+) -> Store:
+    """Open a store whose engine runs on a thread of this process.
+
+    Args:
+        path: Folder of the cold tier, created when missing; a store closed there opens again with
+            the same agents, names, conversations and SMUs. ``None``: a temporary folder that only
+            this user can read (mode 0700), removed at close.
+        memory_max: Budget in bytes for everything the engine keeps in RAM, its tables included.
+        policy: ``"semantic"``, ``"lru"``, or an object with ``choose(batch)``, see
+            :class:`agentmem.Policy`.
+        cold: Whether there is a cold tier. Without one nothing is written to disk, and a put that
+            cannot be held raises :class:`~agentmem.errors.OutOfMemory`.
+        warm_after_s: Seconds without use after which hot content is compressed.
+        cold_after_s: Seconds without use after which compressed content moves to SSD.
+        on_full: What a put does when the arena is full: ``"wait"`` for the engine, or ``"fail"``
+            with :class:`~agentmem.errors.ArenaFull`.
+        arena_bytes: Size of the ring that puts are written to; lowered to an eighth of
+            ``memory_max`` where that is less.
+        warm_level: zstd level from hot to warm, 1 to 19.
+        cold_level: zstd level for content that ages into the cold tier, 1 to 19.
+        pressure: Whether to read ``/proc/pressure/memory`` and demote earlier under pressure.
+
+    Raises:
+        InvalidArgument: An argument is out of range.
+        StoreLocked: Another process has ``path`` open.
+        Version: ``path`` was written by another format version.
+        Damaged: The index in ``path`` cannot be read.
+        Io: The system refused to read or write.
+    """
+
+class Store:
+    """A store of semantic memory units, with its engine. Thread-safe; not usable after fork."""
+
+    @property
+    def path(self) -> str | None:
+        """Folder of the cold tier; ``None`` when there is no cold tier."""
+    @property
+    def memory_max(self) -> int:
+        """The budget, in bytes."""
+    def agent(
+        self,
+        name: str,
+        *,
+        importance: int = 50,
+        quota_bytes: Size | None = None,
+        pid: int | None = None,
+    ) -> Agent:
+        """Register an agent, or take up the one of that name that a reopened store knows.
+
+        Args:
+            name: Unique among the agents of the store, 1 to 255 bytes.
+            importance: 0 to 100.
+            quota_bytes: Most logical bytes it may hold; ``None``: no limit.
+            pid: Process it belongs to; this one by default. An agent whose process has died is
+                reaped.
+
+        Raises:
+            NameTaken: A registered agent has that name.
+            InvalidArgument: The name or importance is out of range.
+            LimitReached: The store has its most agents (1,000,000).
+        """
+    def agents(self) -> list[str]:
+        """Names of all agents, those of a reopened store that nobody took up yet included."""
+    def flush(self) -> None:
+        """Return when all that was put before is durable.
+
+        Raises:
+            Unsupported: The store has no cold tier.
+            Io: The system refused to write; nothing is lost, and a later flush can succeed.
+        """
+    def stats(self) -> dict[str, Any]:
+        """Figures of the whole store.
+
+        Keys: ``agents``, ``smus``, ``conversations``, ``messages``, ``frames``, ``logical_bytes``,
+        ``stored_bytes``, ``resident_bytes`` (what the engine accounts against ``memory_max``),
+        ``hot_bytes``, ``warm_bytes``, ``cold_bytes``, ``disk_bytes`` (blocks allocated on SSD),
+        ``table_bytes``, ``arena_bytes``, ``shared_bytes``, ``saved_bytes``, ``pinned_bytes``,
+        ``by_kind`` (kind to ``{count, logical_bytes, stored_bytes, put_bytes,
+        duplicate_bytes}``), ``by_tier`` (tier to ``{count, bytes}``), ``counters`` (name to int:
+        ``put``, ``put_shared``, ``refault_warm``, ``refault_cold``, ``refault_warm_bytes``,
+        ``refault_cold_bytes``, ``demote_warm``, ``demote_cold``, ``promote_warm``,
+        ``promote_cold``, ``evict``, ``gc_rewrite``, ``reject_memory``, ``policy_error`` ...), ``policy``.
+        """
+    def reclaim(self, target_bytes: Size | None = None) -> int:
+        """Demote until the engine holds at most ``target_bytes`` of RAM (by default: nothing hot
+        that can be demoted). Return the bytes given back."""
+    def verify(self) -> dict[str, Any]:
+        """Read and check every frame and every id.
+
+        Returns ``{"frames": int, "smus": int, "messages": int, "bytes": int, "orphans": int,
+        "damaged": [str, ...]}``; ``damaged`` names each SMU, conversation or frame that is hurt.
+        """
+    def close(self) -> None:
+        """Flush where there is a path, stop the engine and give all memory back. Views stay
+        readable until they are released. Closing twice is fine."""
+    def flush_async(self) -> Awaitable[None]:
+        """:meth:`flush` in a worker thread."""
+    def reclaim_async(self, target_bytes: Size | None = None) -> Awaitable[int]:
+        """:meth:`reclaim` in a worker thread."""
+    def verify_async(self) -> Awaitable[dict[str, Any]]:
+        """:meth:`verify` in a worker thread."""
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+class Agent:
+    """A registered agent: who holds leases, is charged for them, and is demoted together."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def pid(self) -> int: ...
+    @property
+    def importance(self) -> int:
+        """0 to 100; can be set."""
+    @importance.setter
+    def importance(self, value: int) -> None: ...
+    @property
+    def state(self) -> StateName: ...
+    @property
+    def quota_bytes(self) -> int | None:
+        """Most logical bytes it may hold; can be set."""
+    @quota_bytes.setter
+    def quota_bytes(self, value: Size | None) -> None: ...
+    def put(
+        self,
+        data: str | Buffer,
+        *,
+        kind: KindName = "tool_result",
+        name: str | None = None,
+        importance: int = 50,
+    ) -> Smu:
+        """Store content and return its handle at once; hashing, sharing and compression follow.
+
+        Args:
+            data: Text (kept as UTF-8) or anything with a contiguous buffer; at most 4 GiB.
+            kind: What the content is.
+            name: Name in the store by which others can attach; 1 to 255 bytes. It names the newest
+                content that was put under it.
+            importance: 0 to 100.
+
+        Raises:
+            QuotaExceeded: The agent's quota of logical bytes is used up.
+            ArenaFull: The ring is full and the store was opened with ``on_full="fail"``.
+            OutOfMemory: The budget is full and nothing can be demoted.
+            InvalidArgument: A kind, name, importance or size that is out of range.
+            Closed: The agent or the store is closed.
+            ForkedChild: This process is a fork of the one that opened the store.
+        """
+    def attach(self, key: str | bytes | Smu) -> Smu:
+        """Lease content that is there already, by id (64 hex digits or 32 bytes) or by name.
+
+        Raises:
+            NotFound: Nothing is stored under that id or name.
+            QuotaExceeded: The agent's quota of logical bytes is used up.
+        """
+    def share(self, smu: Smu, to: Agent) -> Smu:
+        """Give ``to`` a lease of its own on ``smu``; return its handle. No bytes move."""
+    def release(self, held: Smu | Conversation) -> None:
+        """Give a lease back. Content goes when its last lease goes; views keep what they see.
+
+        Raises:
+            Released: It was released before.
+        """
+    def advise(self, held: Smu | Conversation, advice: AdviceName) -> None:
+        """Say what is known about the next use: ``"cold"`` demotes soon, ``"hot"`` keeps it
+        resident while the budget allows, ``"will_need"`` promotes now."""
+    def smus(self) -> list[Smu]:
+        """Handles of everything this agent holds besides conversations; each is a new lease
+        reference to the same content and need not be released."""
+    def conversation(self, name: str | None = None) -> Conversation:
+        """The agent's conversation of that name, created when there is none; without a name a new
+        one."""
+    def conversations(self) -> list[str]:
+        """Names of its conversations."""
+    def pause(self) -> None:
+        """Stop for now: its content is the first to be demoted."""
+    def resume(self) -> None:
+        """Go on: state becomes active."""
+    def idle(self) -> None:
+        """Nothing to do: its content is demoted early."""
+    def stats(self) -> dict[str, Any]:
+        """Figures of this agent: ``name``, ``pid``, ``state``, ``importance``, ``quota_bytes``,
+        ``created_s``, ``last_active_s`` (Unix seconds), ``smus``, ``conversations``, ``messages``,
+        ``logical_bytes``, ``hot_bytes``, ``stored_bytes``, ``shared_bytes``."""
+    def close(self) -> None:
+        """Unregister: all its leases and conversations are given back. Closing the *store* keeps
+        agents; closing an agent ends it."""
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+class Smu:
+    """A handle on one semantic memory unit: immutable content with a kind."""
+
+    @property
+    def kind(self) -> KindName: ...
+    @property
+    def logical_bytes(self) -> int: ...
+    @property
+    def importance(self) -> int: ...
+    @property
+    def name(self) -> str | None: ...
+    @property
+    def tier(self) -> TierName: ...
+    @property
+    def numa_node(self) -> int | None:
+        """NUMA node that holds the raw bytes; ``None`` while they are not hot."""
+    @property
+    def id(self) -> str:
+        """Content id, 64 hex digits. Waits until the engine has sealed the content."""
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes kept for it after sharing and codec. Waits until it is sealed."""
+    @property
+    def shared_by(self) -> int:
+        """Agents that hold it. Waits until it is sealed."""
+    def view(self) -> View:
+        """A read-only view, to be used in a ``with`` statement; zero copy. What is not hot is
+        promoted first.
+
+        Raises:
+            Released: The handle was released.
+            Damaged: The stored bytes fail their checksum.
+            OutOfMemory: There is no room to promote it to.
+        """
+    def view_async(self) -> Awaitable[View]:
+        """:meth:`view` in a worker thread."""
+    def read(self) -> bytes:
+        """A copy of the content."""
+    def text(self) -> str:
+        """The content as text; raises ``UnicodeDecodeError`` if it is none."""
+    def __len__(self) -> int: ...
+
+class View:
+    """Pins content and gives its bytes as a read-only buffer. Leaving the ``with`` block unpins;
+    a ``memoryview`` that is still alive then keeps the bytes until it goes."""
+
+    def __enter__(self) -> memoryview: ...
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+    def release(self) -> None:
+        """What leaving the ``with`` block does."""
+    def __len__(self) -> int: ...
+
+Message: TypeAlias = Mapping[str, Any] | Sequence[Any] | str | Buffer
+
+class Conversation:
+    """An ordered, forkable list of messages.
+
+    A message given as bytes (or another buffer) comes back as the same bytes; one given as a
+    dict, list or str comes back equal as a value.
+    """
+
+    @property
+    def name(self) -> str | None: ...
+    @property
+    def logical_bytes(self) -> int: ...
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the frames it uses and of its unpacked tail. Waits for the engine."""
+    def append(self, message: Message) -> None:
+        """Add one message. Raises what :meth:`Agent.put` raises."""
+    def extend(self, messages: Sequence[Message]) -> None:
+        """Add several messages in order."""
+    def load(self, transcript: str | Buffer) -> int:
+        """Add a whole conversation given as JSON or JSONL, split into its messages. Return how
+        many. :meth:`render` gives the same bytes back."""
+    def render(self) -> bytes:
+        """All messages in order as one text: loaded transcripts byte for byte; values as one JSON
+        text a line; bytes as they are."""
+    def fork(
+        self, at: int | None = None, *, name: str | None = None, agent: Agent | None = None
+    ) -> Conversation:
+        """A new conversation with the first ``at`` messages (all by default), sharing their
+        storage; held by the same agent or by ``agent``.
+
+        Raises:
+            InvalidArgument: ``at`` is beyond the end.
+            NameTaken: The agent has a conversation of that name.
+        """
+    def raw(self, index: int) -> bytes:
+        """The bytes of one message, whichever way it was given, without what surrounded it in a
+        transcript."""
+    def read_async(self, index: int) -> Awaitable[Any]:
+        """``self[index]`` in a worker thread."""
+    def __len__(self) -> int: ...
+    @overload
+    def __getitem__(self, index: int) -> Any: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Any]: ...
+    def __iter__(self) -> Iterator[Any]: ...

@@ -1,0 +1,85 @@
+"""The border to the native engine: the only file that imports the native module."""
+
+from collections.abc import Sequence
+from os import PathLike
+from typing import Any, Literal
+
+from agentmem._native import (
+    Agent,
+    Conversation,
+    Smu,
+    Store,
+    View,
+    __version__,
+    open_store,
+)
+from agentmem.policy import Candidate, Policy
+
+__all__ = ["Agent", "Conversation", "Smu", "Store", "View", "__version__", "open"]
+
+
+def open(
+    path: str | PathLike[str] | None = None,
+    *,
+    memory_max: int | str = "2G",
+    policy: Literal["semantic", "lru"] | Policy = "semantic",
+    cold: bool = True,
+    warm_after_s: float = 300.0,
+    cold_after_s: float = 259200.0,
+    on_full: Literal["wait", "fail"] = "wait",
+    arena_bytes: int | str = "32M",
+    warm_level: int = 3,
+    cold_level: int = 9,
+    pressure: bool = True,
+) -> Store:
+    """Open a store in this process; use it in a `with` statement, or call its `close`.
+
+    Amounts of bytes are numbers, or text such as "512M" or "2G" (powers of 1024).
+
+    Args:
+        path: Folder of the cold tier, created when missing; a store closed there opens again with
+            the same agents, names, conversations and SMUs. None: a temporary folder that only
+            this user can read, removed at close.
+        memory_max: Budget for everything that the engine keeps in RAM, its tables included.
+        policy: Who is demoted first: "semantic", "lru", or a `Policy` of your own.
+        cold: Whether there is a cold tier. Without one nothing is written to disk, and a put that
+            cannot be held raises `OutOfMemory`.
+        warm_after_s: Seconds without use after which hot content is compressed.
+        cold_after_s: Seconds without use after which compressed content moves to the cold tier.
+        on_full: What a put does when the arena is full: "wait" for the engine, or "fail" with
+            `ArenaFull`.
+        arena_bytes: Size of the ring that puts are written to.
+        warm_level: zstd level from hot to warm, 1 to 19.
+        cold_level: zstd level for content that ages into the cold tier, 1 to 19.
+        pressure: Whether to demote earlier when the kernel reports memory pressure.
+
+    Raises:
+        InvalidArgument: An argument is out of range.
+        StoreLocked: Another process has `path` open.
+        Version: `path` was written by another format version.
+        Damaged: The index in `path` cannot be read.
+        Io: The system refused to read or write.
+    """
+    return open_store(
+        path,
+        memory_max=memory_max,
+        policy=_Named(policy) if isinstance(policy, Policy) else policy,
+        cold=cold,
+        warm_after_s=warm_after_s,
+        cold_after_s=cold_after_s,
+        on_full=on_full,
+        arena_bytes=arena_bytes,
+        warm_level=warm_level,
+        cold_level=cold_level,
+        pressure=pressure,
+    )
+
+
+class _Named:
+    """A policy for the engine, which sends plain tuples where the policy wants named fields."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+
+    def choose(self, batch: list[tuple[Any, ...]]) -> Sequence[int]:
+        return self._policy.choose([Candidate._make(fields) for fields in batch])

@@ -1,0 +1,5 @@
+"""The `agentmem` command."""
+
+from agentmem.cli.app import app as main
+
+__all__ = ["main"]

@@ -1,0 +1,88 @@
+"""The command group: what `agentmem` offers, and how its commands are found.
+
+A command's module is imported when the command is used and not before, so that `agentmem --help`
+and the shell's completion stay quick however much the commands pull in.
+"""
+
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import click
+
+import agentmem
+from agentmem.errors import AgentMemError
+
+
+class _Entry(NamedTuple):
+    """Where a command is, and its line of help."""
+
+    target: str
+    help: str
+
+
+COMMANDS = {
+    "scan": _Entry(
+        "agentmem.cli.scan:scan", "See how much your own transcripts hold, and would shrink to."
+    ),
+    "demo": _Entry(
+        "agentmem.cli.demo:demo", "Hold the memory of 100 agents in a tenth of the RAM."
+    ),
+    "stats": _Entry("agentmem.cli.stats:stats", "Show the figures of a store, or of one agent."),
+    "df": _Entry("agentmem.cli.df:df", "Show bytes by kind, tier and sharing."),
+    "verify": _Entry("agentmem.cli.verify:verify", "Check every frame of a store."),
+    "doctor": _Entry(
+        "agentmem.cli.doctor:doctor", "Say what this machine offers and lacks, and the way out."
+    ),
+    "bench": _Entry("agentmem.cli.bench:bench", "Measure one promise, or all of them."),
+}
+
+FIRST_STEPS = """\
+agentmem: memory management for fleets of AI agents on Linux
+
+What to do first:
+
+  agentmem scan     read your agents' transcripts, change nothing, and say what would be saved
+  agentmem run      shrink idle agents to a few MB: not in this version yet
+  agentmem demo     hold 100 agents' memory on this machine, and measure it
+
+Then `agentmem doctor` says what this machine offers, and `agentmem --help` lists everything.
+"""
+
+
+class _LazyGroup(click.Group):
+    """A group whose commands are `COMMANDS`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        entry = COMMANDS.get(name)
+        if entry is None:
+            return None
+        module, attribute = entry.target.split(":")
+        command = getattr(import_module(module), attribute)
+        assert isinstance(command, click.Command), entry.target
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except AgentMemError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(
+    cls=_LazyGroup,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.version_option(agentmem.__version__, prog_name="agentmem", message="%(prog)s %(version)s")
+@click.pass_context
+def app(ctx: click.Context) -> None:
+    """Memory management for fleets of AI agents on Linux."""
+    if ctx.invoked_subcommand is None:
+        click.echo(FIRST_STEPS, nl=False)

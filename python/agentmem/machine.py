@@ -1,0 +1,294 @@
+"""What this machine offers to agentmem and what it lacks, with the way out of each lack."""
+
+import os
+import platform
+import re
+import resource
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from agentmem.units import format_bytes
+
+Status = Literal["ok", "limited", "missing"]
+
+_OPEN_FILES_WANTED = 4096
+# The kernel's default, and what a sandbox that hides the setting is taken to have.
+_MAP_COUNT_WANTED = 65530
+_DISK_WANTED_BYTES = 10 * 1024**3
+
+
+class Finding(NamedTuple):
+    """One thing that agentmem uses, as it is on this machine."""
+
+    name: str
+    status: Status
+    """`ok`; `limited`: works, with less; `missing`."""
+    detail: str
+    """What was found."""
+    way_out: str = ""
+    """What to do about it; empty when there is nothing to do."""
+    required: bool = False
+    """Whether agentmem cannot work without it."""
+
+
+def examine() -> list[Finding]:
+    """Look at everything. Nothing is changed, and nothing needs a privilege."""
+    return [probe() for probe in _PROBES]
+
+
+def cache_folder() -> Path:
+    """Where cold tiers live unless a path is given."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "agentmem"
+
+
+def _read(path: str) -> str | None:
+    """The text of a kernel file; None when the kernel does not offer or allow it."""
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return None
+
+
+def _kernel_version() -> tuple[int, int]:
+    """Major and minor number of the running kernel."""
+    match = re.match(r"(\d+)\.(\d+)", platform.release())
+    return (int(match[1]), int(match[2])) if match else (0, 0)
+
+
+def _meminfo(field: str) -> int:
+    """A field of /proc/meminfo, in bytes; 0 when it is not there."""
+    match = re.search(rf"^{field}:\s+(\d+) kB", _read("/proc/meminfo") or "", re.MULTILINE)
+    return int(match[1]) * 1024 if match else 0
+
+
+def _cpu_flags() -> set[str]:
+    """The feature words of the first core."""
+    match = re.search(r"^(?:flags|Features)\s*:(.*)$", _read("/proc/cpuinfo") or "", re.MULTILINE)
+    return set(match[1].split()) if match else set()
+
+
+def _python() -> Finding:
+    version = platform.python_version()
+    return Finding("python", "ok", f"{version} ({sys.implementation.name})", required=True)
+
+
+def _kernel() -> Finding:
+    release = platform.release()
+    if platform.system() != "Linux":
+        return Finding("kernel", "missing", platform.system(), "run agentmem on Linux", True)
+    if _kernel_version() < (5, 10):
+        return Finding(
+            "kernel",
+            "limited",
+            release,
+            "agentmem is tested on Linux 5.10 and later: upgrade",
+            True,
+        )
+    return Finding("kernel", "ok", release, required=True)
+
+
+def _memfd() -> Finding:
+    try:
+        descriptor = os.memfd_create("agentmem-doctor", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    except (AttributeError, OSError) as error:
+        return Finding(
+            "memfd",
+            "missing",
+            f"memfd_create: {error}",
+            "every arena is a sealable memfd: use a kernel and a sandbox that allow memfd_create",
+            True,
+        )
+    os.close(descriptor)
+    return Finding("memfd", "ok", "memfd_create with sealing", required=True)
+
+
+def _memory() -> Finding:
+    total, available = _meminfo("MemTotal"), _meminfo("MemAvailable")
+    return Finding("memory", "ok", f"{format_bytes(available)} available of {format_bytes(total)}")
+
+
+def _open_files() -> Finding:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    detail = f"{soft} (hard limit {hard})"
+    if soft == resource.RLIM_INFINITY or soft >= _OPEN_FILES_WANTED:
+        return Finding("open files", "ok", detail)
+    return Finding(
+        "open files",
+        "limited",
+        detail,
+        f"each big content holds a descriptor: ulimit -n {_OPEN_FILES_WANTED}",
+    )
+
+
+def _map_count() -> Finding:
+    limit = int(_read("/proc/sys/vm/max_map_count") or _MAP_COUNT_WANTED)
+    if limit >= _MAP_COUNT_WANTED:
+        return Finding("vm.max_map_count", "ok", str(limit))
+    return Finding(
+        "vm.max_map_count",
+        "limited",
+        str(limit),
+        f"as root: sysctl -w vm.max_map_count={_MAP_COUNT_WANTED}",
+    )
+
+
+def _disk() -> Finding:
+    folder = cache_folder()
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    detail = f"{format_bytes(free)} free for {folder}"
+    if not os.access(existing, os.W_OK):
+        return Finding(
+            "disk",
+            "limited",
+            f"{existing} is not writable",
+            "set XDG_CACHE_HOME, or open with path=",
+        )
+    if free < _DISK_WANTED_BYTES:
+        return Finding(
+            "disk", "limited", detail, "free some, or put the cold tier elsewhere: path="
+        )
+    return Finding("disk", "ok", detail)
+
+
+def _pressure() -> Finding:
+    text = _read("/proc/pressure/memory")
+    if text is not None:
+        return Finding("memory pressure (PSI)", "ok", text.splitlines()[0])
+    return Finding(
+        "memory pressure (PSI)",
+        "limited",
+        "/proc/pressure/memory cannot be read",
+        "boot with psi=1; until then only memory_max and ages move content",
+    )
+
+
+def _hashing() -> Finding:
+    flags = _cpu_flags()
+    for name, needs in (
+        ("AVX-512", {"avx512f", "avx512vl"}),
+        ("AVX2", {"avx2"}),
+        ("NEON", {"asimd"}),
+    ):
+        if needs <= flags:
+            return Finding("hashing", "ok", f"BLAKE3 uses {name}")
+    return Finding(
+        "hashing",
+        "limited",
+        "no wide vector unit: BLAKE3 is several times slower",
+        "use a processor with AVX2 or NEON, or give the virtual machine its host's CPU model",
+    )
+
+
+def _numa() -> Finding:
+    online = _read("/sys/devices/system/node/online")
+    return Finding("NUMA nodes", "ok", online or "one: the kernel lists none")
+
+
+def _huge_pages() -> Finding:
+    text = _read("/sys/kernel/mm/transparent_hugepage/enabled")
+    chosen = re.search(r"\[(\w+)\]", text or "")
+    if chosen is None:
+        return Finding(
+            "huge pages (THP)",
+            "limited",
+            "not offered: big mappings cost more faults",
+            "use a kernel built with CONFIG_TRANSPARENT_HUGEPAGE",
+        )
+    if chosen[1] == "never":
+        return Finding(
+            "huge pages (THP)",
+            "limited",
+            "never",
+            "as root: echo madvise > /sys/kernel/mm/transparent_hugepage/enabled",
+        )
+    return Finding("huge pages (THP)", "ok", chosen[1])
+
+
+def _userfaultfd() -> Finding:
+    name = "userfaultfd"
+    unprivileged = _read("/proc/sys/vm/unprivileged_userfaultfd")
+    if unprivileged is None:
+        return Finding(
+            name,
+            "missing",
+            "not in this kernel: idle processes cannot be paged out",
+            "use a kernel built with CONFIG_USERFAULTFD, as those of all distributions are",
+        )
+    if os.access("/dev/userfaultfd", os.R_OK | os.W_OK):
+        return Finding(name, "ok", "/dev/userfaultfd can be opened")
+    if os.geteuid() == 0 or unprivileged == "1":
+        return Finding(name, "ok", "allowed, kernel-mode faults too")
+    return Finding(
+        name,
+        "limited",
+        "only for user-mode faults: idle processes cannot be paged out safely",
+        "as root: setfacl -m u:$USER:rw /dev/userfaultfd",
+    )
+
+
+def _pagemap_scan() -> Finding:
+    if _kernel_version() >= (6, 7):
+        return Finding("PAGEMAP_SCAN", "ok", "in this kernel")
+    return Finding(
+        "PAGEMAP_SCAN",
+        "limited",
+        "came with Linux 6.7",
+        "upgrade the kernel: paging out a process again costs more without it",
+    )
+
+
+def _cgroup() -> Finding:
+    name = "cgroup v2"
+    if not Path("/sys/fs/cgroup/cgroup.controllers").exists():
+        return Finding(
+            name,
+            "limited",
+            "not the only hierarchy: idle processes are frozen with SIGSTOP",
+            "boot with systemd.unified_cgroup_hierarchy=1",
+        )
+    own = re.search(r"^0::(.*)$", _read("/proc/self/cgroup") or "", re.MULTILINE)
+    folder = Path("/sys/fs/cgroup") / (own[1].lstrip("/") if own else "")
+    if os.access(folder, os.W_OK):
+        return Finding(name, "ok", f"{folder} is delegated to this user")
+    return Finding(
+        name,
+        "limited",
+        f"{folder} is not delegated: idle processes are frozen with SIGSTOP",
+        "start from a shell of: systemd-run --user --scope -p Delegate=yes bash",
+    )
+
+
+def _swap() -> Finding:
+    lines = (_read("/proc/swaps") or "").splitlines()[1:]
+    if not lines:
+        return Finding(
+            "swap",
+            "limited",
+            "none: no fallback for processes that cannot be paged out",
+            "add a swap file, or zram (package zram-tools or systemd-zram-generator)",
+        )
+    devices = ", ".join(line.split()[0] for line in lines)
+    return Finding("swap", "ok", f"{format_bytes(_meminfo('SwapTotal'))} on {devices}")
+
+
+_PROBES: tuple[Callable[[], Finding], ...] = (
+    _python,
+    _kernel,
+    _memfd,
+    _memory,
+    _disk,
+    _open_files,
+    _map_count,
+    _pressure,
+    _hashing,
+    _numa,
+    _huge_pages,
+    _userfaultfd,
+    _pagemap_scan,
+    _cgroup,
+    _swap,
+)

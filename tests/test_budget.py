@@ -1,0 +1,155 @@
+"""The memory budget holds, measured by the kernel, and what does not fit is refused."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import pytest
+from conftest import PythonProcess
+from words import noise, prose
+
+import agentmem
+from agentmem.errors import OutOfMemory
+
+T = TypeVar("T")
+MiB = 1 << 20
+
+# PSS counts what is mapped; the blocks of memfds count what is held and not mapped too.
+MEASURE = """
+import os, re, threading
+
+def held_bytes():
+    with open("/proc/self/smaps_rollup") as file:
+        fields = dict(re.findall(r"(\\w+):\\s+(\\d+) kB", file.read()))
+    memfds = 0
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            if os.readlink(f"/proc/self/fd/{fd}").startswith("/memfd:"):
+                memfds += os.stat(f"/proc/self/fd/{fd}").st_blocks * 512
+        except OSError:
+            pass
+    anonymous = int(fields.get("Pss_Anon", fields["Pss"])) * 1024
+    return max(int(fields["Pss"]) * 1024, anonymous + memfds)
+
+class Peak(threading.Thread):
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.bytes, self.done = 0, threading.Event()
+    def run(self):
+        while not self.done.wait(0.02):
+            self.bytes = max(self.bytes, held_bytes())
+"""
+
+FILL = (
+    MEASURE
+    + """
+import random, sys
+import agentmem
+from words import prose
+
+budget, total, piece = (int(text) for text in sys.argv[1:])
+source = random.Random(1)
+text = b"".join(prose(seed, 1 << 20) for seed in range(8))
+
+def content(n):
+    # Half prose, half noise, and nothing twice: the number is in the middle of each block.
+    source.seed(n)
+    if n % 2:
+        return source.randbytes(piece)
+    at = source.randrange(len(text) - piece)
+    blocks = range(at, at + piece, 4096)
+    return b"".join(b"%016d" % source.getrandbits(48) + text[b + 16 : b + 4096] for b in blocks)
+
+mem = agentmem.open(memory_max=budget)
+agents = [mem.agent(f"agent {n}") for n in range(16)]
+content(0)
+before, peak = held_bytes(), Peak()
+peak.start()
+handles = [agents[n % 16].put(content(n)) for n in range(total // piece)]
+for n in random.Random(2).sample(range(len(handles)), k=len(handles) // 20):
+    assert handles[n].read() == content(n), n
+peak.done.set()
+peak.join()
+stats = mem.stats()
+print(peak.bytes - before, stats["resident_bytes"], stats["disk_bytes"], len(handles))
+mem.close()
+"""
+)
+
+# What this process itself holds for a moment: one content being made, put and compared.
+SLACK_BYTES = 6 * MiB
+
+
+@pytest.mark.parametrize("piece", [16 << 10, 256 << 10], ids=["small", "large"])
+def test_memory_max_holds_within_a_tenth(python: type[PythonProcess], piece: int) -> None:
+    budget, total = 128 * MiB, 1024 * MiB
+    grown, resident, disk, count = map(
+        int, python(FILL, budget, total if piece > 100_000 else total // 4, piece).output().split()
+    )
+    # Python's own handles: about 200 bytes each, and the list.
+    handles = 300 * count
+    assert grown <= budget * 1.1 + SLACK_BYTES + handles
+    assert resident <= budget * 1.1
+    # Noise does not shrink, so that much at least had to go to disk.
+    assert disk > (total if piece > 100_000 else total // 4) // 2 - budget
+
+
+def until_refused(step: Callable[[int], T]) -> list[T]:
+    """What `step` gave for 0, 1, 2 and so on, until the store was full."""
+    done: list[T] = []
+    while len(done) < 500:
+        try:
+            done.append(step(len(done)))
+        except OutOfMemory as error:
+            assert isinstance(error, MemoryError)  # noqa: PT017
+            return done
+    pytest.fail("nothing was refused")
+
+
+def test_without_cold_tier_a_full_store_refuses_and_keeps_what_it_took() -> None:
+    with agentmem.open(memory_max="32M", cold=False) as mem:
+        agent = mem.agent("a")
+        handles = until_refused(lambda n: agent.put(noise(n, 200_000)))
+        # Noise cannot shrink; a good part of the budget must be usable all the same.
+        assert 80 < len(handles) < 168
+        assert mem.stats()["counters"]["reject_memory"] > 0
+        for n, smu in enumerate(handles):
+            assert smu.read() == noise(n, 200_000)
+        for smu in handles[::2]:
+            agent.release(smu)
+        assert agent.put(noise(1000, 200_000)).read() == noise(1000, 200_000)
+        for n in range(1, len(handles), 2):
+            assert handles[n].read() == noise(n, 200_000)
+
+
+def test_without_cold_tier_compression_makes_room() -> None:
+    with agentmem.open(memory_max="32M", cold=False) as mem:
+        agent = mem.agent("a")
+        handles = [agent.put(prose(n, 200_000)) for n in range(250)]
+        for n, smu in enumerate(handles):
+            assert smu.read() == prose(n, 200_000)
+        assert mem.stats()["resident_bytes"] <= 1.1 * 32 * MiB
+
+
+def test_pinned_bytes_are_not_taken_away() -> None:
+    with agentmem.open(memory_max="16M", cold=False) as mem:
+        agent = mem.agent("a")
+        # Prose could be compressed, were it not pinned.
+        views = until_refused(lambda n: agent.put(prose(n, 200_000)).view())
+        assert 30 < len(views) < 84
+        for n, view in enumerate(views):
+            assert memoryview(view) == prose(n, 200_000)
+        for view in views:
+            view.release()
+        assert agent.put(prose(500, 200_000)).read() == prose(500, 200_000)
+        assert min(smu.read() for smu in agent.smus()) == prose(0, 200_000)
+
+
+def test_a_refused_append_leaves_the_conversation_as_it_was() -> None:
+    with agentmem.open(memory_max="16M", cold=False) as mem:
+        talk = mem.agent("a").conversation("c")
+        accepted = len(until_refused(lambda n: talk.append(noise(n, 200_000))))
+        assert len(talk) == accepted
+        assert 30 < accepted < 84
+        for n in range(accepted):
+            assert talk.raw(n) == noise(n, 200_000)
+        assert mem.verify()["damaged"] == []

@@ -1,0 +1,394 @@
+"""The real store and the model (model.py), driven side by side: a caller cannot tell them apart."""
+
+import random
+import shutil
+import tempfile
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import hypothesis.strategies as st
+import model
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from words import noise, prose
+
+import agentmem
+from agentmem.errors import AgentMemError, OutOfMemory, Released
+
+T = TypeVar("T")
+
+MEMORY_MAX = 16 << 20
+PINNED_MAX = 2 << 20
+KINDS = ("system_prompt", "tool_definition", "tool_result", "message")
+NAMES = st.sampled_from(["red", "green", "blue"])
+
+
+def make(sort: str, seed: int, length: int) -> bytes:
+    return {"prose": prose, "noise": noise, "zeros": lambda _, n: bytes(n)}[sort](seed, length)
+
+
+# Few enough that the same content comes up again and again.
+CONTENTS = st.builds(
+    make,
+    st.sampled_from(["prose", "noise", "zeros"]),
+    st.integers(0, 2),
+    st.sampled_from([9, 0, 1, 300, 1024, 4096, 4097, 70_000, 400_000, 3_000_000]),
+)
+# What JSON holds exactly; a key that occurs twice or a surrogate cannot come out of these.
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=8,
+)
+MESSAGES = (
+    st.fixed_dictionaries({"role": st.just("user"), "content": VALUES})
+    | st.lists(VALUES, max_size=3)
+    | st.text(max_size=50)
+    | CONTENTS
+)
+BLANKS = st.sampled_from(["", " ", "\t", "\r"])
+LINES = st.lists(
+    st.builds(
+        lambda lead, seed, trail: f'{lead}{{"role": "user", "n": {seed}}}{trail}\n'.encode(),
+        BLANKS,
+        st.integers(0, 999),
+        BLANKS,
+    ),
+    min_size=2,
+    max_size=6,
+).map(b"".join)
+
+
+class Shuffle(agentmem.Policy):
+    """As bad as a policy can be without being wrong."""
+
+    def choose(self, batch: list[agentmem.Candidate]) -> Sequence[int]:
+        return random.sample(range(len(batch)), k=(len(batch) + 1) // 2)
+
+
+class Broken(agentmem.Policy):
+    def choose(self, batch: list[agentmem.Candidate]) -> Sequence[int]:
+        raise RuntimeError("on purpose")
+
+
+class Pair(NamedTuple):
+    """The same thing in the store and in the model."""
+
+    real: Any
+    model: Any
+
+
+class StoreAndModel(RuleBasedStateMachine):
+    @initialize(
+        tier=st.sampled_from(["kept", "temporary", "none"]),
+        policy=st.sampled_from(["semantic", "lru", Shuffle(), Broken()]),
+    )
+    def open(self, tier: str, policy: Any) -> None:
+        self.folder = tempfile.mkdtemp() if tier == "kept" else None
+        self.options = {"memory_max": MEMORY_MAX, "policy": policy, "cold": tier != "none"}
+        self.store = Pair(agentmem.open(self.folder, **self.options), model.Store())
+        self.agents: dict[str, Pair] = {}
+        self.smus: list[Pair] = []
+        self.talks: list[Pair] = []
+        self.released: list[Pair] = []
+        self.views: list[tuple[Any, memoryview, bytes]] = []
+
+    def teardown(self) -> None:
+        self.everything_reads_back()
+        assert self.store.real.verify()["damaged"] == []
+        self.store.real.close()
+        self.views_keep_what_they_see()
+        if self.folder:
+            shutil.rmtree(self.folder)
+
+    def both(self, real: Callable[[], T], modelled: Callable[[], Any]) -> Pair | None:
+        """Do the same to both. Either both go on, or both raise the same error."""
+        try:
+            result = real()
+        except AgentMemError as error:
+            # The model is never full; the store may be, when all must stay in RAM.
+            if isinstance(error, OutOfMemory) and self.may_be_full():
+                return None
+            with pytest.raises(type(error)):
+                modelled()
+            return None
+        return Pair(result, modelled())
+
+    def may_be_full(self) -> bool:
+        talks = self.store.model.registered.values()
+        messages = {m.raw for agent in talks for talk in agent.talks for m in talk.messages()}
+        held = sum(map(len, {*self.store.model.contents.values(), *messages}))
+        return not self.options["cold"] and held > MEMORY_MAX // 4
+
+    def read(self, real: Callable[[], T], expected: T) -> None:
+        try:
+            found = real()
+        except OutOfMemory:
+            assert self.may_be_full()
+        else:
+            # A plain `assert a == b` would print megabytes.
+            assert type(found) is type(expected)
+            if found != expected:
+                pytest.fail(f"read {str(found)[:200]} for {str(expected)[:200]}")
+
+    # Agents
+
+    @rule(name=NAMES, quota=st.none() | st.integers(0, 100_000))
+    def register(self, name: str, quota: int | None) -> None:
+        agent = self.both(
+            lambda: self.store.real.agent(name, quota_bytes=quota),
+            lambda: self.store.model.agent(name, quota_bytes=quota),
+        )
+        if agent:
+            self.agents[name] = agent
+
+    @precondition(lambda self: self.agents)
+    @rule(data=st.data(), state=st.sampled_from(["active", "paused", "idle"]))
+    def move(self, data: st.DataObject, state: str) -> None:
+        verb = {"active": "resume", "paused": "pause", "idle": "idle"}[state]
+        for agent in self.agent(data):
+            getattr(agent, verb)()
+            assert agent.state == state
+
+    @precondition(lambda self: self.agents)
+    @rule(data=st.data(), more=st.integers(0, 100_000))
+    def set_quota(self, data: st.DataObject, more: int) -> None:
+        agent = self.agent(data)
+        quota = agent.model.logical_bytes() + more
+        agent.real.quota_bytes = agent.model.quota_bytes = quota
+        assert agent.real.quota_bytes == quota
+
+    @precondition(lambda self: len(self.agents) > 1)
+    @rule(data=st.data())
+    def close_agent(self, data: st.DataObject) -> None:
+        agent = self.agent(data)
+        for side in agent:
+            side.close()
+        del self.agents[agent.model.name]
+        self.smus = [smu for smu in self.smus if smu.model.agent is not agent.model]
+        self.talks = [talk for talk in self.talks if talk.model.agent is not agent.model]
+
+    def agent(self, data: st.DataObject) -> Pair:
+        return self.agents[data.draw(st.sampled_from(sorted(self.agents)), label="agent")]
+
+    # SMUs
+
+    @precondition(lambda self: self.agents)
+    @rule(data=st.data(), content=CONTENTS, name=st.none() | NAMES)
+    def put(self, data: st.DataObject, content: bytes, name: str | None) -> None:
+        agent = self.agent(data)
+        # One kind for one content, since what two kinds of the same bytes mean is not said.
+        kind = KINDS[zlib.crc32(content) % len(KINDS)]
+        smu = self.both(
+            lambda: agent.real.put(content, kind=kind, name=name),
+            lambda: agent.model.put(content, kind=kind, name=name),
+        )
+        if smu:
+            assert smu.real.kind == kind
+            self.smus.append(smu)
+
+    @precondition(lambda self: self.agents)
+    @rule(data=st.data(), name=NAMES)
+    def attach_by_name(self, data: st.DataObject, name: str) -> None:
+        agent = self.agent(data)
+        smu = self.both(lambda: agent.real.attach(name), lambda: agent.model.attach(name))
+        self.smus += [smu] if smu else []
+
+    @precondition(lambda self: self.agents and self.smus)
+    @rule(data=st.data(), how=st.sampled_from(["handle", "hex", "bytes"]))
+    def attach(self, data: st.DataObject, how: str) -> None:
+        agent, smu = self.agent(data), self.smu(data)
+        key = {
+            "handle": smu.real,
+            "hex": smu.real.id,
+            "bytes": bytes.fromhex(smu.real.id),
+        }[how]
+        attached = self.both(lambda: agent.real.attach(key), lambda: agent.model.attach(smu.model))
+        self.smus += [attached] if attached else []
+
+    @precondition(lambda self: self.agents and self.smus)
+    @rule(data=st.data())
+    def share(self, data: st.DataObject) -> None:
+        to, smu = self.agent(data), self.smu(data)
+        giver = self.agents[smu.model.agent.name]
+        shared = self.both(
+            lambda: giver.real.share(smu.real, to=to.real),
+            lambda: giver.model.share(smu.model, to=to.model),
+        )
+        self.smus += [shared] if shared else []
+
+    @precondition(lambda self: self.smus)
+    @rule(data=st.data())
+    def hold_a_view(self, data: st.DataObject) -> None:
+        smu = self.smu(data)
+        pinned = sum(len(content) for _, _, content in self.views)
+        if pinned + smu.model.logical_bytes <= PINNED_MAX:
+            view = smu.real.view()
+            self.views.append((view, view.__enter__(), smu.model.read()))
+
+    @precondition(lambda self: self.views)
+    @rule(data=st.data())
+    def drop_a_view(self, data: st.DataObject) -> None:
+        view, buffer, content = self.views.pop(data.draw(st.integers(0, len(self.views) - 1)))
+        view.__exit__(None, None, None)
+        # A memoryview that is still there keeps the bytes.
+        assert buffer == content
+
+    def smu(self, data: st.DataObject) -> Pair:
+        return self.smus[data.draw(st.integers(0, len(self.smus) - 1), label="smu")]
+
+    # Conversations
+
+    @precondition(lambda self: self.agents)
+    @rule(data=st.data(), name=NAMES)
+    def converse(self, data: st.DataObject, name: str) -> None:
+        agent = self.agent(data)
+        talk = Pair(agent.real.conversation(name), agent.model.conversation(name))
+        assert len(talk.real) == len(talk.model)
+        if all(known.model is not talk.model for known in self.talks):
+            self.talks.append(talk)
+
+    @precondition(lambda self: self.talks)
+    @rule(data=st.data(), message=MESSAGES)
+    def append(self, data: st.DataObject, message: Any) -> None:
+        talk = self.talk(data)
+        self.both(lambda: talk.real.append(message), lambda: talk.model.append(message))
+
+    @precondition(lambda self: self.talks)
+    @rule(data=st.data(), messages=st.lists(MESSAGES, max_size=5))
+    def extend(self, data: st.DataObject, messages: list[Any]) -> None:
+        talk = self.talk(data)
+        if talk.model.agent.quota_bytes is None:  # how far a refused extend goes is not said
+            self.both(lambda: talk.real.extend(messages), lambda: talk.model.extend(messages))
+
+    @precondition(lambda self: self.talks)
+    @rule(data=st.data(), lines=LINES)
+    def load(self, data: st.DataObject, lines: bytes) -> None:
+        talk = self.talk(data)
+        if talk.model.agent.quota_bytes is None:
+            loaded = self.both(lambda: talk.real.load(lines), lambda: talk.model.load(lines))
+            assert loaded is None or loaded.real == loaded.model
+
+    @precondition(lambda self: self.talks)
+    @rule(data=st.data(), name=NAMES, beyond=st.booleans())
+    def fork(self, data: st.DataObject, name: str, beyond: bool) -> None:
+        talk, holder = self.talk(data), self.agent(data)
+        # Only one thing may be wrong with a call, since which error comes first is not said.
+        free = holder.model.quota_bytes is None and name not in holder.model.conversations()
+        at = data.draw(st.none() | st.integers(0, len(talk.model)))
+        at = len(talk.model) + 1 if beyond and free else at
+        fork = self.both(
+            lambda: talk.real.fork(at, name=name, agent=holder.real),
+            lambda: talk.model.fork(at, name=name, agent=holder.model),
+        )
+        self.talks += [fork] if fork else []
+
+    @precondition(lambda self: any(len(talk.model) for talk in self.talks))
+    @rule(data=st.data())
+    def read_messages(self, data: st.DataObject) -> None:
+        talk = data.draw(st.sampled_from([talk for talk in self.talks if len(talk.model)]))
+        index = data.draw(st.integers(-len(talk.model), len(talk.model) - 1))
+        self.read(lambda: talk.real.raw(index), talk.model.raw(index))
+        message = talk.model.messages()[index]
+        if not message.trail:
+            self.read(lambda: talk.real[index], message.given())
+        with pytest.raises(IndexError):
+            talk.real.raw(len(talk.model))
+
+    def talk(self, data: st.DataObject) -> Pair:
+        return self.talks[data.draw(st.integers(0, len(self.talks) - 1), label="conversation")]
+
+    # Both
+
+    @precondition(lambda self: self.smus or self.talks)
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        held = data.draw(st.sampled_from(self.smus + self.talks))
+        agent = self.agents[held.model.agent.name]
+        agent.real.release(held.real)
+        agent.model.release(held.model)
+        with pytest.raises(Released):
+            agent.real.release(held.real)
+        self.smus = [smu for smu in self.smus if smu is not held]
+        self.talks = [talk for talk in self.talks if talk is not held]
+
+    @precondition(lambda self: self.smus or self.talks)
+    @rule(data=st.data(), advice=st.sampled_from(["hot", "cold", "will_need"]))
+    def advise(self, data: st.DataObject, advice: Any) -> None:
+        held = data.draw(st.sampled_from(self.smus + self.talks))
+        self.agents[held.model.agent.name].real.advise(held.real, advice)
+
+    @rule(target_bytes=st.none() | st.integers(0, MEMORY_MAX))
+    def reclaim(self, target_bytes: int | None) -> None:
+        assert self.store.real.reclaim(target_bytes) >= 0
+
+    @precondition(lambda self: self.options["cold"])
+    @rule()
+    def flush(self) -> None:
+        self.store.real.flush()
+
+    @precondition(lambda self: self.folder)
+    @rule()
+    def reopen(self) -> None:
+        self.store.real.close()
+        self.store = Pair(agentmem.open(self.folder, **self.options), self.store.model.reopen())
+        assert sorted(self.store.real.agents()) == sorted(self.store.model.agents())
+        self.smus, self.talks = [], []
+        for name, old in list(self.agents.items()):
+            agent = Pair(*(s.agent(name, quota_bytes=old.model.quota_bytes) for s in self.store))
+            self.agents[name] = agent
+            by_content = sorted(agent.model.smus(), key=lambda smu: smu.read())
+            handles = sorted(agent.real.smus(), key=lambda smu: smu.read())
+            assert [smu.kind for smu in handles] == [smu.kind for smu in by_content]
+            self.smus += map(Pair, handles, by_content)
+            assert sorted(agent.real.conversations()) == sorted(agent.model.conversations())
+            for talk in agent.model.conversations():
+                self.talks.append(Pair(*(side.conversation(talk) for side in agent)))
+        self.everything_reads_back()
+
+    @rule()
+    def everything_reads_back(self) -> None:
+        for smu in self.smus:
+            self.read(smu.real.read, smu.model.read())
+            assert smu.real.shared_by == smu.model.shared_by
+        for talk in self.talks:
+            assert len(talk.real) == len(talk.model)
+            self.read(talk.real.render, talk.model.render())
+
+    @invariant()
+    def views_keep_what_they_see(self) -> None:
+        for _, buffer, content in self.views:
+            assert buffer.readonly
+            assert buffer.nbytes == len(content)
+            assert buffer == content
+
+    @invariant()
+    def figures_agree(self) -> None:
+        if not hasattr(self, "store"):
+            return
+        stats = self.store.real.stats()
+        agents = self.store.model.registered.values()
+        assert stats["agents"] == len(agents)
+        assert stats["smus"] == len(self.store.model.contents)
+        assert stats["conversations"] == sum(len(agent.talks) for agent in agents)
+        assert stats["logical_bytes"] == sum(agent.logical_bytes() for agent in agents)
+        assert stats["saved_bytes"] == stats["logical_bytes"] - stats["stored_bytes"]
+        assert stats["resident_bytes"] <= MEMORY_MAX * 1.1
+        assert sum(k["logical_bytes"] for k in stats["by_kind"].values()) == stats["logical_bytes"]
+        for agent in self.agents.values():
+            figures = agent.real.stats()
+            assert figures["smus"] == len(agent.model.held)
+            assert figures["conversations"] == len(agent.model.talks)
+            assert figures["messages"] == sum(map(len, agent.model.talks))
+            assert figures["logical_bytes"] == agent.model.logical_bytes()
+
+
+TestStoreAndModel = StoreAndModel.TestCase
+TestStoreAndModel.settings = settings(
+    max_examples=60,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
