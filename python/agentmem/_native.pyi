@@ -115,6 +115,8 @@ class Store:
     def reclaim(self, target_bytes: Size | None = None) -> int:
         """Demote until the engine holds at most ``target_bytes`` of RAM (by default: nothing hot
         that can be demoted). Return the bytes given back."""
+    def agent_stats(self, name: str) -> dict[str, Any]:
+        """:meth:`Agent.stats` of the agent called ``name``, whoever has it."""
     def verify(self) -> dict[str, Any]:
         """Read and check every frame and every id.
 

@@ -4,7 +4,8 @@ use crate::agents::AgentShared;
 use crate::engine::{Conversation as Entry, ConversationShared, Engine};
 use crate::read::StoredMessage;
 use crate::ring::Operation;
-use crate::store::Agent;
+use crate::options::OnFull;
+use crate::store::{Agent, check_name};
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use crate::tree::{Body, NONE};
 use agentmem_core::frame::{Frame, Meta};
@@ -27,7 +28,7 @@ pub struct Conversation {
 impl Agent {
     /// Its conversation called `name`, made when there is none; without a name a new one.
     pub fn conversation(&self, name: Option<&str>) -> Result<Conversation> {
-        self.check_open()?;
+        self.check()?;
         let mut state = self.engine().lock();
         if let Some(name) = name {
             check_name(name)?;
@@ -73,7 +74,7 @@ impl Agent {
 
     /// Names of its conversations, in order.
     pub fn conversations(&self) -> Result<Vec<String>> {
-        self.check_open()?;
+        self.check()?;
         let mut state = self.engine().lock();
         let agent = state.agents.open_mut(self.shared().number)?;
         Ok(agent.conversations.keys().map(|name| name.to_string()).collect())
@@ -81,7 +82,7 @@ impl Agent {
 
     /// Gives a conversation back.
     pub fn release_conversation(&self, conversation: &Conversation) -> Result<()> {
-        self.check_open()?;
+        self.check()?;
         if conversation.owner().number != self.shared().number {
             return Err(Error::new(ErrorKind::InvalidArgument, "a conversation of another agent"));
         }
@@ -93,18 +94,6 @@ impl Agent {
         self.shared().uncharge(conversation.shared.logical_bytes.load(Ordering::Acquire));
         Ok(())
     }
-
-    fn check_open(&self) -> Result<()> {
-        self.engine().check_usable()?;
-        self.shared().check_open()
-    }
-}
-
-fn check_name(name: &str) -> Result<()> {
-    if name.is_empty() || name.len() > 255 {
-        return Err(Error::new(ErrorKind::InvalidArgument, format!("a name of {} bytes (1 to 255)", name.len())));
-    }
-    Ok(())
 }
 
 impl Conversation {
@@ -157,16 +146,16 @@ impl Conversation {
         self.engine().settled().conversation_stored_bytes(self.shared.number)
     }
 
-    /// Adds one message.
+    /// Adds one message. With [`OnFull::Fail`] it never waits.
     #[inline]
-    pub fn append(&self, bytes: &[u8], meta: Meta) -> Result<()> {
+    pub fn append(&self, bytes: &[u8], meta: Meta, on_full: OnFull) -> Result<()> {
         self.check()?;
         if self.shared.messages.load(Ordering::Relaxed) >= MESSAGES_MAX {
             let what = format!("{MESSAGES_MAX} messages in conversation {:?}", self.shared.name);
             return Err(Error::new(ErrorKind::LimitReached, what));
         }
         let conversation = self.shared.number;
-        self.agent.push_message(bytes, |key| Operation::Append { conversation, meta, key })?;
+        self.agent.push_message(bytes, |key| Operation::Append { conversation, meta, key }, on_full)?;
         self.shared.logical_bytes.fetch_add(bytes.len() as u64, Ordering::AcqRel);
         self.shared.messages.fetch_add(1, Ordering::AcqRel);
         Ok(())
@@ -178,7 +167,7 @@ impl Conversation {
         let pieces = transcript::split(transcript);
         for piece in &pieces {
             let meta = Meta { is_value: false, lead_bytes: piece.lead, trail_bytes: piece.trail };
-            self.append(&transcript[piece.start..piece.end], meta)?;
+            self.append(&transcript[piece.start..piece.end], meta, self.agent.on_full())?;
         }
         Ok(pieces.len())
     }
@@ -198,7 +187,7 @@ impl Conversation {
     /// shares their storage.
     pub fn fork(&self, agent: &Agent, at: Option<u64>, name: Option<&str>) -> Result<Conversation> {
         self.check()?;
-        agent.check_open()?;
+        agent.check()?;
         if let Some(name) = name {
             check_name(name)?;
         }

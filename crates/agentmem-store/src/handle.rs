@@ -53,22 +53,25 @@ impl Smu {
         Ok(())
     }
 
-    /// Whether a view can be had without waiting for the engine.
-    #[inline]
-    pub fn is_hot(&self) -> bool {
-        matches!(self.engine.slots.place(self.holder.load(Ordering::Relaxed)), Place::Hot { .. })
-    }
-
     /// Pins the content and shows it. What is not hot is promoted first.
     #[inline]
     pub fn view(&self) -> Result<View> {
+        match self.view_now()? {
+            Some(view) => Ok(view),
+            None => self.view_slowly(),
+        }
+    }
+
+    /// A view, if it can be had without asking the engine.
+    #[inline]
+    pub fn view_now(&self) -> Result<Option<View>> {
         self.check()?;
         let slot = self.holder.load(Ordering::Relaxed);
         if let Place::Hot { segment, offset_bytes } = self.engine.slots.pin(slot) {
-            return Ok(self.shown(slot, segment, offset_bytes));
+            return Ok(Some(self.shown(slot, segment, offset_bytes)));
         }
         self.engine.slots.unpin(slot);
-        self.view_slowly()
+        Ok(None)
     }
 
     fn shown(&self, slot: u32, segment: u32, offset_bytes: u64) -> View {

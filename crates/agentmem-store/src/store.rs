@@ -13,7 +13,7 @@ use crate::sync::Ordering;
 use crate::sys::{self, PidFd};
 use crate::verify::Verification;
 use agentmem_core::smu::SMU_LOGICAL_BYTES_MAX;
-use agentmem_core::{AgentState, DomainKey, Error, ErrorKind, Result};
+use agentmem_core::{AgentState, DomainKey, Error, ErrorKind, Kind, Result};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -25,7 +25,8 @@ use tempfile::TempDir;
 
 const NAME_BYTES_MAX: usize = 255;
 
-fn check_name(name: &str) -> Result<()> {
+/// Refuses names that are empty or too long.
+pub(crate) fn check_name(name: &str) -> Result<()> {
     match name.len() {
         1..=NAME_BYTES_MAX => Ok(()),
         len => Err(Error::new(ErrorKind::InvalidArgument, format!("a name of {len} bytes (1 to {NAME_BYTES_MAX})"))),
@@ -232,24 +233,29 @@ impl Agent {
     }
 
     #[inline]
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         self.engine.check_usable()?;
         self.shared.check_open()
     }
 
-    /// Publishes one operation, waiting for room as the store was opened.
+    /// What a call does when the arena is full, unless it says otherwise.
+    pub fn on_full(&self) -> OnFull {
+        self.engine.options.on_full
+    }
+
+    /// Publishes one operation.
     #[inline]
-    fn push(&self, operation: Operation, parts: [&[u8]; 2]) -> Result<u32> {
+    fn push(&self, operation: Operation, parts: [&[u8]; 2], on_full: OnFull) -> Result<u32> {
         match self.engine.ring.push(self.shared.number, operation, parts) {
             Ok(slot) => Ok(slot),
-            Err(Full) => self.push_slowly(operation, parts),
+            Err(Full) => self.push_slowly(operation, parts, on_full),
         }
     }
 
     #[cold]
-    fn push_slowly(&self, operation: Operation, parts: [&[u8]; 2]) -> Result<u32> {
+    fn push_slowly(&self, operation: Operation, parts: [&[u8]; 2], on_full: OnFull) -> Result<u32> {
         loop {
-            if self.engine.options.on_full == OnFull::Fail {
+            if on_full == OnFull::Fail {
                 self.engine.ring.wake_if_sleeping();
                 return Err(Error::new(ErrorKind::ArenaFull, format!("agent {:?}", self.shared.name)));
             }
@@ -278,42 +284,56 @@ impl Agent {
         self.engine.is_large(len)
     }
 
-    /// Stores `content` and returns its handle at once.
+    /// Stores `content` and returns its handle at once. With [`OnFull::Fail`] it never waits.
     #[inline]
-    pub fn put(&self, content: &[u8], kind: agentmem_core::Kind, name: Option<&str>, importance: u8) -> Result<Smu> {
+    pub fn put(
+        &self,
+        content: &[u8],
+        kind: Kind,
+        name: Option<&str>,
+        importance: u8,
+        on_full: OnFull,
+    ) -> Result<Smu> {
         self.check()?;
         if let Some(name) = name {
             check_name(name)?;
         }
         let logical_bytes = content.len() as u64;
         if logical_bytes > SMU_LOGICAL_BYTES_MAX {
-            return Err(Error::new(
-                ErrorKind::InvalidArgument,
-                format!("an SMU of {logical_bytes} bytes (4 GiB at most)"),
-            ));
+            let what = format!("an SMU of {logical_bytes} bytes (4 GiB at most)");
+            return Err(Error::new(ErrorKind::InvalidArgument, what));
         }
-        self.shared.charge(logical_bytes)?;
         let name = name.unwrap_or("");
         let put = |key| Operation::Put { kind, importance, name_bytes: name.len() as u16, key };
-        let slot = if self.engine.is_large(content.len()) {
+        let slot = self.publish(content, name.as_bytes(), put, on_full)?;
+        Ok(self.handle(slot, logical_bytes, kind, importance))
+    }
+
+    /// Charges for `content` and publishes it with `name` in front, or leaves it beside the ring
+    /// where it is large.
+    #[inline]
+    fn publish(
+        &self,
+        content: &[u8],
+        name: &[u8],
+        operation: impl Fn(u64) -> Operation,
+        on_full: OnFull,
+    ) -> Result<u32> {
+        let logical_bytes = content.len() as u64;
+        self.shared.charge(logical_bytes)?;
+        let published = if self.engine.is_large(content.len()) {
             self.leave_large(content).and_then(|key| {
-                self.push(put(key), [name.as_bytes(), &[]]).inspect_err(|_| {
+                self.push(operation(key), [name, &[]], on_full).inspect_err(|_| {
                     self.engine.inbox.lock().remove(&key);
                 })
             })
         } else {
-            self.push(put(0), [name.as_bytes(), content])
+            self.push(operation(0), [name, content], on_full)
         };
-        match slot {
-            Ok(slot) => Ok(self.handle(slot, logical_bytes, kind, importance)),
-            Err(error) => {
-                self.shared.uncharge(logical_bytes);
-                Err(error)
-            }
-        }
+        published.inspect_err(|_| self.shared.uncharge(logical_bytes))
     }
 
-    fn handle(&self, slot: u32, logical_bytes: u64, kind: agentmem_core::Kind, importance: u8) -> Smu {
+    fn handle(&self, slot: u32, logical_bytes: u64, kind: Kind, importance: u8) -> Smu {
         Smu {
             engine: self.engine.clone(),
             agent: self.shared.clone(),
@@ -386,7 +406,7 @@ impl Agent {
     }
 
     /// Gives the lease of `smu` back.
-    pub fn release(&self, smu: &Smu) -> Result<()> {
+    pub fn release(&self, smu: &Smu, on_full: OnFull) -> Result<()> {
         self.check()?;
         if smu.agent.number != self.shared.number || !Arc::ptr_eq(&self.engine, &smu.engine) {
             return Err(Error::new(ErrorKind::InvalidArgument, "a handle of another agent"));
@@ -394,7 +414,7 @@ impl Agent {
         if smu.is_released.swap(true, Ordering::AcqRel) {
             return Err(smu.released());
         }
-        match self.push(Operation::Release { slot: smu.origin }, [&[], &[]]) {
+        match self.push(Operation::Release { slot: smu.origin }, [&[], &[]], on_full) {
             Ok(_) => {
                 self.shared.uncharge(smu.logical_bytes);
                 Ok(())
@@ -496,23 +516,18 @@ impl Agent {
     }
 
     /// Publishes one message.
-    pub(crate) fn push_message(&self, bytes: &[u8], operation: impl Fn(u64) -> Operation) -> Result<()> {
-        self.check()?;
+    #[inline]
+    pub(crate) fn push_message(
+        &self,
+        bytes: &[u8],
+        operation: impl Fn(u64) -> Operation,
+        on_full: OnFull,
+    ) -> Result<()> {
         if bytes.len() as u64 > MESSAGE_BYTES_MAX {
             let what = format!("a message of {} bytes ({MESSAGE_BYTES_MAX} at most)", bytes.len());
             return Err(Error::new(ErrorKind::InvalidArgument, what));
         }
-        self.shared.charge(bytes.len() as u64)?;
-        let pushed = if self.engine.is_large(bytes.len()) {
-            self.leave_large(bytes).and_then(|key| {
-                self.push(operation(key), [&[], &[]]).inspect_err(|_| {
-                    self.engine.inbox.lock().remove(&key);
-                })
-            })
-        } else {
-            self.push(operation(0), [&[], bytes])
-        };
-        pushed.map(|_| ()).inspect_err(|_| self.shared.uncharge(bytes.len() as u64))
+        self.publish(bytes, &[], operation, on_full).map(drop)
     }
 }
 

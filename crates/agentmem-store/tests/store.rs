@@ -2,7 +2,7 @@
 
 use agentmem_core::frame::Meta;
 use agentmem_core::{Advice, ErrorKind, Kind, Tier};
-use agentmem_store::{Agent, Options, Store};
+use agentmem_store::{Agent, OnFull, Options, Store};
 
 fn text(seed: u64, bytes: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
@@ -30,20 +30,20 @@ fn what_was_put_is_seen_shared_and_freed() {
     let store = open(64 << 20, true);
     let (one, two) = (agent(&store, "one"), agent(&store, "two"));
     let content = text(1, 10_000);
-    let a = one.put(&content, Kind::SystemPrompt, Some("base"), 50).unwrap();
+    let a = one.put(&content, Kind::SystemPrompt, Some("base"), 50, OnFull::Wait).unwrap();
     assert_eq!(&*a.view().unwrap(), &content[..]);
-    let b = two.put(&content, Kind::SystemPrompt, None, 50).unwrap();
+    let b = two.put(&content, Kind::SystemPrompt, None, 50, OnFull::Wait).unwrap();
     let c = two.attach_name("base").unwrap();
     assert_eq!(a.id().unwrap(), b.id().unwrap());
     assert_eq!(c.shared_by().unwrap(), 2);
     assert_eq!(&*b.view().unwrap(), &content[..]);
     assert_eq!(two.stats().unwrap().logical_bytes, 20_000);
-    one.release(&a).unwrap();
-    assert_eq!(one.release(&a).unwrap_err().kind(), ErrorKind::Released);
+    one.release(&a, OnFull::Wait).unwrap();
+    assert_eq!(one.release(&a, OnFull::Wait).unwrap_err().kind(), ErrorKind::Released);
     assert_eq!(a.view().map(drop).unwrap_err().kind(), ErrorKind::Released);
-    two.release(&b).unwrap();
+    two.release(&b, OnFull::Wait).unwrap();
     assert_eq!(&*c.view().unwrap(), &content[..]);
-    two.release(&c).unwrap();
+    two.release(&c, OnFull::Wait).unwrap();
     assert_eq!(store.stats().unwrap().smus, 0);
     assert_eq!(one.attach_name("base").map(drop).unwrap_err().kind(), ErrorKind::NotFound);
 }
@@ -54,7 +54,7 @@ fn content_goes_through_all_tiers_and_comes_back() {
     let agent = agent(&store, "a");
     for bytes in [0, 100, 5000, 300_000, 9_000_000] {
         let content = text(bytes as u64, bytes);
-        let smu = agent.put(&content, Kind::ToolResult, None, 50).unwrap();
+        let smu = agent.put(&content, Kind::ToolResult, None, 50, OnFull::Wait).unwrap();
         smu.id().unwrap();
         assert_eq!(smu.tier().unwrap(), Tier::Hot);
         store.reclaim(0).unwrap();
@@ -77,11 +77,11 @@ fn conversations_fork_and_read_back() {
     let conversation = agent.conversation(Some("task")).unwrap();
     let messages: Vec<Vec<u8>> = (0..3000).map(|i| text(i, 200 + (i as usize * 37) % 3000)).collect();
     for message in &messages {
-        conversation.append(message, Meta::default()).unwrap();
+        conversation.append(message, Meta::default(), OnFull::Wait).unwrap();
     }
     let fork = conversation.fork(&agent, Some(1500), None).unwrap();
-    fork.append(b"another way", Meta::default()).unwrap();
-    conversation.append(b"the same way", Meta::default()).unwrap();
+    fork.append(b"another way", Meta::default(), OnFull::Wait).unwrap();
+    conversation.append(b"the same way", Meta::default(), OnFull::Wait).unwrap();
     store.reclaim(0).unwrap();
     let read = |conversation: &agentmem_store::Conversation| {
         let mut all = Vec::new();
@@ -109,7 +109,7 @@ fn snapshots_cost_what_changed() {
     let messages: Vec<Vec<u8>> = (0..400).map(|i| text(i, 2000)).collect();
     let import = |name: &str, count: usize| {
         let conversation = agent.conversation(Some(name)).unwrap();
-        messages[..count].iter().for_each(|m| conversation.append(m, Meta::default()).unwrap());
+        messages[..count].iter().for_each(|m| conversation.append(m, Meta::default(), OnFull::Wait).unwrap());
         conversation.advise(Advice::Cold).unwrap();
     };
     import("whole", 400);
@@ -130,10 +130,10 @@ fn a_closed_store_opens_again() {
     let id = {
         let store = Store::open(options()).unwrap();
         let agent = agent(&store, "a");
-        let smu = agent.put(&content, Kind::ToolDefinition, Some("tools"), 70).unwrap();
+        let smu = agent.put(&content, Kind::ToolDefinition, Some("tools"), 70, OnFull::Wait).unwrap();
         let conversation = agent.conversation(Some("task")).unwrap();
         for i in 0..2000u64 {
-            conversation.append(&text(i, 900), Meta { is_value: i % 2 == 0, ..Meta::default() }).unwrap();
+            conversation.append(&text(i, 900), Meta { is_value: i % 2 == 0, ..Meta::default() }, OnFull::Wait).unwrap();
         }
         conversation.fork(&agent, Some(100), Some("fork")).unwrap();
         assert_eq!(Store::open(options()).map(drop).unwrap_err().kind(), ErrorKind::StoreLocked);
@@ -168,7 +168,7 @@ fn a_budget_full_of_pins_refuses_and_loses_nothing() {
     let mut held = Vec::new();
     let error = loop {
         let seed = held.len() as u64;
-        match agent.put(&text(seed, 200_000), Kind::ToolResult, None, 50) {
+        match agent.put(&text(seed, 200_000), Kind::ToolResult, None, 50, OnFull::Wait) {
             Ok(smu) => {
                 let view = match smu.view() {
                     Ok(view) => view,
@@ -186,7 +186,7 @@ fn a_budget_full_of_pins_refuses_and_loses_nothing() {
     }
     let kept: Vec<_> = held.into_iter().map(|(smu, _)| smu).collect();
     // Without pins there is room again, by compression.
-    let more = agent.put(&text(999, 200_000), Kind::ToolResult, None, 50).unwrap();
+    let more = agent.put(&text(999, 200_000), Kind::ToolResult, None, 50, OnFull::Wait).unwrap();
     assert_eq!(&*more.view().unwrap(), &text(999, 200_000)[..]);
     for (seed, smu) in kept.iter().enumerate() {
         assert_eq!(&*smu.view().unwrap(), &text(seed as u64, 200_000)[..]);

@@ -1,0 +1,244 @@
+//! The store.
+
+use crate::agent::Agent;
+use crate::arguments::{importance, in_thread, size};
+use crate::errors::{invalid, raise};
+use crate::policy::PythonPolicy;
+use agentmem_core::policy;
+use agentmem_core::{Kind, Tier};
+use agentmem_store::stats::{AgentStats, Stats};
+use agentmem_store::{OnFull, Options, Store as Engine};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// A store of semantic memory units, with its engine.
+#[pyclass(frozen, module = "agentmem")]
+pub struct Store {
+    engine: Arc<Engine>,
+}
+
+fn milliseconds(seconds: f64, name: &str) -> PyResult<u64> {
+    match seconds {
+        seconds if (0.0..1e12).contains(&seconds) => Ok((seconds * 1000.0) as u64),
+        seconds => Err(invalid(format!("{name}={seconds}"))),
+    }
+}
+
+/// Open a store whose engine runs on a thread of this process.
+#[pyfunction]
+#[pyo3(signature = (path=None, *, memory_max=None, policy=None, cold=true, warm_after_s=300.0,
+    cold_after_s=259_200.0, on_full="wait", arena_bytes=None, warm_level=3, cold_level=9, pressure=true))]
+#[expect(clippy::too_many_arguments, reason = "they are keywords")]
+pub fn open_store(
+    py: Python<'_>,
+    path: Option<PathBuf>,
+    memory_max: Option<&Bound<'_, PyAny>>,
+    policy: Option<&Bound<'_, PyAny>>,
+    cold: bool,
+    warm_after_s: f64,
+    cold_after_s: f64,
+    on_full: &str,
+    arena_bytes: Option<&Bound<'_, PyAny>>,
+    warm_level: i32,
+    cold_level: i32,
+    pressure: bool,
+) -> PyResult<Store> {
+    let mut options = Options {
+        path,
+        cold,
+        warm_after_ms: milliseconds(warm_after_s, "warm_after_s")?,
+        cold_after_ms: milliseconds(cold_after_s, "cold_after_s")?,
+        on_full: match on_full {
+            "wait" => OnFull::Wait,
+            "fail" => OnFull::Fail,
+            other => return Err(invalid(format!("on_full={other:?} is none of wait, fail"))),
+        },
+        warm_level,
+        cold_level,
+        pressure,
+        ..Options::default()
+    };
+    if let Some(value) = memory_max {
+        options.memory_max_bytes = size(value)?;
+    }
+    if let Some(value) = arena_bytes {
+        options.arena_bytes = size(value)?;
+    }
+    if let Some(value) = policy {
+        options.policy = match value.cast::<PyString>() {
+            Ok(name) => policy::by_name(name.to_str()?).map_err(raise)?,
+            Err(_) if value.hasattr("choose")? => Box::new(PythonPolicy::new(value)),
+            Err(_) => return Err(invalid("a policy is \"semantic\", \"lru\" or an object with choose(batch)")),
+        };
+    }
+    let engine = py.detach(|| Engine::open(options)).map_err(raise)?;
+    Ok(Store { engine: Arc::new(engine) })
+}
+
+#[pymethods]
+impl Store {
+    #[getter]
+    fn path(&self) -> Option<PathBuf> {
+        self.engine.path().map(ToOwned::to_owned)
+    }
+
+    #[getter]
+    fn memory_max(&self) -> u64 {
+        self.engine.memory_max_bytes()
+    }
+
+    #[pyo3(signature = (name, *, importance=50, quota_bytes=None, pid=None))]
+    fn agent(
+        &self,
+        py: Python<'_>,
+        name: &str,
+        importance: i64,
+        quota_bytes: Option<&Bound<'_, PyAny>>,
+        pid: Option<u32>,
+    ) -> PyResult<Agent> {
+        let importance = self::importance(importance)?;
+        let quota_bytes = quota_bytes.map(size).transpose()?;
+        let agent = py.detach(|| self.engine.agent(name, importance, quota_bytes, pid)).map_err(raise)?;
+        Ok(Agent::new(agent))
+    }
+
+    fn agents(&self, py: Python<'_>) -> PyResult<Vec<String>> {
+        py.detach(|| self.engine.agents()).map_err(raise)
+    }
+
+    fn flush(&self, py: Python<'_>) -> PyResult<()> {
+        py.detach(|| self.engine.flush()).map_err(raise)
+    }
+
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let stats = py.detach(|| self.engine.stats()).map_err(raise)?;
+        stats_dict(py, &stats)
+    }
+
+    fn agent_stats<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyDict>> {
+        let stats = py.detach(|| self.engine.agent_stats(name)).map_err(raise)?;
+        agent_stats_dict(py, &stats)
+    }
+
+    #[pyo3(signature = (target_bytes=None))]
+    fn reclaim(&self, py: Python<'_>, target_bytes: Option<&Bound<'_, PyAny>>) -> PyResult<u64> {
+        let target_bytes = target_bytes.map(size).transpose()?.unwrap_or(0);
+        py.detach(|| self.engine.reclaim(target_bytes)).map_err(raise)
+    }
+
+    fn verify<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let found = py.detach(|| self.engine.verify()).map_err(raise)?;
+        let dict = PyDict::new(py);
+        dict.set_item("frames", found.frames)?;
+        dict.set_item("smus", found.smus)?;
+        dict.set_item("messages", found.messages)?;
+        dict.set_item("bytes", found.logical_bytes)?;
+        dict.set_item("orphans", found.orphans)?;
+        dict.set_item("damaged", found.damaged)?;
+        Ok(dict)
+    }
+
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        py.detach(|| self.engine.close()).map_err(raise)
+    }
+
+    fn flush_async<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        in_thread(slf.as_any(), "flush", [])
+    }
+
+    #[pyo3(signature = (target_bytes=None))]
+    fn reclaim_async<'py>(
+        slf: &Bound<'py, Self>,
+        target_bytes: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        in_thread(slf.as_any(), "reclaim", target_bytes)
+    }
+
+    fn verify_async<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        in_thread(slf.as_any(), "verify", [])
+    }
+
+    fn __enter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    #[pyo3(signature = (*_exception))]
+    fn __exit__(&self, py: Python<'_>, _exception: &Bound<'_, pyo3::types::PyTuple>) -> PyResult<()> {
+        self.close(py)
+    }
+}
+
+fn stats_dict<'py>(py: Python<'py>, stats: &Stats) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    for (name, value) in [
+        ("agents", stats.agents),
+        ("smus", stats.smus),
+        ("conversations", stats.conversations),
+        ("messages", stats.messages),
+        ("frames", stats.frames),
+        ("logical_bytes", stats.logical_bytes),
+        ("stored_bytes", stats.stored_bytes),
+        ("resident_bytes", stats.resident_bytes),
+        ("hot_bytes", stats.hot_bytes),
+        ("warm_bytes", stats.warm_bytes),
+        ("cold_bytes", stats.cold_bytes),
+        ("disk_bytes", stats.disk_bytes),
+        ("table_bytes", stats.table_bytes),
+        ("arena_bytes", stats.arena_bytes),
+        ("shared_bytes", stats.shared_bytes),
+        ("saved_bytes", stats.logical_bytes.saturating_sub(stats.stored_bytes)),
+        ("pinned_bytes", stats.pinned_bytes),
+    ] {
+        dict.set_item(name, value)?;
+    }
+    let by_kind = PyDict::new(py);
+    for (kind, figures) in Kind::ALL.iter().zip(stats.by_kind) {
+        let row = PyDict::new(py);
+        row.set_item("count", figures.count)?;
+        row.set_item("logical_bytes", figures.logical_bytes)?;
+        row.set_item("stored_bytes", figures.stored_bytes)?;
+        row.set_item("put_bytes", figures.put_bytes)?;
+        row.set_item("duplicate_bytes", figures.duplicate_bytes)?;
+        by_kind.set_item(kind.as_str(), row)?;
+    }
+    dict.set_item("by_kind", by_kind)?;
+    let by_tier = PyDict::new(py);
+    let bytes = [stats.hot_bytes, stats.warm_bytes, stats.cold_bytes];
+    for ((tier, count), bytes) in Tier::ALL.iter().zip(stats.tier_counts).zip(bytes) {
+        let row = PyDict::new(py);
+        row.set_item("count", count)?;
+        row.set_item("bytes", bytes)?;
+        by_tier.set_item(tier.as_str(), row)?;
+    }
+    dict.set_item("by_tier", by_tier)?;
+    let counters = PyDict::new(py);
+    for (name, value) in &stats.counters {
+        counters.set_item(name, value)?;
+    }
+    dict.set_item("counters", counters)?;
+    dict.set_item("policy", &stats.policy)?;
+    Ok(dict)
+}
+
+/// Figures of one agent as a dict.
+pub fn agent_stats_dict<'py>(py: Python<'py>, stats: &AgentStats) -> PyResult<Bound<'py, PyDict>> {
+    let now_s = agentmem_store::sys::unix_ms() as f64 / 1000.0;
+    let dict = PyDict::new(py);
+    dict.set_item("name", &stats.name)?;
+    dict.set_item("pid", stats.pid)?;
+    dict.set_item("state", stats.state.as_str())?;
+    dict.set_item("importance", stats.importance)?;
+    dict.set_item("quota_bytes", stats.quota_bytes)?;
+    dict.set_item("created_s", stats.created_unix_ms as f64 / 1000.0)?;
+    dict.set_item("last_active_s", now_s - stats.idle_ms as f64 / 1000.0)?;
+    dict.set_item("smus", stats.smus)?;
+    dict.set_item("conversations", stats.conversations)?;
+    dict.set_item("messages", stats.messages)?;
+    dict.set_item("logical_bytes", stats.logical_bytes)?;
+    dict.set_item("hot_bytes", stats.hot_bytes)?;
+    dict.set_item("stored_bytes", stats.stored_bytes)?;
+    dict.set_item("shared_bytes", stats.shared_bytes)?;
+    Ok(dict)
+}

@@ -1,0 +1,1 @@
+"""Figures for people, computed with the public API: what the commands print."""
