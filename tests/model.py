@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Any, Self
 
 from agentmem.errors import Closed, InvalidArgument, NameTaken, NotFound, QuotaExceeded, Released
@@ -158,11 +159,11 @@ class Agent:
 
     def conversation(self, name: str | None = None) -> Conversation:
         self.check_open()
-        known = [talk for talk in self.talks if name is not None and talk.name == name]
+        known = [talk for talk in self.talks if talk.name == name]
         return known[0] if known else self.begin(name, None)
 
     def conversations(self) -> list[str]:
-        return [talk.name for talk in self.talks if talk.name is not None]
+        return [talk.name for talk in self.talks]
 
     def pause(self) -> None:
         self.state = "paused"
@@ -196,6 +197,8 @@ class Agent:
         return self.held[-1]
 
     def begin(self, name: str | None, last: Node | None) -> Conversation:
+        unused = (f"conversation-{n}" for n in count())
+        name = name or next(each for each in unused if each not in self.conversations())
         self.talks.append(Conversation(self, name, last))
         return self.talks[-1]
 
@@ -238,7 +241,7 @@ class Smu(Held):
 class Conversation(Held):
     """An agent's name for a chain of messages."""
 
-    name: str | None
+    name: str
     last: Node | None
 
     @property

@@ -121,7 +121,8 @@ def test_closing_twice_is_fine_and_what_follows_is_an_error() -> None:
 
 def test_stats_have_the_documented_keys(mem: agentmem.Store, agent: agentmem.Agent) -> None:
     agent.put(prose(1, 10_000), kind="system_prompt")
-    agent.put(prose(1, 10_000), kind="system_prompt")
+    again = agent.put(prose(1, 10_000), kind="system_prompt")
+    assert again.shared_by == 1  # waits until it is sealed
     stats = mem.stats()
     assert set(stats) >= set(FIGURES.split())
     assert set(stats["by_kind"]) == set(KINDS)
@@ -280,6 +281,8 @@ class OutOfRange(agentmem.Policy):
         return [len(batch), -1]
 
 
+# An exception that nobody can catch is said on stderr.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("policy", [Broken(), OutOfRange()], ids=["raises", "out of range"])
 def test_a_broken_policy_is_counted_and_the_store_goes_on(policy: agentmem.Policy) -> None:
     with agentmem.open(memory_max="16M", policy=policy) as mem:

@@ -136,13 +136,23 @@ def test_conversations_have_names_within_their_agent(mem: agentmem.Store) -> Non
     agent.conversation("c").append(b"1")
     assert len(agent.conversation("c")) == 1
     assert len(other.conversation("c")) == 0
-    nameless = agent.conversation()
-    assert nameless.name is None
-    nameless.append(b"2")
-    assert len(agent.conversation()) == 0
-    assert agent.conversations() == ["c"]
     assert agent.conversation("c").name == "c"
-    assert agent.stats()["conversations"] == 3
+    assert agent.conversations() == other.conversations() == ["c"]
+
+
+def test_a_conversation_without_a_name_is_a_new_one_under_a_name_of_its_own(
+    agent: agentmem.Agent,
+) -> None:
+    # Names that look like those that are given must not be in the way.
+    taken = [agent.conversation(agent.conversation().name + str(n)).name for n in range(20)]
+    taken += [agent.conversation(f"conversation-{n}").name for n in range(60, 70)]
+    fresh = [agent.conversation() for _ in range(20)]
+    fresh += [fresh[0].fork() for _ in range(20)]
+    names = {talk.name for talk in fresh}
+    assert len(names) == 40
+    assert not names & set(taken)
+    assert names <= set(agent.conversations())
+    assert all(len(talk) == 0 for talk in fresh)
 
 
 def test_a_released_conversation_is_gone(
@@ -201,7 +211,7 @@ def test_a_fork_has_the_first_messages_and_goes_its_own_way(
     assert list(part) == [*values[:7], b"part"]
     assert list(empty) == []
     assert list(talk) == [*values, b"original"]
-    assert sorted(agent.conversations()) == ["part", "talk"]
+    assert set(agent.conversations()) == {"part", "talk", whole.name, empty.name}
     other = mem.agent("other")
     given = part.fork(name="talk", agent=other)
     agent.release(talk)

@@ -224,7 +224,6 @@ fn stats_dict<'py>(py: Python<'py>, stats: &Stats) -> PyResult<Bound<'py, PyDict
 
 /// Figures of one agent as a dict.
 pub fn agent_stats_dict<'py>(py: Python<'py>, stats: &AgentStats) -> PyResult<Bound<'py, PyDict>> {
-    let now_s = agentmem_store::sys::unix_ms() as f64 / 1000.0;
     let dict = PyDict::new(py);
     dict.set_item("name", &stats.name)?;
     dict.set_item("pid", stats.pid)?;
@@ -232,7 +231,7 @@ pub fn agent_stats_dict<'py>(py: Python<'py>, stats: &AgentStats) -> PyResult<Bo
     dict.set_item("importance", stats.importance)?;
     dict.set_item("quota_bytes", stats.quota_bytes)?;
     dict.set_item("created_s", stats.created_unix_ms as f64 / 1000.0)?;
-    dict.set_item("last_active_s", now_s - stats.idle_ms as f64 / 1000.0)?;
+    dict.set_item("last_active_s", stats.active_unix_ms as f64 / 1000.0)?;
     dict.set_item("smus", stats.smus)?;
     dict.set_item("conversations", stats.conversations)?;
     dict.set_item("messages", stats.messages)?;

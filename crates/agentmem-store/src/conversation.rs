@@ -2,9 +2,9 @@
 
 use crate::agents::AgentShared;
 use crate::engine::{Conversation as Entry, ConversationShared, Engine};
+use crate::options::OnFull;
 use crate::read::StoredMessage;
 use crate::ring::Operation;
-use crate::options::OnFull;
 use crate::store::{Agent, check_name};
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use crate::tree::{Body, NONE};

@@ -34,7 +34,7 @@ use std::sync::Arc;
 /// beside tables and content.
 const FIXED_BYTES: u64 = 6 << 20;
 /// The engine looks around this often even when nobody wakes it.
-const TICK_MS: i32 = 250;
+pub const TICK_MS: i32 = 250;
 /// How long the engine keeps polling after the last operation before it sleeps until rung.
 const NAP_MS: u64 = 20;
 

@@ -44,6 +44,26 @@ pub struct FrameEntry {
     pub is_busy: bool,
 }
 
+impl FrameEntry {
+    /// A frame that was just made, in RAM, that nobody uses yet.
+    pub fn new(stored: Extent, items: u32, logical_bytes: u64, agent: u32, kind: Kind, now_ms: u64) -> Self {
+        FrameEntry {
+            stored_bytes: stored.len() as u32,
+            stored: Some(Arc::new(stored)),
+            disk: None,
+            items,
+            logical_bytes,
+            refs: Vec::new(),
+            agent,
+            kind,
+            used_ms: now_ms,
+            uses: 0,
+            made_ms: now_ms,
+            is_busy: false,
+        }
+    }
+}
+
 /// All frames. Numbers are never used again, so a stale one finds nothing.
 #[derive(Debug)]
 pub struct Frames {

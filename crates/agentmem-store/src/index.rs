@@ -96,7 +96,7 @@ mod tests {
         fn finds_what_was_put_and_forgets_the_dead(pairs in proptest::collection::vec((0..500u32, 1..50u32), 0..3000)) {
             let mut index = MessageIndex::default();
             let mut expected: HashMap<u32, HashSet<u32>> = HashMap::new();
-            let live = |frame: u32| frame % 7 != 0;
+            let live = |frame: u32| !frame.is_multiple_of(7);
             for (tag, frame) in pairs {
                 index.insert(tag, frame, live);
                 if live(frame) {

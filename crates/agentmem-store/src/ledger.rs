@@ -197,7 +197,7 @@ impl State {
         let mut rows = ChangedRows::default();
         let mut tails = Vec::new();
         for &number in &dirty.agents {
-            rows.agents.push((number, self.agents.get(number).map(|agent| agent_record(agent))));
+            rows.agents.push((number, self.agents.get(number).map(agent_record)));
         }
         let is_storable = |slot: u32| match self.smus.get(slot) {
             Some(smu) => smu.is_sealed && smu.packed != Packed::No,
@@ -656,7 +656,7 @@ fn load_tail(rows: &impl ReadableTable<u64, &'static [u8]>, node: u32, count: u3
     let mut content = Vec::new();
     for row in rows.range(first..first + u64::from(count)).map_err(failed)? {
         let (_, value) = row.map_err(failed)?;
-        let parsed: std::result::Result<((bool, u32, u32), &[u8]), _> = postcard::take_from_bytes(value.value());
+        let parsed = postcard::take_from_bytes::<(bool, u32, u32)>(value.value());
         let ((is_value, lead_bytes, trail_bytes), bytes) = parsed.map_err(|_| damaged("a message"))?;
         let meta = Meta { is_value, lead_bytes, trail_bytes };
         if u64::from(lead_bytes) + u64::from(trail_bytes) > bytes.len() as u64 {

@@ -1,34 +1,23 @@
-//! Packing: raw content becomes frames.
+//! Packing: a raw tail becomes a frame.
 //!
 //! A full or unused tail becomes one frame, without the messages that another conversation's frame
-//! has already, and together with the frame before it while that is small. SMUs of one agent that
-//! are small share a frame; one that is large takes several.
+//! has already, and together with the frame before it while that is small.
 
 use crate::engine::{Engine, State};
 use crate::frames::{FrameEntry, Ref};
 use crate::heap::Extent;
 use crate::ingest::TAIL_BYTES_MAX;
-use crate::raw::Raw;
 use crate::read::FrameBytes;
-use crate::smus::Packed;
 use crate::tree::{Body, NONE, RawItem, Tail};
 use agentmem_core::frame::{self, Frame, ITEMS_MAX, Item, Meta};
-use agentmem_core::place::Place;
-use agentmem_core::{ContentId, Error, ErrorKind, Kind, Result};
+use agentmem_core::{ContentId, Kind, Result};
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Arc;
 
 /// A run of messages that another frame has is worth a reference from this many bytes on.
 const SHARED_BYTES_MIN: usize = 2 << 10;
 /// Frames looked into for one message.
 const PROPOSALS_MAX: usize = 2;
-/// SMUs up to this length share frames.
-const SMALL_BYTES: usize = 64 << 10;
-/// Bytes of small SMUs in one frame.
-const GROUP_BYTES: usize = 256 << 10;
-/// Content longer than this takes several frames.
-const PART_BYTES: usize = 4 << 20;
 
 /// Consecutive messages of a tail, and where they will be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +27,9 @@ enum Stretch {
     /// In the frame to be made.
     New { items: Range<usize> },
 }
+
+/// A frame's content and directory.
+type Opened = (Vec<u8>, Vec<frame::Entry>);
 
 /// A tail's messages, kept by `Arc` while nobody holds the lock.
 struct Messages {
@@ -151,7 +143,7 @@ impl Engine {
             let live = |frame: &u32| state.frames.get(*frame).is_some();
             ids.iter().map(|id| state.index.frames(id.tag()).filter(live).take(PROPOSALS_MAX).collect()).collect()
         };
-        let mut opened: HashMap<u32, Option<(Vec<u8>, Vec<frame::Entry>)>> = HashMap::new();
+        let mut opened: HashMap<u32, Option<Opened>> = HashMap::new();
         let mut stretches = Vec::new();
         let (mut at, mut new_from) = (0, 0);
         while at < messages.len() {
@@ -189,7 +181,7 @@ impl Engine {
     }
 
     /// A frame's content and directory; `None` if it cannot be had, which only loses a chance.
-    fn open_frame(&self, number: u32) -> Option<(Vec<u8>, Vec<frame::Entry>)> {
+    fn open_frame(&self, number: u32) -> Option<Opened> {
         let bytes = self.load_frame(number, &|| format!("frame {number}")).ok()??;
         let frame = Frame::parse(bytes.bytes()).ok()?;
         Some((frame.decode().ok()?, frame.entries().to_vec()))
@@ -242,8 +234,7 @@ impl Engine {
         let now_ms = self.now_ms();
         let frame = stored.map(|stored| {
             let number = state.frames.take_numbers(1);
-            let kind = Kind::Message;
-            self.add_frame(state, number, stored, items, logical_bytes, agent, kind, now_ms);
+            state.add_frame(number, FrameEntry::new(stored, items, logical_bytes, agent, Kind::Message, now_ms));
             state.index_messages(number, tags);
             number
         });
@@ -288,203 +279,6 @@ impl Engine {
         }
         true
     }
-
-    #[expect(clippy::too_many_arguments, reason = "each is one field of the entry")]
-    fn add_frame(
-        &self,
-        state: &mut State,
-        number: u32,
-        stored: Extent,
-        items: u32,
-        logical_bytes: u64,
-        agent: u32,
-        kind: Kind,
-        now_ms: u64,
-    ) {
-        let entry = FrameEntry {
-            stored_bytes: stored.len() as u32,
-            stored: Some(Arc::new(stored)),
-            disk: None,
-            items,
-            logical_bytes,
-            refs: Vec::new(),
-            agent,
-            kind,
-            used_ms: now_ms,
-            uses: 0,
-            made_ms: now_ms,
-            is_busy: false,
-        };
-        state.frames.insert(number, entry);
-        state.warm.insert(number);
-        state.mark_frame(number);
-    }
-
-    /// Gives SMUs a compressed form, and drops the raw one unless `keep_raw`. Those that are
-    /// pinned, unsealed or busy stay as they are. Returns the raw bytes dropped.
-    pub fn demote_smus(&self, slots: &[u32], keep_raw: bool) -> Result<u64> {
-        let mut dropped_bytes = 0;
-        let mut planned: Vec<(u32, u32, Kind, Arc<Raw>)> = Vec::new();
-        {
-            let mut state = self.lock();
-            for &slot in slots {
-                let Some(smu) = state.smus.get_mut(slot) else { continue };
-                let Some(raw) = smu.raw.clone() else { continue };
-                if smu.is_busy || !smu.is_sealed || (!keep_raw && self.slots.is_pinned(slot)) {
-                    continue;
-                }
-                if smu.packed == Packed::No {
-                    smu.is_busy = true;
-                    planned.push((slot, smu.agent, smu.kind, raw));
-                } else if !keep_raw {
-                    let raw = smu.raw.take();
-                    dropped_bytes += smu.logical_bytes;
-                    state.counters.evict += 1;
-                    self.drop_raw(&mut state, slot, Place::Away, raw);
-                }
-            }
-        }
-        planned.sort_by_key(|&(_, agent, kind, ref raw)| (raw.len() > SMALL_BYTES, agent, kind));
-        let mut rest = &planned[..];
-        let mut outcome = Ok(());
-        while !rest.is_empty() && outcome.is_ok() {
-            let (group, others) = rest.split_at(group_len(rest));
-            outcome = self.demote_group(group, keep_raw).map(|bytes| dropped_bytes += bytes);
-            rest = others;
-        }
-        let mut state = self.lock();
-        for (slot, ..) in &planned {
-            if let Some(smu) = state.smus.get_mut(*slot) {
-                smu.is_busy = false;
-            }
-        }
-        outcome.map(|()| dropped_bytes)
-    }
-
-    fn demote_group(&self, group: &[(u32, u32, Kind, Arc<Raw>)], keep_raw: bool) -> Result<u64> {
-        let (_, agent, kind, first_raw) = &group[0];
-        let level = self.options.warm_level;
-        // One frame of several contents, or several frames of one.
-        let mut stored: Vec<(Extent, u32, u64)> = Vec::new();
-        if group.len() == 1 && first_raw.len() > PART_BYTES {
-            for part in first_raw.bytes().chunks(PART_BYTES) {
-                let frame = frame::encode(&[Item { bytes: part, meta: Meta::default() }], level)?;
-                stored.push((self.frame_heap.store(&frame)?, 1, part.len() as u64));
-            }
-        } else {
-            let items: Vec<Item<'_>> =
-                group.iter().map(|(.., raw)| Item { bytes: raw.bytes(), meta: Meta::default() }).collect();
-            let logical_bytes = items.iter().map(|item| item.bytes.len() as u64).sum();
-            stored.push((self.frame_heap.store(&frame::encode(&items, level)?)?, items.len() as u32, logical_bytes));
-        }
-        let mut state = self.lock();
-        let now_ms = self.now_ms();
-        let count = stored.len() as u32;
-        let first = state.frames.take_numbers(count);
-        for (number, (extent, items, logical_bytes)) in (first..).zip(stored) {
-            self.add_frame(&mut state, number, extent, items, logical_bytes, *agent, *kind, now_ms);
-        }
-        let mut dropped_bytes = 0;
-        for (item, (slot, _, _, raw)) in group.iter().enumerate() {
-            let Some(smu) = state.smus.get_mut(*slot) else { continue };
-            if smu.packed != Packed::No || !smu.raw.as_ref().is_some_and(|now| Arc::ptr_eq(now, raw)) {
-                continue;
-            }
-            smu.packed = match count {
-                1 => Packed::Item { frame: first, item: item as u32 },
-                count => Packed::Parts { first, count },
-            };
-            let logical_bytes = smu.logical_bytes;
-            let drops = !keep_raw && !self.slots.is_pinned(*slot);
-            let raw = if drops { smu.raw.take() } else { None };
-            for number in first..first + count {
-                state.frames.get_mut(number).expect("made above").refs.push(Ref::Smu(*slot));
-            }
-            state.counters.demote_warm += 1;
-            state.counters.demote_warm_bytes += logical_bytes;
-            if drops {
-                dropped_bytes += logical_bytes;
-                self.drop_raw(&mut state, *slot, Place::Away, raw);
-            }
-            state.mark_slot(*slot);
-        }
-        for number in first..first + count {
-            state.reassess(number);
-        }
-        Ok(dropped_bytes)
-    }
-
-    /// Rewrites a frame of which less than half is alive with what is.
-    pub fn rewrite_frame(&self, number: u32) -> Result<()> {
-        let (ranges, agent, kind, made_ms) = {
-            let mut state = self.lock();
-            state.sparse.remove(&number);
-            let Some(entry) = state.frames.get(number) else { return Ok(()) };
-            let mut ranges: Vec<(u32, u32)> = entry.refs.iter().filter_map(|&r| state.items_of(number, r)).collect();
-            ranges.sort_unstable();
-            (ranges, entry.agent, entry.kind, entry.made_ms)
-        };
-        let Some(bytes) = self.load_frame(number, &|| format!("frame {number}"))? else { return Ok(()) };
-        let frame = Frame::parse(bytes.bytes())?;
-        let content = frame.decode()?;
-        let mut kept: Vec<u32> = ranges.iter().flat_map(|&(from, to)| from..to).collect();
-        kept.dedup();
-        kept.sort_unstable();
-        kept.dedup();
-        let mut items: Vec<Item<'_>> = Vec::with_capacity(kept.len());
-        for &at in &kept {
-            let entry = frame.entries().get(at as usize);
-            let entry = entry.ok_or_else(|| Error::new(ErrorKind::Damaged, format!("frame {number}")))?;
-            items.push(Item { bytes: &content[entry.start..entry.end], meta: entry.meta });
-        }
-        if items.is_empty() {
-            return Ok(());
-        }
-        let logical_bytes = items.iter().map(|item| item.bytes.len() as u64).sum();
-        let stored = self.frame_heap.store(&frame::encode(&items, self.options.warm_level)?)?;
-        let tags: Vec<u32> = match kind {
-            Kind::Message => items.iter().map(|item| ContentId::of(&self.key, item.bytes).tag()).collect(),
-            _ => Vec::new(),
-        };
-        let mut state = self.lock();
-        let Some(entry) = state.frames.get(number) else { return Ok(()) };
-        let refs = entry.refs.clone();
-        let position = |item: u32| kept.binary_search(&item).ok().map(|at| at as u32);
-        let moved = |&r: &Ref| {
-            state.items_of(number, r).is_some_and(|(from, to)| {
-                from < to && position(from).is_some_and(|at| position(to - 1) == Some(at + (to - 1 - from)))
-            })
-        };
-        if !refs.iter().all(moved) {
-            return Ok(()); // somebody referred to more of it meanwhile: another time
-        }
-        let fresh = state.frames.take_numbers(1);
-        self.add_frame(&mut state, fresh, stored, items.len() as u32, logical_bytes, agent, kind, made_ms);
-        for &reference in &refs {
-            let (from, _) = state.items_of(number, reference).expect("checked above");
-            let first = position(from).expect("checked above");
-            match reference {
-                Ref::Node(node) => {
-                    state.truncate_node(node, &frame, from as usize);
-                    state.tree.node_mut(node).body = Body::Run { frame: fresh, first };
-                    state.mark_node(node);
-                }
-                Ref::Smu(slot) => {
-                    state.smus.get_mut(slot).expect("checked above").packed =
-                        Packed::Item { frame: fresh, item: first };
-                    state.mark_slot(slot);
-                }
-            }
-        }
-        state.frames.get_mut(fresh).expect("just added").refs = refs;
-        state.index_messages(fresh, &tags);
-        state.counters.gc_rewrite += 1;
-        if let Some(entry) = state.frames.get_mut(number) {
-            entry.refs.clear();
-        }
-        state.reassess(number);
-        Ok(())
-    }
 }
 
 /// What is to happen to a tail.
@@ -502,18 +296,4 @@ impl Packing {
             Stretch::Shared { .. } => 0..0,
         })
     }
-}
-
-/// How many of `planned` go into the next frame: small ones of one agent and kind together.
-fn group_len(planned: &[(u32, u32, Kind, Arc<Raw>)]) -> usize {
-    let (_, agent, kind, first) = &planned[0];
-    if first.len() > SMALL_BYTES {
-        return 1;
-    }
-    let mut bytes = 0;
-    let fits = |(_, a, k, raw): &&(u32, u32, Kind, Arc<Raw>)| {
-        bytes += raw.len();
-        a == agent && k == kind && raw.len() <= SMALL_BYTES && bytes <= GROUP_BYTES.max(first.len())
-    };
-    planned.iter().take(ITEMS_MAX).take_while(fits).count().max(1)
 }

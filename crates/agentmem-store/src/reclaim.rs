@@ -30,12 +30,6 @@ const PRESSURE_PERCENT: f32 = 10.0;
 const PRESSURE_FACTOR: u64 = 16;
 /// An idle agent's content is as old as an active one's at a tenth of the age, a paused one's at once.
 const IDLE_FACTOR: u64 = 10;
-/// Frames looked at by the collector at a tick, and how long a frame counts as young.
-const REWRITES: usize = 16;
-const YOUNG_MS: u64 = 60_000;
-/// Old frames are looked at in every so manieth tick only.
-const OLD_TICKS: u64 = 16;
-
 /// What a candidate stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Unit {
@@ -357,24 +351,6 @@ impl Engine {
             let _ = self.demote_frames(batch, false, !under_pressure);
         }
         worked
-    }
-
-    /// Rewrites frames of which less than half is alive: young ones at every tick, old ones seldom.
-    fn collect(&self, now_ms: u64) -> bool {
-        let chosen: Vec<u32> = {
-            let state = self.lock();
-            let looks_at_old = now_ms / 250 % OLD_TICKS == 0;
-            let is_due = |number: &&u32| {
-                let young = |made_ms: u64| now_ms.saturating_sub(made_ms) < YOUNG_MS;
-                state.frames.get(**number).is_none_or(|entry| looks_at_old || young(entry.made_ms))
-            };
-            state.sparse.iter().filter(is_due).take(REWRITES).copied().collect()
-        };
-        for &number in &chosen {
-            // A frame that cannot be read is left alone; reading it reports the damage.
-            let _ = self.rewrite_frame(number);
-        }
-        !chosen.is_empty()
     }
 
     fn reap_dead(&self) {

@@ -221,13 +221,6 @@ impl Ring {
         self.word(tail.cell, 0).load(Ordering::Acquire) != tail.cell + 1
     }
 
-    /// Bytes that were claimed and not drained.
-    pub fn pending_bytes(&self) -> u64 {
-        let tail = Position::from_word(self.control[TAIL].load(Ordering::Acquire));
-        let head = Position::from_word(self.control[HEAD].load(Ordering::Acquire));
-        head.since(tail).unit * UNIT_BYTES
-    }
-
     /// Engine, one thread at a time: the oldest published operation, with its bytes.
     pub fn peek(&self) -> Option<Result<(Cell, &[u8])>> {
         let tail = Position::from_word(self.control[TAIL].load(Ordering::Relaxed));

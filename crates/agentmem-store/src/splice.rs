@@ -1,7 +1,7 @@
-//! Changing the shape of the tree while conversations refer to it.
+//! Changing the tree and the frame table while conversations refer to them.
 
 use crate::engine::State;
-use crate::frames::Ref;
+use crate::frames::{FrameEntry, Ref};
 use crate::tree::{Body, Node};
 use agentmem_core::frame::Frame;
 
@@ -44,6 +44,13 @@ impl State {
         let count = node.truncate() as usize;
         let entries = &frame.entries()[from..from + count];
         node.logical_bytes = entries.iter().map(|entry| (entry.end - entry.start) as u64).sum();
+    }
+
+    /// Adds a frame that is in RAM under a number from `take_numbers`.
+    pub fn add_frame(&mut self, number: u32, entry: FrameEntry) {
+        self.frames.insert(number, entry);
+        self.warm.insert(number);
+        self.mark_frame(number);
     }
 
     /// Enters messages of `frame` into the index.

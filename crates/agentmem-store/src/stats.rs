@@ -2,6 +2,7 @@
 
 use crate::engine::{Engine, State};
 use crate::smus::Packed;
+use crate::sys;
 use agentmem_core::{AgentState, Error, ErrorKind, Kind, Result};
 
 /// Figures of one kind.
@@ -79,8 +80,8 @@ pub struct AgentStats {
     pub quota_bytes: Option<u64>,
     /// When it was registered, in Unix milliseconds.
     pub created_unix_ms: u64,
-    /// Milliseconds since it did anything.
-    pub idle_ms: u64,
+    /// When it last did anything, in Unix milliseconds.
+    pub active_unix_ms: u64,
     /// Contents it holds.
     pub smus: u64,
     /// Its conversations.
@@ -213,7 +214,7 @@ impl Engine {
             importance: agent.importance,
             quota_bytes: agent.shared.quota_bytes(),
             created_unix_ms: agent.created_unix_ms,
-            idle_ms: now_ms.saturating_sub(agent.active_ms),
+            active_unix_ms: sys::unix_ms() - now_ms.saturating_sub(agent.active_ms),
             smus: agent.leases.len() as u64,
             conversations: agent.conversations.len() as u64,
             messages: 0,

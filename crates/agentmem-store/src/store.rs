@@ -286,14 +286,7 @@ impl Agent {
 
     /// Stores `content` and returns its handle at once. With [`OnFull::Fail`] it never waits.
     #[inline]
-    pub fn put(
-        &self,
-        content: &[u8],
-        kind: Kind,
-        name: Option<&str>,
-        importance: u8,
-        on_full: OnFull,
-    ) -> Result<Smu> {
+    pub fn put(&self, content: &[u8], kind: Kind, name: Option<&str>, importance: u8, on_full: OnFull) -> Result<Smu> {
         self.check()?;
         if let Some(name) = name {
             check_name(name)?;

@@ -293,6 +293,7 @@ impl Tree {
     }
 
     /// Every living node.
+    #[cfg(test)]
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Node)> {
         self.nodes.iter().enumerate().filter_map(|(number, node)| Some((number as u32, node.as_ref()?)))
     }

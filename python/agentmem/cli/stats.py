@@ -35,7 +35,7 @@ def stats(output: Output, agent: str | None, path: Path | None) -> None:
         if agent is None:
             figures = mem.stats() | {"agent_names": mem.agents()}
         elif agent in mem.agents():
-            figures = mem.agent(agent).stats()
+            figures = mem.agent_stats(agent)
         else:
             raise NotFound(f"no agent {agent!r} in {path}; there are: {', '.join(mem.agents())}")
     if output.json:

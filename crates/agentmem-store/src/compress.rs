@@ -1,0 +1,133 @@
+//! Compression of SMUs: raw content gets a packed form.
+//!
+//! SMUs of one agent that are small share a frame; one that is large takes several.
+
+use crate::engine::Engine;
+use crate::frames::{FrameEntry, Ref};
+use crate::heap::Extent;
+use crate::raw::Raw;
+use crate::smus::Packed;
+use agentmem_core::frame::{self, ITEMS_MAX, Item, Meta};
+use agentmem_core::place::Place;
+use agentmem_core::{Kind, Result};
+use std::sync::Arc;
+
+/// SMUs up to this length share frames.
+const SMALL_BYTES: usize = 64 << 10;
+/// Bytes of small SMUs in one frame.
+const GROUP_BYTES: usize = 256 << 10;
+/// Content longer than this takes several frames.
+const PART_BYTES: usize = 4 << 20;
+
+/// Slot, agent, kind and bytes of an SMU to be compressed.
+type Planned = (u32, u32, Kind, Arc<Raw>);
+
+impl Engine {
+    /// Gives SMUs a compressed form, and drops the raw one unless `keep_raw`. Those that are
+    /// pinned, unsealed or busy stay as they are. Returns the raw bytes dropped.
+    pub fn demote_smus(&self, slots: &[u32], keep_raw: bool) -> Result<u64> {
+        let mut dropped_bytes = 0;
+        let mut planned: Vec<Planned> = Vec::new();
+        {
+            let mut state = self.lock();
+            for &slot in slots {
+                let Some(smu) = state.smus.get_mut(slot) else { continue };
+                let Some(raw) = smu.raw.clone() else { continue };
+                if smu.is_busy || !smu.is_sealed || (!keep_raw && self.slots.is_pinned(slot)) {
+                    continue;
+                }
+                if smu.packed == Packed::No {
+                    smu.is_busy = true;
+                    planned.push((slot, smu.agent, smu.kind, raw));
+                } else if !keep_raw {
+                    let raw = smu.raw.take();
+                    dropped_bytes += smu.logical_bytes;
+                    state.counters.evict += 1;
+                    self.drop_raw(&mut state, slot, Place::Away, raw);
+                }
+            }
+        }
+        planned.sort_by_key(|&(_, agent, kind, ref raw)| (raw.len() > SMALL_BYTES, agent, kind));
+        let mut rest = &planned[..];
+        let mut outcome = Ok(());
+        while !rest.is_empty() && outcome.is_ok() {
+            let (group, others) = rest.split_at(group_len(rest));
+            outcome = self.demote_group(group, keep_raw).map(|bytes| dropped_bytes += bytes);
+            rest = others;
+        }
+        let mut state = self.lock();
+        for (slot, ..) in &planned {
+            if let Some(smu) = state.smus.get_mut(*slot) {
+                smu.is_busy = false;
+            }
+        }
+        outcome.map(|()| dropped_bytes)
+    }
+
+    fn demote_group(&self, group: &[Planned], keep_raw: bool) -> Result<u64> {
+        let (_, agent, kind, first_raw) = &group[0];
+        let level = self.options.warm_level;
+        // One frame of several contents, or several frames of one.
+        let mut stored: Vec<(Extent, u32, u64)> = Vec::new();
+        if group.len() == 1 && first_raw.len() > PART_BYTES {
+            for part in first_raw.bytes().chunks(PART_BYTES) {
+                let frame = frame::encode(&[Item { bytes: part, meta: Meta::default() }], level)?;
+                stored.push((self.frame_heap.store(&frame)?, 1, part.len() as u64));
+            }
+        } else {
+            let items: Vec<Item<'_>> =
+                group.iter().map(|(.., raw)| Item { bytes: raw.bytes(), meta: Meta::default() }).collect();
+            let logical_bytes = items.iter().map(|item| item.bytes.len() as u64).sum();
+            stored.push((self.frame_heap.store(&frame::encode(&items, level)?)?, items.len() as u32, logical_bytes));
+        }
+        let mut state = self.lock();
+        let now_ms = self.now_ms();
+        let count = stored.len() as u32;
+        let first = state.frames.take_numbers(count);
+        for (number, (extent, items, logical_bytes)) in (first..).zip(stored) {
+            state.add_frame(number, FrameEntry::new(extent, items, logical_bytes, *agent, *kind, now_ms));
+        }
+        let mut dropped_bytes = 0;
+        for (item, (slot, _, _, raw)) in group.iter().enumerate() {
+            let Some(smu) = state.smus.get_mut(*slot) else { continue };
+            if smu.packed != Packed::No || !smu.raw.as_ref().is_some_and(|now| Arc::ptr_eq(now, raw)) {
+                continue;
+            }
+            smu.packed = match count {
+                1 => Packed::Item { frame: first, item: item as u32 },
+                count => Packed::Parts { first, count },
+            };
+            let logical_bytes = smu.logical_bytes;
+            let drops = !keep_raw && !self.slots.is_pinned(*slot);
+            let raw = if drops { smu.raw.take() } else { None };
+            for number in first..first + count {
+                state.frames.get_mut(number).expect("made above").refs.push(Ref::Smu(*slot));
+            }
+            state.counters.demote_warm += 1;
+            state.counters.demote_warm_bytes += logical_bytes;
+            if drops {
+                dropped_bytes += logical_bytes;
+                self.drop_raw(&mut state, *slot, Place::Away, raw);
+            }
+            state.mark_slot(*slot);
+        }
+        for number in first..first + count {
+            state.reassess(number);
+        }
+        Ok(dropped_bytes)
+    }
+}
+
+/// How many of `planned` go into the next frame: small ones of one agent and kind together.
+fn group_len(planned: &[Planned]) -> usize {
+    let (_, agent, kind, first) = &planned[0];
+    if first.len() > SMALL_BYTES {
+        return 1;
+    }
+    let mut bytes = 0;
+    let fits = |(_, a, k, raw): &&Planned| {
+        bytes += raw.len();
+        a == agent && k == kind && raw.len() <= SMALL_BYTES && bytes <= GROUP_BYTES.max(first.len())
+    };
+    planned.iter().take(ITEMS_MAX).take_while(fits).count().max(1)
+}
