@@ -119,6 +119,24 @@ def test_closing_twice_is_fine_and_what_follows_is_an_error() -> None:
             call()
 
 
+def address_space() -> tuple[int, int]:
+    """Bytes of address space and descriptors of this process."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    return pages * os.sysconf("SC_PAGE_SIZE"), len(os.listdir("/proc/self/fd"))
+
+
+def test_a_closed_store_takes_nothing_however_many_handles_are_left() -> None:
+    handles = []
+    before = address_space()
+    for n in range(5):
+        with agentmem.open(memory_max="16M") as mem:
+            agent = mem.agent("a")
+            handles += [mem, agent, agent.put(noise(n, 1_000_000)), agent.conversation("c")]
+    after = address_space()
+    assert after[0] - before[0] < 1 << 30
+    assert after[1] == before[1]
+
+
 def test_stats_have_the_documented_keys(mem: agentmem.Store, agent: agentmem.Agent) -> None:
     agent.put(prose(1, 10_000), kind="system_prompt")
     again = agent.put(prose(1, 10_000), kind="system_prompt")

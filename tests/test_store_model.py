@@ -1,5 +1,6 @@
 """The real store and the model (model.py), driven side by side: a caller cannot tell them apart."""
 
+import gc
 import random
 import shutil
 import tempfile
@@ -105,6 +106,9 @@ class StoreAndModel(RuleBasedStateMachine):
             self.store.real.close()
             shutil.rmtree(self.folder or "", ignore_errors=True)
         self.views_keep_what_they_see()
+        # Handles, which errors that were caught keep too, keep address space.
+        vars(self).clear()
+        gc.collect()
 
     def both(self, real: Callable[[], T], modelled: Callable[[], Any]) -> Pair | None:
         """Do the same to both. Either both go on, or both raise the same error."""

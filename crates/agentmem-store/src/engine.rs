@@ -11,10 +11,11 @@ use crate::agents::Agents;
 use crate::cold::{Cold, DiskPlace};
 use crate::counters::Counters;
 use crate::dense::Dense;
+use crate::dirty::Dirty;
 use crate::frames::Frames;
 use crate::heap::Heap;
 use crate::index::MessageIndex;
-use crate::ledger::{Dirty, Ledger};
+use crate::ledger::Ledger;
 use crate::options::Options;
 use crate::raw::Raw;
 use crate::ring::{CELLS, Ring};
@@ -106,6 +107,8 @@ pub struct State {
     pub dead_on_disk: Vec<DiskPlace>,
     /// What the ledger has to write; `None` where nothing persists.
     pub dirty: Option<Dirty>,
+    /// When the engine last flushed by itself.
+    pub flushed_ms: u64,
     /// Bytes in raw tails.
     pub tail_bytes: u64,
     /// Bytes put and bytes that were there already, by kind.
@@ -183,6 +186,7 @@ impl Engine {
             sparse: BTreeSet::new(),
             dead_on_disk: Vec::new(),
             dirty: ledger.is_some().then(Dirty::default),
+            flushed_ms: 0,
             tail_bytes: 0,
             put_bytes: [0; 4],
             duplicate_bytes: [0; 4],

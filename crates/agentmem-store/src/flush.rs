@@ -8,6 +8,8 @@ use std::time::Duration;
 /// Tails from this size on are packed at a flush; smaller ones are written as they are, so that
 /// flushing after every message does not make a frame of every message.
 const TAIL_BYTES_MIN: u64 = 64 << 10;
+/// A persistent store flushes by itself this long after it did so last.
+const FLUSH_AFTER_MS: u64 = 30_000;
 /// SMUs or frames handled between two looks at the lock.
 const BATCH: usize = 1024;
 /// How often a flush looks again for what another thread is just packing, and how long it waits.
@@ -36,6 +38,23 @@ impl Engine {
                 self.lock().take_back(changes);
                 Err(error)
             }
+        }
+    }
+
+    /// Commits by itself what nobody flushed for a while, so that little is lost with the process
+    /// and dead frames give their blocks back.
+    pub fn flush_if_due(&self, now_ms: u64) {
+        let is_due = {
+            let mut state = self.lock();
+            let is_due =
+                now_ms >= state.flushed_ms + FLUSH_AFTER_MS && state.dirty.as_ref().is_some_and(|d| !d.is_empty());
+            if is_due {
+                state.flushed_ms = now_ms;
+            }
+            is_due
+        };
+        if is_due && self.flush().is_err() {
+            self.lock().counters.cold_error += 1;
         }
     }
 
@@ -69,7 +88,7 @@ impl Engine {
     }
 
     /// Makes frames durable until all of them are at one moment, and takes the changes then.
-    fn durable_changes(&self) -> Result<crate::ledger::Changes> {
+    fn durable_changes(&self) -> Result<crate::dirty::Changes> {
         for _ in 0..ATTEMPTS {
             let undurable: Vec<u32> = {
                 let mut state = self.lock();

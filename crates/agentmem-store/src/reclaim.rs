@@ -299,8 +299,9 @@ impl Engine {
         worked |= self.demote_aged(now_ms);
         worked |= self.collect(now_ms);
         self.reap_dead();
-        if self.ledger.is_none() {
-            self.bury_dead();
+        match self.ledger {
+            Some(_) => self.flush_if_due(now_ms),
+            None => self.bury_dead(),
         }
         worked
     }

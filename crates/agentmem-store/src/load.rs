@@ -1,0 +1,220 @@
+//! Reading the index back into tables.
+
+use crate::agents::{AgentEntry, AgentShared};
+use crate::cold::DiskPlace;
+use crate::dirty::Dirty;
+use crate::engine::{Conversation, ConversationShared, State};
+use crate::frames::{FrameEntry, Ref};
+use crate::heap::Heap;
+use crate::ledger::{
+    AGENTS, CONVERSATIONS, FRAMES, LEASES, Ledger, NAMES, NODES, Rows, SMUS, TAGS, TAILS, damaged, failed,
+};
+use crate::raw::Raw;
+use crate::records::{AgentRecord, ConversationRecord, FrameRecord, NodeRecord, SmuRecord};
+use crate::slots::Slots;
+use crate::smus::{Packed, Smu};
+use crate::sync::{AtomicBool, AtomicU64};
+use crate::tree::{Body, NONE, Node, RawItem, Tail};
+use agentmem_core::frame::Meta;
+use agentmem_core::place::Place;
+use agentmem_core::{AgentState, ContentId, Kind, Result};
+use redb::{ReadableDatabase, ReadableTable};
+use serde::de::DeserializeOwned;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+impl Ledger {
+    /// Fills an empty `state` with what is stored; returns where the frames are.
+    pub fn load(&self, state: &mut State, slots: &Slots, heap: &Arc<Heap>) -> Result<Vec<DiskPlace>> {
+        let read = self.database.begin_read().map_err(failed)?;
+        let mut places = Vec::new();
+        each(&read, AGENTS, |number, record: AgentRecord| {
+            state.agents.insert(AgentEntry {
+                shared: AgentShared::new(number, &record.name, record.quota_bytes, 0),
+                pid: 0,
+                pidfd: None,
+                importance: record.importance,
+                state: AgentState::from_u8(record.state).ok_or_else(|| damaged("agent state"))?,
+                created_unix_ms: record.created_unix_ms,
+                active_ms: 0,
+                leases: HashMap::new(),
+                aliases: HashSet::new(),
+                unclaimed: HashSet::new(),
+                conversations: BTreeMap::new(),
+            });
+            Ok(())
+        })?;
+        each(&read, FRAMES, |number, record: FrameRecord| {
+            places.push(record.disk);
+            state.frames.insert(
+                number,
+                FrameEntry {
+                    stored: None,
+                    disk: Some(record.disk),
+                    items: record.items,
+                    stored_bytes: record.disk.len,
+                    logical_bytes: record.logical_bytes,
+                    refs: Vec::new(),
+                    agent: record.agent,
+                    kind: Kind::from_u8(record.kind).ok_or_else(|| damaged("kind"))?,
+                    used_ms: 0,
+                    uses: 0,
+                    made_ms: 0,
+                    is_busy: false,
+                },
+            );
+            Ok(())
+        })?;
+        each(&read, SMUS, |slot, record: SmuRecord| load_smu(state, slots, slot, record))?;
+        state.smus.restored();
+        for row in read.open_table(LEASES).map_err(failed)?.iter().map_err(failed)? {
+            let key = row.map_err(failed)?.0.value();
+            let (slot, agent) = ((key >> 32) as u32, key as u32);
+            let logical_bytes = state.smus.get(slot).ok_or_else(|| damaged("lease"))?.logical_bytes;
+            state.lease(agent, slot, 1);
+            let entry = state.agents.get_mut(agent).ok_or_else(|| damaged("lease"))?;
+            entry.unclaimed.insert(slot);
+            entry.shared.charge_anyway(logical_bytes);
+        }
+        for row in read.open_table(NAMES).map_err(failed)?.iter().map_err(failed)? {
+            let (name, slot) = row.map_err(failed)?;
+            state.smus.name(name.value(), slot.value());
+        }
+        self.load_conversations(&read, state, heap)?;
+        for row in read.open_table(TAGS).map_err(failed)?.iter().map_err(failed)? {
+            let (frame, tags) = row.map_err(failed)?;
+            let tags = tags.value().chunks_exact(4).map(|tag| u32::from_le_bytes(tag.try_into().expect("four bytes")));
+            state.index_messages(frame.value(), &tags.collect::<Vec<_>>());
+        }
+        // Nothing that was just read has to be written.
+        state.dirty = Some(Dirty::default());
+        Ok(places)
+    }
+
+    fn load_conversations(&self, read: &redb::ReadTransaction, state: &mut State, heap: &Arc<Heap>) -> Result<()> {
+        let tails = read.open_table(TAILS).map_err(failed)?;
+        let mut links = Vec::new();
+        each(read, NODES, |number, record: NodeRecord| {
+            let NodeRecord { parent, start, count, logical_bytes, agent, run } = record;
+            let body = match run {
+                Some((frame, first)) => {
+                    let entry = state.frames.get_mut(frame).ok_or_else(|| damaged("frame of a node"))?;
+                    if u64::from(first) + u64::from(count) > u64::from(entry.items) {
+                        return Err(damaged("items of a node"));
+                    }
+                    entry.refs.push(Ref::Node(number));
+                    Body::Run { frame, first }
+                }
+                None => {
+                    state.tail_bytes += logical_bytes;
+                    state.tails.insert(number);
+                    Body::Tail(Box::new(load_tail(&tails, number, count, heap)?))
+                }
+            };
+            links.push((number, parent, start));
+            state.tree.restore(number, Node::new(parent, start, count, logical_bytes, agent, body));
+            Ok(())
+        })?;
+        state.tree.restored();
+        for (_, parent, start) in links {
+            if parent != NONE {
+                let before = state.tree.get(parent).ok_or_else(|| damaged("parent of a node"))?;
+                let seen = start.checked_sub(before.start).filter(|&seen| seen <= before.count);
+                state.tree.refer(parent, seen.ok_or_else(|| damaged("start of a node"))?);
+            }
+        }
+        each(read, CONVERSATIONS, |number, record: ConversationRecord| {
+            if record.head != NONE {
+                let head = state.tree.get(record.head).ok_or_else(|| damaged("head of a conversation"))?;
+                let seen = record.len.checked_sub(head.start).filter(|&seen| seen <= head.count);
+                state.tree.refer(record.head, seen.ok_or_else(|| damaged("length of a conversation"))?);
+            }
+            let agent = state.agents.get_mut(record.agent).ok_or_else(|| damaged("agent of a conversation"))?;
+            agent.shared.charge_anyway(record.logical_bytes);
+            agent.conversations.insert(record.name.as_str().into(), number);
+            let shared = Arc::new(ConversationShared {
+                number,
+                name: record.name.into(),
+                messages: AtomicU64::new(record.len.into()),
+                logical_bytes: AtomicU64::new(record.logical_bytes),
+                is_released: AtomicBool::new(false),
+            });
+            let (agent, head, len, logical_bytes) = (record.agent, record.head, record.len, record.logical_bytes);
+            state.conversations.insert(number, Conversation { shared, agent, head, len, logical_bytes });
+            state.next_conversation = state.next_conversation.max(number + 1);
+            Ok(())
+        })
+    }
+}
+
+fn each<T: DeserializeOwned>(
+    read: &redb::ReadTransaction,
+    table: Rows,
+    mut take: impl FnMut(u32, T) -> Result<()>,
+) -> Result<()> {
+    for row in read.open_table(table).map_err(failed)?.iter().map_err(failed)? {
+        let (key, value) = row.map_err(failed)?;
+        let record = postcard::from_bytes(value.value()).map_err(|_| damaged("a record"))?;
+        take(key.value(), record)?;
+    }
+    Ok(())
+}
+
+fn load_smu(state: &mut State, slots: &Slots, slot: u32, record: SmuRecord) -> Result<()> {
+    let (packed, frames) = match record.is_parts {
+        true => (Packed::Parts { first: record.frame, count: record.item }, record.frame..record.frame + record.item),
+        false => (Packed::Item { frame: record.frame, item: record.item }, record.frame..record.frame + 1),
+    };
+    if slot as usize >= crate::slots::SLOTS_MAX {
+        return Err(damaged("slot of an SMU"));
+    }
+    for number in frames {
+        let entry = state.frames.get_mut(number).ok_or_else(|| damaged("frame of an SMU"))?;
+        entry.refs.push(Ref::Smu(slot));
+    }
+    state.smus.restore(
+        slot,
+        Smu {
+            id: ContentId(record.id),
+            is_sealed: true,
+            logical_bytes: record.logical_bytes,
+            raw: None,
+            packed,
+            leases: 0,
+            agents: 0,
+            agent: 0,
+            used_ms: 0,
+            uses_seen: 0,
+            kind: Kind::from_u8(record.kind).ok_or_else(|| damaged("kind"))?,
+            importance: record.importance,
+            keep_hot: false,
+            is_busy: false,
+            names: Vec::new(),
+        },
+    );
+    slots.relocate(slot, Place::Away);
+    Ok(())
+}
+
+fn load_tail(rows: &impl ReadableTable<u64, &'static [u8]>, node: u32, count: u32, heap: &Arc<Heap>) -> Result<Tail> {
+    let first = u64::from(node) << 32;
+    let mut tail = Tail { durable: count, ..Tail::default() };
+    let mut content = Vec::new();
+    for row in rows.range(first..first + u64::from(count)).map_err(failed)? {
+        let (_, value) = row.map_err(failed)?;
+        let parsed = postcard::take_from_bytes::<(bool, u32, u32)>(value.value());
+        let ((is_value, lead_bytes, trail_bytes), bytes) = parsed.map_err(|_| damaged("a message"))?;
+        let meta = Meta { is_value, lead_bytes, trail_bytes };
+        if u64::from(lead_bytes) + u64::from(trail_bytes) > bytes.len() as u64 {
+            return Err(damaged("a message"));
+        }
+        tail.items.push(RawItem { chunk: 0, from: content.len() as u32, len: bytes.len() as u32, meta });
+        content.extend_from_slice(bytes);
+    }
+    if tail.items.len() != count as usize {
+        return Err(damaged("messages of a conversation are missing"));
+    }
+    tail.filled = content.len();
+    tail.chunks.push(Arc::new(Raw::Extent(heap.store(&content)?)));
+    Ok(tail)
+}
