@@ -81,6 +81,11 @@ class Pair(NamedTuple):
     model: Any
 
 
+def pick(data: st.DataObject, items: Sequence[T]) -> T:
+    """One of `items`. Hypothesis gets to see its index only, since it keeps what it has seen."""
+    return items[data.draw(st.integers(0, len(items) - 1))]
+
+
 class StoreAndModel(RuleBasedStateMachine):
     @initialize(
         tier=st.sampled_from(["kept", "temporary", "none"]),
@@ -244,7 +249,7 @@ class StoreAndModel(RuleBasedStateMachine):
         assert buffer == content
 
     def smu(self, data: st.DataObject) -> Pair:
-        return self.smus[data.draw(st.integers(0, len(self.smus) - 1), label="smu")]
+        return pick(data, self.smus)
 
     # Conversations
 
@@ -296,7 +301,7 @@ class StoreAndModel(RuleBasedStateMachine):
     @precondition(lambda self: any(len(talk.model) for talk in self.talks))
     @rule(data=st.data())
     def read_messages(self, data: st.DataObject) -> None:
-        talk = data.draw(st.sampled_from([talk for talk in self.talks if len(talk.model)]))
+        talk = pick(data, [talk for talk in self.talks if len(talk.model)])
         index = data.draw(st.integers(-len(talk.model), len(talk.model) - 1))
         self.read(lambda: talk.real.raw(index), talk.model.raw(index))
         message = talk.model.messages()[index]
@@ -306,14 +311,14 @@ class StoreAndModel(RuleBasedStateMachine):
             talk.real.raw(len(talk.model))
 
     def talk(self, data: st.DataObject) -> Pair:
-        return self.talks[data.draw(st.integers(0, len(self.talks) - 1), label="conversation")]
+        return pick(data, self.talks)
 
     # Both
 
     @precondition(lambda self: self.smus or self.talks)
     @rule(data=st.data())
     def release(self, data: st.DataObject) -> None:
-        held = data.draw(st.sampled_from(self.smus + self.talks))
+        held = pick(data, self.smus + self.talks)
         agent = self.agents[held.model.agent.name]
         agent.real.release(held.real)
         agent.model.release(held.model)
@@ -325,7 +330,7 @@ class StoreAndModel(RuleBasedStateMachine):
     @precondition(lambda self: self.smus or self.talks)
     @rule(data=st.data(), advice=st.sampled_from(["hot", "cold", "will_need"]))
     def advise(self, data: st.DataObject, advice: Any) -> None:
-        held = data.draw(st.sampled_from(self.smus + self.talks))
+        held = pick(data, self.smus + self.talks)
         self.agents[held.model.agent.name].real.advise(held.real, advice)
 
     @rule(target_bytes=st.none() | st.integers(0, MEMORY_MAX))
