@@ -1,5 +1,7 @@
 """The border to the native engine: the only file that imports the native module."""
 
+import atexit
+import weakref
 from collections.abc import Sequence
 from os import PathLike
 from typing import Any, Literal
@@ -60,7 +62,7 @@ def open(
         Damaged: The index in `path` cannot be read.
         Io: The system refused to read or write.
     """
-    return open_store(
+    store = open_store(
         path,
         memory_max=memory_max,
         policy=_Named(policy) if isinstance(policy, Policy) else policy,
@@ -73,6 +75,18 @@ def open(
         cold_level=cold_level,
         pressure=pressure,
     )
+    _stores.add(store)
+    return store
+
+
+# A program that ends without closing its stores still flushes, and leaves no temporary folder.
+_stores: weakref.WeakSet[Store] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for store in list(_stores):
+        store.close()
 
 
 class _Named:

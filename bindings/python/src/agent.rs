@@ -94,7 +94,8 @@ impl Agent {
         let content = Content::of(data)?;
         let bytes = content.bytes();
         let is_long = self.agent.is_long(bytes.len());
-        let smu = patiently(py, &self.agent, is_long, |on_full| self.agent.put(bytes, kind, name, importance, on_full))?;
+        let smu =
+            patiently(py, &self.agent, is_long, |on_full| self.agent.put(bytes, kind, name, importance, on_full))?;
         Ok(Smu { smu })
     }
 
@@ -103,8 +104,7 @@ impl Agent {
             let smu = &smu.get().smu;
             py.detach(|| self.agent.attach(smu))
         } else if let Ok(bytes) = key.cast::<PyBytes>() {
-            let bytes: [u8; 32] =
-                bytes.as_bytes().try_into().map_err(|_| invalid("an id as bytes has 32 of them"))?;
+            let bytes: [u8; 32] = bytes.as_bytes().try_into().map_err(|_| invalid("an id as bytes has 32 of them"))?;
             py.detach(|| self.agent.attach_id(&ContentId(bytes)))
         } else {
             let text: &str = key.extract().map_err(|_| invalid("attach takes an id, a name or an Smu"))?;

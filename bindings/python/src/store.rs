@@ -11,12 +11,22 @@ use agentmem_store::{OnFull, Options, Store as Engine};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 use std::path::PathBuf;
-use std::sync::Arc;
 
 /// A store of semantic memory units, with its engine.
-#[pyclass(frozen, module = "agentmem")]
+#[pyclass(frozen, weakref, module = "agentmem")]
 pub struct Store {
-    engine: Arc<Engine>,
+    engine: Engine,
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // Closing waits for the engine, which may be waiting for the GIL to ask a policy. Where
+        // there is no interpreter left to give it back to, nobody can be asked either.
+        let closed = Python::try_attach(|py| py.detach(|| drop(self.engine.close())));
+        if closed.is_none() {
+            drop(self.engine.close());
+        }
+    }
 }
 
 fn milliseconds(seconds: f64, name: &str) -> PyResult<u64> {
@@ -74,7 +84,7 @@ pub fn open_store(
         };
     }
     let engine = py.detach(|| Engine::open(options)).map_err(raise)?;
-    Ok(Store { engine: Arc::new(engine) })
+    Ok(Store { engine })
 }
 
 #[pymethods]

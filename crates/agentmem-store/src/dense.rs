@@ -38,6 +38,11 @@ impl Dense {
         self.members.iter().cycle().skip(start).take(count).copied().collect()
     }
 
+    /// How many members there are.
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
     /// Every member.
     pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
         self.members.iter().copied()

@@ -220,6 +220,9 @@ impl std::ops::Deref for View {
 impl Drop for View {
     #[inline]
     fn drop(&mut self) {
-        self.engine.slots.unpin(self.slot);
+        // A forked child inherits views but no pins: the claim words are the parent's.
+        if self.engine.guard.is_same_process() {
+            self.engine.slots.unpin(self.slot);
+        }
     }
 }

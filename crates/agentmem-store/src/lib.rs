@@ -13,6 +13,7 @@ mod dense;
 mod dirty;
 mod engine;
 mod flush;
+mod folder;
 mod frames;
 mod handle;
 mod heap;

@@ -143,11 +143,16 @@ impl Engine {
     /// Demotes until at most `target_bytes` are resident, or nothing more can be. Returns what was
     /// given back.
     pub fn reclaim_to(&self, target_bytes: u64) -> u64 {
-        let start_bytes = self.resident_bytes(&self.lock());
+        let (start_bytes, patience) = {
+            let state = self.lock();
+            // Enough samples to come around everything once.
+            let longest = state.hot.len().max(state.tails.len()).max(state.warm.len());
+            (self.resident_bytes(&state), 2 + longest / (SAMPLE / 2))
+        };
         let mut fruitless = 0;
         loop {
             let before = self.resident_bytes(&self.lock());
-            if before <= target_bytes || fruitless == 2 {
+            if before <= target_bytes || fruitless == patience {
                 return start_bytes.saturating_sub(before);
             }
             while self.seal_some() {}

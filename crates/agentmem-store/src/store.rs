@@ -3,6 +3,7 @@
 use crate::agents::{AGENTS_MAX, AgentEntry, AgentShared};
 use crate::cold::Cold;
 use crate::engine::{Engine, State};
+use crate::folder::Folder;
 use crate::ledger::Ledger;
 use crate::options::{OnFull, Options};
 use crate::raw::Raw;
@@ -16,12 +17,9 @@ use agentmem_core::smu::SMU_LOGICAL_BYTES_MAX;
 use agentmem_core::{AgentState, DomainKey, Error, ErrorKind, Kind, Result};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use tempfile::TempDir;
 
 const NAME_BYTES_MAX: usize = 255;
 
@@ -43,34 +41,20 @@ pub struct Store {
 
 struct Held {
     thread: JoinHandle<()>,
-    temporary: Option<TempDir>,
-    _lock: Option<File>,
+    folder: Option<Folder>,
 }
 
 impl Store {
     /// Opens a store; see [`Options`].
     pub fn open(options: Options) -> Result<Self> {
         let options = options.checked()?;
-        let (folder, temporary) = match (&options.path, options.cold) {
-            (Some(path), _) => (Some(path.clone()), None),
-            (None, true) => {
-                let temporary =
-                    TempDir::with_prefix("agentmem-").map_err(|error| sys::io_failed(&std::env::temp_dir(), error))?;
-                (Some(temporary.path().to_owned()), Some(temporary))
-            }
-            (None, false) => (None, None),
+        let folder = match (&options.path, options.cold) {
+            (Some(path), _) => Some(Folder::at(path)?),
+            (None, true) => Some(Folder::temporary()?),
+            (None, false) => None,
         };
-        let mut lock = None;
-        if let Some(folder) = &folder {
-            let failed = |error| sys::io_failed(folder, error);
-            DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
-            let path = folder.join("lock");
-            let open = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
-            let file = open.map_err(|error| sys::io_failed(&path, error))?;
-            sys::lock_exclusively(&file, folder)?;
-            lock = Some(file);
-        }
-        let cold = folder.as_ref().map(|folder| Cold::open(&folder.join("segments"))).transpose()?;
+        let path = folder.as_ref().map(|folder| folder.path.clone());
+        let cold = path.as_ref().map(|path| Cold::open(&path.join("segments"))).transpose()?;
         let (ledger, key) = match &options.path {
             Some(path) => {
                 let (ledger, key) = Ledger::open(&path.join("index.redb"))?;
@@ -84,7 +68,7 @@ impl Store {
             .name("agentmem".into())
             .spawn(move || runner.run())
             .map_err(|error| Error::new(ErrorKind::Io, format!("starting the engine: {error}")))?;
-        Ok(Store { engine, held: Mutex::new(Some(Held { thread, temporary, _lock: lock })), path: folder })
+        Ok(Store { engine, held: Mutex::new(Some(Held { thread, folder })), path })
     }
 
     /// Folder of the cold tier.
@@ -202,14 +186,13 @@ impl Store {
             return Ok(());
         }
         let Some(held) = self.held.lock().take() else { return Ok(()) };
-        let outcome = if self.engine.ledger.is_some() { self.engine.flush() } else { Ok(()) };
+        // Closed first, so that nothing is accepted that the flush would miss.
         self.engine.mark_closed();
         self.engine.ring.wake_if_sleeping();
         let _ = held.thread.join();
+        let outcome = if self.engine.ledger.is_some() { self.engine.flush() } else { Ok(()) };
         self.engine.clear();
-        let removed = held.temporary.map_or(Ok(()), TempDir::close);
-        outcome
-            .and(removed.map_err(|error| Error::new(ErrorKind::Io, format!("removing the temporary folder: {error}"))))
+        outcome.and(held.folder.map_or(Ok(()), Folder::close))
     }
 }
 
@@ -490,10 +473,10 @@ impl Agent {
 
     /// Gives everything it holds back and forgets it.
     pub fn close(&self) -> Result<()> {
-        self.engine.check_usable()?;
-        if self.shared.check_open().is_err() {
+        if self.engine.is_closed() || self.shared.check_open().is_err() {
             return Ok(());
         }
+        self.engine.check_usable()?;
         let mut state = self.engine.settled();
         self.engine.reap(&mut state, self.shared.number)
     }

@@ -1,0 +1,87 @@
+//! The folder of a store: made private, locked, and removed if it was temporary.
+
+use crate::sys;
+use agentmem_core::{Error, ErrorKind, Result};
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+const PREFIX: &str = "agentmem-";
+const LOCK: &str = "lock";
+
+/// A folder that no other process has open.
+#[derive(Debug)]
+pub struct Folder {
+    /// Where it is.
+    pub path: PathBuf,
+    temporary: Option<TempDir>,
+    _lock: File,
+}
+
+fn lock(path: &Path) -> Result<File> {
+    let open = OpenOptions::new().create(true).truncate(false).write(true).open(path);
+    let file = open.map_err(|error| sys::io_failed(path, error))?;
+    sys::lock_exclusively(&file, path.parent().unwrap_or(path))?;
+    Ok(file)
+}
+
+impl Folder {
+    /// The folder at `path`, made if it is not there.
+    pub fn at(path: &Path) -> Result<Self> {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+        made.map_err(|error| sys::io_failed(path, error))?;
+        Ok(Folder { path: path.to_owned(), temporary: None, _lock: lock(&path.join(LOCK))? })
+    }
+
+    /// A new temporary folder. Those that processes left behind when they were killed are removed.
+    pub fn temporary() -> Result<Self> {
+        remove_abandoned(&std::env::temp_dir());
+        let temporary = TempDir::with_prefix(PREFIX).map_err(|error| sys::io_failed(&std::env::temp_dir(), error))?;
+        // A lock file appears under its name only when it is locked, so whoever can lock one knows
+        // that its owner is gone.
+        let (made, named) = (temporary.path().join("lock.new"), temporary.path().join(LOCK));
+        let file = lock(&made)?;
+        std::fs::rename(&made, &named).map_err(|error| sys::io_failed(&named, error))?;
+        Ok(Folder { path: temporary.path().to_owned(), temporary: Some(temporary), _lock: file })
+    }
+
+    /// Lets it go, and removes it if it was temporary.
+    pub fn close(self) -> Result<()> {
+        let failed = |error| Error::new(ErrorKind::Io, format!("removing {}: {error}", self.path.display()));
+        self.temporary.map_or(Ok(()), TempDir::close).map_err(failed)
+    }
+}
+
+fn remove_abandoned(parent: &Path) {
+    let Ok(entries) = std::fs::read_dir(parent) else { return };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let is_ours = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PREFIX));
+        // Somebody else's folder cannot be opened for writing, and stays.
+        if is_ours
+            && path.join("segments").is_dir()
+            && let Ok(file) = OpenOptions::new().write(true).open(path.join(LOCK))
+            && sys::lock_exclusively(&file, &path).is_ok()
+        {
+            let _ = std::fs::remove_dir_all(&path);
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn abandoned_folders_go_and_living_ones_stay() {
+        let parent = tempfile::tempdir().unwrap();
+        for name in ["agentmem-dead", "agentmem-alive", "other"] {
+            std::fs::create_dir_all(parent.path().join(name).join("segments")).unwrap();
+            std::fs::write(parent.path().join(name).join(LOCK), "").unwrap();
+        }
+        let alive = Folder::at(&parent.path().join("agentmem-alive")).unwrap();
+        remove_abandoned(parent.path());
+        assert!(!parent.path().join("agentmem-dead").exists());
+        assert!(alive.path.exists() && parent.path().join("other").exists());
+    }
+}
