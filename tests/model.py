@@ -92,13 +92,13 @@ class Store:
         return list(self.registered)
 
     def reopen(self) -> Store:
-        """Close, and give what opening the path again gives: old handles are dead, and the agents
-        are there to be taken up."""
+        """Close, and give what opening the path again gives: agents, to be taken up, each with one
+        lease on each content that it held; old handles are dead."""
         self.closed = True
         store = Store(self.contents, self.names)
         for old in self.registered.values():
             agent = store.registered[old.name] = Agent(store, old.name)
-            agent.held = [replace(smu, agent=agent) for smu in old.held]
+            agent.held = [replace(smu, agent=agent) for smu in old.smus()]
             agent.talks = [replace(talk, agent=agent) for talk in old.talks]
         return store
 
@@ -155,7 +155,7 @@ class Agent:
             self.talks.remove(held)
 
     def smus(self) -> list[Smu]:
-        return list(self.held)
+        return list({smu.id: smu for smu in self.held}.values())
 
     def conversation(self, name: str | None = None) -> Conversation:
         self.check_open()

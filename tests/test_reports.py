@@ -89,7 +89,7 @@ def test_scan_for_people_has_no_colour_in_a_pipe(tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert "\x1b" not in result.output
     assert "times less" in result.stdout
-    assert "sample" not in result.stdout
+    assert "A sample" not in result.stdout
 
 
 def test_scan_samples_whole_folders_when_time_is_up_and_says_so(tmp_path: Path) -> None:
@@ -97,8 +97,11 @@ def test_scan_samples_whole_folders_when_time_is_up_and_says_so(tmp_path: Path) 
         write(tmp_path / f"{n % 4}" / f"{n}.jsonl", transcript(n, 5))
     steps = [(f.measured_files, f.is_sample) for f in survey([tmp_path], seconds_max=0.0)]
     assert steps == [(1, False), (1, True)]
+    result = run("scan", tmp_path, "--seconds-max", "0.000001")
+    assert "A sample" in result.stdout
+    assert "1 of 20 files" in result.stdout
     result = run("scan", tmp_path, "--seconds-max", "0")
-    assert "sample" not in result.stdout
+    assert "A sample" not in result.stdout
     measured = [f.measured_files for f in survey([tmp_path], seconds_max=600)]
     assert measured == [*range(1, 21), 20]
 

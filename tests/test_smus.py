@@ -105,6 +105,18 @@ def test_a_name_means_the_newest_content(mem: agentmem.Store, agent: agentmem.Ag
     assert new.read() == b"new"
 
 
+@pytest.mark.parametrize("first_released", [True, False])
+def test_a_name_stays_while_anybody_holds_its_content(
+    mem: agentmem.Store, agent: agentmem.Agent, first_released: bool
+) -> None:
+    first, second = agent.put(b"prompt", name="n"), agent.put(b"prompt", name="n")
+    agent.release(first if first_released else second)
+    other = mem.agent("other")
+    attached = other.attach("n")
+    agent.release(second if first_released else first)
+    assert other.attach("n").id == attached.id
+
+
 def test_share_gives_a_lease_of_its_own(mem: agentmem.Store, agent: agentmem.Agent) -> None:
     other = mem.agent("other")
     smu = agent.put(b"shared")
@@ -150,6 +162,18 @@ def test_smus_are_handles_on_everything_held(mem: agentmem.Store, agent: agentme
     agent.conversation("c").append(b"not this")
     listed = sorted((smu.read(), smu.kind) for smu in agent.smus())
     assert listed == [(b"one", "tool_result"), (b"two", "system_prompt")]
+
+
+def test_listing_what_is_held_holds_nothing_more(
+    mem: agentmem.Store, agent: agentmem.Agent
+) -> None:
+    smu = agent.put(b"x" * 100)
+    for _ in range(3):
+        agent.smus()
+    assert agent.stats()["logical_bytes"] == 100
+    agent.release(smu)
+    assert agent.smus() == []
+    assert mem.stats()["smus"] == 0
 
 
 # Views

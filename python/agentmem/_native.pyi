@@ -336,3 +336,63 @@ class Conversation:
     @overload
     def __getitem__(self, index: slice) -> list[Any]: ...
     def __iter__(self) -> Iterator[Any]: ...
+
+class Corpus:
+    """Texts to measure with: transcripts of agents, system prompts and tool definitions."""
+
+    @staticmethod
+    def open(paths: Sequence[str | PathLike[str]]) -> Corpus:
+        """Read folders, files and ``.tar.zst`` archives into memory, as one corpus.
+
+        Raises:
+            Io: One of them cannot be read, or there is no text in it.
+        """
+    @staticmethod
+    def generate(seed: int, size_bytes: int) -> Corpus:
+        """Make about ``size_bytes`` of transcripts that have the sizes and the compression ratios
+        of real ones."""
+    @property
+    def synthetic(self) -> bool:
+        """Whether any of it is generated."""
+    def sources(self) -> dict[str, list[str]]:
+        """Where the transcripts come from: source to the paths inside the corpus."""
+    def original(self, path: str) -> list[bytes]:
+        """The messages of one transcript.
+
+        Raises:
+            NotFound: There is none of that path.
+        """
+    def rewritten(
+        self, seed: int, agent: int, target_bytes: int
+    ) -> Iterator[tuple[str, list[bytes]]]:
+        """Conversations for agent number ``agent``: the path of each original, and its messages
+        with words and identifiers replaced, the same throughout and otherwise than for any other
+        agent. They end with the message that reaches ``target_bytes`` in all. A thread rewrites
+        ahead by one conversation."""
+    def prompt(self, seed: int, size_bytes: int) -> bytes:
+        """A system prompt of that many bytes, from those of the corpus or generated."""
+    def tools(self, seed: int, size_bytes: int) -> bytes:
+        """Tool definitions of that many bytes, from those of the corpus or generated."""
+
+class Tally:
+    """How conversations compress with zstd at level 3, summed up."""
+
+    def __init__(self) -> None: ...
+    def add(self, conversation: Sequence[bytes]) -> None:
+        """Add a conversation, given as its messages in order."""
+    @property
+    def logical_bytes(self) -> int:
+        """Bytes of everything that was added."""
+    def ratios(self) -> dict[str, float]:
+        """Original by compressed bytes: each ``message`` alone, in a ``block`` of 64 KiB, in a
+        ``stream`` with a flush after every message, and the conversation as a ``whole``."""
+
+class MessageSet:
+    """The messages of one agent, remembered by hash."""
+
+    def __init__(self) -> None: ...
+    def add(self, messages: Sequence[bytes]) -> None:
+        """Add messages, each as often as it occurs."""
+
+def equal_share(agents: Sequence[MessageSet]) -> float:
+    """The share of the bytes of all agents that lies in messages which another agent has too."""

@@ -9,15 +9,31 @@ from typing import Any, Literal
 from agentmem._native import (
     Agent,
     Conversation,
+    Corpus,
+    MessageSet,
     Smu,
     Store,
+    Tally,
     View,
     __version__,
+    equal_share,
     open_store,
 )
 from agentmem.policy import Candidate, Policy
 
-__all__ = ["Agent", "Conversation", "Smu", "Store", "View", "__version__", "open"]
+__all__ = [
+    "Agent",
+    "Conversation",
+    "Corpus",
+    "MessageSet",
+    "Smu",
+    "Store",
+    "Tally",
+    "View",
+    "__version__",
+    "equal_share",
+    "open",
+]
 
 
 def open(

@@ -27,11 +27,15 @@ pub fn patiently<T: Send>(
 ) -> PyResult<T> {
     if !is_long {
         match call(OnFull::Fail) {
-            Err(error) if error.kind() == ErrorKind::ArenaFull && agent.on_full() == OnFull::Wait => {}
+            Err(error) if is_full(error.kind()) && agent.on_full() == OnFull::Wait => {}
             other => return other.map_err(raise),
         }
     }
     py.detach(|| call(agent.on_full())).map_err(raise)
+}
+
+fn is_full(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::ArenaFull | ErrorKind::OutOfMemory)
 }
 
 impl Agent {

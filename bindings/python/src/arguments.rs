@@ -2,7 +2,7 @@
 
 use crate::errors::{invalid, raise};
 use agentmem_core::smu::check_importance;
-use pyo3::buffer::PyBuffer;
+use pyo3::buffer::PyUntypedBuffer;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyByteArray, PyBytes, PyDict, PyMemoryView, PyString};
@@ -12,7 +12,7 @@ pub enum Content<'py> {
     /// The bytes of an immutable `bytes` or `str`, which the caller's argument keeps.
     Borrowed(&'py [u8]),
     /// An exported buffer: it can be written by others meanwhile, but not freed or moved.
-    Exported(PyBuffer<u8>),
+    Exported(PyUntypedBuffer),
 }
 
 impl<'py> Content<'py> {
@@ -29,7 +29,7 @@ impl<'py> Content<'py> {
     }
 
     fn exported(data: &Bound<'py, PyAny>) -> PyResult<Self> {
-        let buffer = PyBuffer::<u8>::get(data)
+        let buffer = PyUntypedBuffer::get(data)
             .map_err(|error| invalid(format!("content of type {}: {error}", type_name(data))))?;
         if !buffer.is_c_contiguous() {
             return Err(invalid("a buffer that is not contiguous"));
@@ -92,7 +92,7 @@ pub fn is_bytes_like(message: &Bound<'_, PyAny>) -> bool {
         || message.is_instance_of::<PyMemoryView>()
         || (!message.is_instance_of::<PyString>()
             && !message.is_instance_of::<PyDict>()
-            && PyBuffer::<u8>::get(message).is_ok())
+            && PyUntypedBuffer::get(message).is_ok())
 }
 
 static CODEC: PyOnceLock<Py<PyAny>> = PyOnceLock::new();

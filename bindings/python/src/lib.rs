@@ -6,6 +6,7 @@
 mod agent;
 mod arguments;
 mod conversation;
+mod corpus;
 mod errors;
 mod policy;
 mod smu;
@@ -23,5 +24,9 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<conversation::Conversation>()?;
     module.add_class::<conversation::Messages>()?;
     module.add_function(wrap_pyfunction!(store::open_store, module)?)?;
+    module.add_class::<corpus::Corpus>()?;
+    module.add_class::<corpus::Tally>()?;
+    module.add_class::<corpus::MessageSet>()?;
+    module.add_function(wrap_pyfunction!(corpus::equal_share, module)?)?;
     Ok(())
 }

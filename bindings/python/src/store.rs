@@ -10,6 +10,7 @@ use agentmem_store::stats::{AgentStats, Stats};
 use agentmem_store::{OnFull, Options, Store as Engine};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// A store of semantic memory units, with its engine.
@@ -90,8 +91,8 @@ pub fn open_store(
 #[pymethods]
 impl Store {
     #[getter]
-    fn path(&self) -> Option<PathBuf> {
-        self.engine.path().map(ToOwned::to_owned)
+    fn path(&self) -> Option<OsString> {
+        self.engine.path().map(|path| path.as_os_str().to_owned())
     }
 
     #[getter]

@@ -26,6 +26,7 @@ impl Engine {
     /// Gives SMUs a compressed form, and drops the raw one unless `keep_raw`. Those that are
     /// pinned, unsealed or busy stay as they are. Returns the raw bytes dropped.
     pub fn demote_smus(&self, slots: &[u32], keep_raw: bool) -> Result<u64> {
+        let _demoting = self.demoting();
         let mut dropped_bytes = 0;
         let mut planned: Vec<Planned> = Vec::new();
         {
@@ -82,6 +83,17 @@ impl Engine {
         }
         let mut state = self.lock();
         let now_ms = self.now_ms();
+        let raw_bytes: u64 = group.iter().map(|(.., raw)| raw.len() as u64).sum();
+        let stored_bytes: u64 = stored.iter().map(|(extent, ..)| extent.len() as u64).sum();
+        if self.cold.is_none() && stored_bytes >= raw_bytes {
+            // In RAM the packed form would only be in the way of views.
+            for (slot, ..) in group {
+                if let Some(smu) = state.smus.get_mut(*slot) {
+                    smu.stays_raw = true;
+                }
+            }
+            return Ok(0);
+        }
         let count = stored.len() as u32;
         let first = state.frames.take_numbers(count);
         for (number, (extent, items, logical_bytes)) in (first..).zip(stored) {

@@ -3,6 +3,7 @@
 use crate::agents::AgentShared;
 use crate::engine::{Conversation as Entry, ConversationShared, Engine};
 use crate::options::OnFull;
+use crate::pack::Effort;
 use crate::read::StoredMessage;
 use crate::ring::Operation;
 use crate::store::{Agent, check_name};
@@ -52,8 +53,12 @@ impl Agent {
             return Err(Error::new(ErrorKind::LimitReached, format!("{CONVERSATIONS_MAX} conversations")));
         }
         let number = state.next_conversation;
-        let name: Box<str> = name.map_or_else(|| format!("conversation-{number}").into(), Into::into);
         let agent = state.agents.open_mut(self.shared().number)?;
+        let free = |n: u32| Some(format!("conversation-{n}")).filter(|name| !agent.conversations.contains_key(&**name));
+        let name: Box<str> = match name {
+            Some(name) => name.into(),
+            None => (number..).find_map(free).expect("there are more numbers than conversations").into(),
+        };
         if agent.conversations.contains_key(&name) {
             return Err(Error::new(ErrorKind::NameTaken, format!("conversation {name:?}")));
         }
@@ -291,7 +296,7 @@ impl Conversation {
                     (tails, frames)
                 };
                 for number in tails {
-                    self.engine().pack_tail(number, true)?;
+                    self.engine().pack_tail(number, Effort::Full)?;
                 }
                 match self.engine().cold {
                     Some(_) => self.engine().demote_frames(&frames, false, false),

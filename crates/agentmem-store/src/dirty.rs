@@ -166,7 +166,7 @@ impl State {
                     let key = u64::from(number) << 32 | u64::from(index);
                     rows.tail_rows.push((key, tail_row(meta, tail.bytes(index as usize))));
                 }
-                tails.push((number, tail.items.len() as u32));
+                tails.push((number, tail.serial, tail.items.len() as u32));
             } else {
                 rows.packed_nodes.push(number);
             }
@@ -184,12 +184,10 @@ impl State {
     }
 
     /// A commit succeeded: the tails' messages are durable.
-    pub fn committed(&mut self, tails: &[(u32, u32)]) {
+    pub fn committed(&mut self, tails: &[(u32, u64, u32)]) {
         self.counters.commit += 1;
-        for &(number, count) in tails {
-            if let Some(Node { body: Body::Tail(tail), .. }) = self.tree.get_mut(number)
-                && tail.items.len() as u32 >= count
-            {
+        for &(number, serial, count) in tails {
+            if let Some(Node { body: Body::Tail(tail), .. }) = self.tree.with_tail(number, serial) {
                 tail.durable = tail.durable.max(count);
             }
         }
@@ -209,8 +207,8 @@ impl State {
 pub struct Changes {
     pub dirty: Dirty,
     pub rows: ChangedRows,
-    /// Tails written, and how many messages of each.
-    pub tails: Vec<(u32, u32)>,
+    /// Tails written: node, serial, and how many messages.
+    pub tails: Vec<(u32, u64, u32)>,
     /// Frames to be buried once this is durable.
     pub dead: Vec<DiskPlace>,
 }

@@ -15,7 +15,7 @@ use crate::dirty::Dirty;
 use crate::frames::Frames;
 use crate::heap::Heap;
 use crate::index::MessageIndex;
-use crate::ledger::Ledger;
+use crate::ledger::{self, Ledger};
 use crate::options::Options;
 use crate::raw::Raw;
 use crate::ring::{CELLS, Ring};
@@ -31,9 +31,10 @@ use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-/// Contexts of the codec, the decoded messages kept and the index's cache: what the engine needs
-/// beside tables and content.
-const FIXED_BYTES: u64 = 6 << 20;
+/// What the engine needs beside tables and content: contexts of the codec, stacks, buffers.
+const FIXED_BYTES: u64 = 3 << 20;
+/// A ring that nobody used for so many ticks gives its pages back.
+const TRIM_TICKS: u32 = 8;
 /// The engine looks around this often even when nobody wakes it.
 pub const TICK_MS: i32 = 250;
 /// How long the engine keeps polling after the last operation before it sleeps until rung.
@@ -143,8 +144,9 @@ pub struct Engine {
     pub frame_heap: Arc<Heap>,
     /// Files of the cold tier.
     pub cold: Option<Cold>,
-    /// The durable index.
-    pub ledger: Option<Mutex<Ledger>>,
+    /// The durable index, until the store is closed: handles outlive that, and must not keep it from
+    /// being opened again.
+    pub ledger: Option<Mutex<Option<Ledger>>>,
     /// Name of the policy.
     pub policy_name: String,
     /// What goes first.
@@ -155,9 +157,21 @@ pub struct Engine {
     pub next_key: AtomicU64,
     /// Whether the process is still the one that opened the store.
     pub guard: ForkGuard,
+    /// Threads that are just making something smaller.
+    demoting: AtomicU64,
     is_closed: AtomicBool,
+    is_full: AtomicBool,
     state: Mutex<State>,
     started_ms: u64,
+}
+
+/// Counts its thread among those that demote.
+pub struct Demoting<'a>(&'a AtomicU64);
+
+impl Drop for Demoting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 impl Engine {
@@ -208,13 +222,15 @@ impl Engine {
             frame_heap,
             segments,
             cold,
-            ledger: ledger.map(Mutex::new),
+            ledger: ledger.map(|ledger| Mutex::new(Some(ledger))),
             policy_name: policy.name().to_owned(),
             policy: Mutex::new(policy),
             inbox: Mutex::default(),
             next_key: AtomicU64::new(1),
             guard: ForkGuard::new()?,
+            demoting: AtomicU64::new(0),
             is_closed: AtomicBool::new(false),
+            is_full: AtomicBool::new(false),
             state: Mutex::new(state),
             started_ms: sys::monotonic_ms(),
             options,
@@ -224,6 +240,18 @@ impl Engine {
     /// The state, to change tables for microseconds.
     pub fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock()
+    }
+
+    /// What one thread demotes, no other can choose: whoever finds nothing more looks here before it
+    /// gives up.
+    pub fn demoting(&self) -> Demoting<'_> {
+        self.demoting.fetch_add(1, Ordering::AcqRel);
+        Demoting(&self.demoting)
+    }
+
+    /// Whether some thread demotes just now.
+    pub fn is_demoting(&self) -> bool {
+        self.demoting.load(Ordering::Acquire) > 0
     }
 
     /// Milliseconds on the engine's clock.
@@ -255,11 +283,20 @@ impl Engine {
 
     /// RAM that the engine takes, everything included.
     pub fn resident_bytes(&self, state: &State) -> u64 {
+        self.planned_bytes(state) - self.ring.capacity_bytes() + self.ring.resident_bytes()
+    }
+
+    /// RAM that it will take once all of the ring is in use: what the budget is compared with, so
+    /// that puts need not ask.
+    pub fn planned_bytes(&self, state: &State) -> u64 {
+        let decoded: usize = state.decoded.iter().map(|(_, content)| content.len()).sum();
+        let cache = if self.ledger.is_some() { ledger::CACHE_BYTES } else { 0 };
         self.hot_heap.resident_bytes()
             + self.frame_heap.resident_bytes()
             + self.segments.large_bytes()
-            + self.ring.resident_bytes()
+            + self.ring.capacity_bytes()
             + self.table_bytes(state)
+            + (decoded + cache) as u64
             + FIXED_BYTES
     }
 
@@ -281,19 +318,37 @@ impl Engine {
             + state.dirty.as_ref().map_or(0, Dirty::table_bytes)
     }
 
+    /// Whether the budget is full of what cannot be demoted.
+    #[inline]
+    pub fn is_full(&self) -> bool {
+        self.is_full.load(Ordering::Relaxed)
+    }
+
+    /// Says whether puts have to ask for room first.
+    pub fn set_full(&self, is_full: bool) {
+        self.is_full.store(is_full, Ordering::Relaxed);
+    }
+
     /// Takes in everything that was published, making room where needed.
     ///
     /// # Errors
-    /// `OutOfMemory` where nothing more can be demoted; what was published stays in the ring.
+    /// `OutOfMemory` where nothing more can be demoted. What was published is taken in all the
+    /// same: the ring was part of the budget, and gives its pages back for it.
     pub fn drain(&self) -> Result<()> {
+        let mut is_refused = self.is_full() && self.make_room(0).is_err();
         loop {
             let mut state = self.lock();
-            match self.ingest(&mut state, 256) {
+            match self.ingest(&mut state, 256, is_refused) {
+                Ingest::Empty if is_refused => {
+                    self.ring.trim();
+                    return Err(Error::new(ErrorKind::OutOfMemory, "this store"));
+                }
                 Ingest::Empty => return Ok(()),
                 Ingest::More => MutexGuard::unlock_fair(state),
                 Ingest::NoRoom { bytes } => {
                     drop(state);
-                    self.make_room(bytes)?;
+                    is_refused = self.make_room(bytes).is_err();
+                    self.set_full(is_refused);
                 }
                 Ingest::NoSlot => return Err(Error::new(ErrorKind::LimitReached, format!("{SLOTS_MAX} slots"))),
             }
@@ -311,8 +366,11 @@ impl Engine {
     pub fn run(&self) {
         let mut busy_ms = self.now_ms();
         let mut tick_ms = 0;
+        let mut quiet_ticks = 0;
         while !self.is_closed() {
-            let mut worked = !self.ring.is_empty();
+            let put = !self.ring.is_empty();
+            let mut worked = put;
+            quiet_ticks = if put { 0 } else { quiet_ticks };
             let blocked = self.drain().is_err();
             worked |= self.seal_some();
             worked |= self.pack_full_tails();
@@ -320,6 +378,11 @@ impl Engine {
             if now_ms >= tick_ms + TICK_MS as u64 {
                 tick_ms = now_ms;
                 worked |= self.tick(now_ms);
+                quiet_ticks += 1;
+                if quiet_ticks == TRIM_TICKS {
+                    let _consumer = self.lock();
+                    self.ring.trim();
+                }
             }
             self.keep_budget();
             if worked && !blocked {

@@ -1,6 +1,7 @@
 //! Durability: everything put before a flush survives the death of everybody.
 
 use crate::engine::{Engine, State};
+use crate::pack::Effort;
 use crate::smus::Packed;
 use agentmem_core::{Error, ErrorKind, Result};
 use std::time::Duration;
@@ -27,6 +28,7 @@ impl Engine {
         self.pack_for_flush()?;
         // Commits are in the order in which changes were taken, hence one at a time.
         let ledger = ledger.lock();
+        let ledger = ledger.as_ref().ok_or_else(|| Error::new(ErrorKind::Closed, "this store"))?;
         let changes = self.durable_changes()?;
         match ledger.commit(&changes) {
             Ok(()) => {
@@ -65,7 +67,7 @@ impl Engine {
             state.tails.iter().filter(is_big).collect()
         };
         for number in big {
-            self.pack_tail(number, true)?;
+            self.pack_tail(number, Effort::Full)?;
         }
         for _ in 0..ATTEMPTS {
             let unpacked: Vec<u32> = {
@@ -109,6 +111,9 @@ impl Engine {
 
     /// Ends the engine: whatever no pin needs is given back.
     pub fn clear(&self) {
+        if let Some(ledger) = &self.ledger {
+            drop(ledger.lock().take());
+        }
         let mut state = self.lock();
         let hot: Vec<u32> = state.hot.iter().collect();
         for slot in hot {
@@ -120,6 +125,9 @@ impl Engine {
         state.smus = Default::default();
         state.agents = Default::default();
         state.conversations = Default::default();
+        // Whoever was just passing still walks over these, and must find no more than the tree has.
+        state.tails = Default::default();
+        state.warm = Default::default();
         state.tree = Default::default();
         state.frames = Default::default();
         state.index = Default::default();

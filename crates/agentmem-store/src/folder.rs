@@ -2,8 +2,8 @@
 
 use crate::sys;
 use agentmem_core::{Error, ErrorKind, Result};
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
@@ -37,7 +37,9 @@ impl Folder {
     /// A new temporary folder. Those that processes left behind when they were killed are removed.
     pub fn temporary() -> Result<Self> {
         remove_abandoned(&std::env::temp_dir());
-        let temporary = TempDir::with_prefix(PREFIX).map_err(|error| sys::io_failed(&std::env::temp_dir(), error))?;
+        let private = Permissions::from_mode(0o700);
+        let made = tempfile::Builder::new().prefix(PREFIX).permissions(private).tempdir();
+        let temporary = made.map_err(|error| sys::io_failed(&std::env::temp_dir(), error))?;
         // A lock file appears under its name only when it is locked, so whoever can lock one knows
         // that its owner is gone.
         let (made, named) = (temporary.path().join("lock.new"), temporary.path().join(LOCK));

@@ -16,10 +16,11 @@ const CHUNK_BYTES_MIN: usize = 4 << 10;
 const CHUNK_BYTES_MAX: usize = 256 << 10;
 
 impl Engine {
-    /// Takes in up to `limit` published operations, oldest first.
-    pub fn ingest(&self, state: &mut State, limit: usize) -> Ingest {
+    /// Takes in up to `limit` published operations, oldest first; with `beyond_budget` also those
+    /// for which there is no room.
+    pub fn ingest(&self, state: &mut State, limit: usize, beyond_budget: bool) -> Ingest {
         let now_ms = self.now_ms();
-        let mut room = self.options.memory_max_bytes as i64 - self.resident_bytes(state) as i64;
+        let mut room = self.options.memory_max_bytes as i64 - self.planned_bytes(state) as i64;
         for _ in 0..limit {
             let Some(found) = self.ring.peek() else { return Ingest::Empty };
             let Ok((cell, bytes)) = found else {
@@ -33,7 +34,7 @@ impl Engine {
                 return Ingest::NoSlot;
             }
             let needs = bytes.len() as i64 + 512;
-            if needs > room && !matches!(cell.operation, Operation::Release { .. }) {
+            if needs > room && !beyond_budget && !matches!(cell.operation, Operation::Release { .. }) {
                 return Ingest::NoRoom { bytes: needs as u64 };
             }
             if self.take_in(state, &cell, bytes, now_ms).is_err() {
@@ -81,6 +82,7 @@ impl Engine {
                 self.append(state, conversation, bytes, large, meta, now_ms)?;
             }
             Operation::Release { slot } => self.release_slot(state, cell.agent, slot),
+            Operation::Nothing => {}
         }
         Ok(())
     }
@@ -112,6 +114,7 @@ impl Engine {
                 kind,
                 importance,
                 keep_hot: false,
+                stays_raw: false,
                 is_busy: false,
                 names: Vec::new(),
             })),

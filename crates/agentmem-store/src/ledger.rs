@@ -11,7 +11,8 @@ use redb::{Database, ReadableTable, TableDefinition};
 use std::path::Path;
 
 const VERSION: u32 = 1;
-const CACHE_BYTES: usize = 4 << 20;
+/// RAM that redb caches pages in.
+pub const CACHE_BYTES: usize = 4 << 20;
 
 pub type Rows = TableDefinition<'static, u32, &'static [u8]>;
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");

@@ -32,6 +32,7 @@ mod records;
 mod ring;
 mod seal;
 mod segments;
+mod share;
 mod slots;
 mod smus;
 mod splice;

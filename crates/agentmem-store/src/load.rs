@@ -188,6 +188,7 @@ fn load_smu(state: &mut State, slots: &Slots, slot: u32, record: SmuRecord) -> R
             kind: Kind::from_u8(record.kind).ok_or_else(|| damaged("kind"))?,
             importance: record.importance,
             keep_hot: false,
+            stays_raw: false,
             is_busy: false,
             names: Vec::new(),
         },

@@ -1,59 +1,45 @@
-//! Packing: a raw tail becomes a frame.
+//! Packing: a raw tail becomes part of a frame.
 //!
-//! A full or unused tail becomes one frame, without the messages that another conversation's frame
-//! has already, and together with the frame before it while that is small.
+//! Messages that another conversation's frame has already are only referred to. The others are
+//! framed together with the frames just before them, as long as those are not much larger: so many
+//! small packings (flushes, snapshots, pauses) end in few large frames, and each byte is framed a
+//! logarithmic number of times. Whoever referred to a frame that was taken in refers to the new
+//! one, in which its items lie further back.
 
 use crate::engine::{Engine, State};
 use crate::frames::{FrameEntry, Ref};
 use crate::heap::Extent;
 use crate::ingest::TAIL_BYTES_MAX;
-use crate::read::FrameBytes;
-use crate::tree::{Body, NONE, RawItem, Tail};
-use agentmem_core::frame::{self, Frame, ITEMS_MAX, Item, Meta};
+use crate::share::{Messages, Opened, Stretch};
+use crate::smus::Packed;
+use crate::tree::Body;
+use agentmem_core::frame::{self, ITEMS_MAX, Item};
 use agentmem_core::{ContentId, Kind, Result};
-use std::collections::HashMap;
-use std::ops::Range;
 
-/// A run of messages that another frame has is worth a reference from this many bytes on.
-const SHARED_BYTES_MIN: usize = 2 << 10;
-/// Frames looked into for one message.
-const PROPOSALS_MAX: usize = 2;
+/// A frame is taken in while it is at most this many times as large as what comes after it.
+const TAKE_IN_FACTOR: u64 = 2;
 
-/// Consecutive messages of a tail, and where they will be.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Stretch {
-    /// In a frame that exists: `items.start` is item `first` of it.
-    Shared { items: Range<usize>, frame: u32, first: u32 },
-    /// In the frame to be made.
-    New { items: Range<usize> },
+/// How much is tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effort {
+    /// Look for shared messages, and take small frames in.
+    Full,
+    /// Just frame it: what a plan relied on went while it was carried out.
+    Plain,
 }
 
-/// A frame's content and directory.
-type Opened = (Vec<u8>, Vec<frame::Entry>);
-
-/// A tail's messages, kept by `Arc` while nobody holds the lock.
-struct Messages {
-    tail: Tail,
-}
-
-impl Messages {
-    fn of(tail: &Tail) -> Self {
-        let (chunks, items) = (tail.chunks.clone(), tail.items.clone());
-        Messages { tail: Tail { chunks, items, ..Tail::default() } }
-    }
-
-    fn bytes(&self, index: usize) -> &[u8] {
-        self.tail.bytes(index)
-    }
-
-    fn meta(&self, index: usize) -> Meta {
-        let item: &RawItem = &self.tail.items[index];
-        item.meta
-    }
-
-    fn len(&self) -> usize {
-        self.tail.items.len()
-    }
+/// What is to happen to a tail.
+struct Packing {
+    number: u32,
+    stretches: Vec<Stretch>,
+    /// Frames to be taken in, in order, and where the items of each begin in the new one.
+    taken_in: Vec<(u32, u32)>,
+    /// Where the tail's own items begin in it.
+    own_first: u32,
+    stored: Option<Extent>,
+    items: u32,
+    logical_bytes: u64,
+    tags: Vec<u32>,
 }
 
 impl Engine {
@@ -63,211 +49,167 @@ impl Engine {
         for _ in 0..8 {
             let Some(number) = self.lock().full_tails.pop_front() else { break };
             // A failure (no memory for the frame) leaves the tail as it is, for reclaim to retry.
-            let _ = self.pack_tail(number, true);
+            let _ = self.pack_tail(number, Effort::Full);
             worked = true;
         }
         worked
     }
 
     /// Packs the tail in node `number`, if it is one and no other job has it.
-    pub fn pack_tail(&self, number: u32, share: bool) -> Result<bool> {
+    pub fn pack_tail(&self, number: u32, effort: Effort) -> Result<()> {
+        let _demoting = self.demoting();
         let messages = {
             let mut state = self.lock();
-            let Some(node) = state.tree.get_mut(number) else { return Ok(false) };
+            let Some(node) = state.tree.get_mut(number) else { return Ok(()) };
             if node.is_busy || node.count == 0 {
-                return Ok(false);
+                return Ok(());
             }
-            let Body::Tail(tail) = &mut node.body else { return Ok(false) };
+            let Body::Tail(tail) = &mut node.body else { return Ok(()) };
             tail.is_sealed = true;
             node.is_busy = true;
             Messages::of(tail)
         };
-        let outcome = self.pack_messages(number, &messages, share);
-        if let Some(node) = self.lock().tree.get_mut(number) {
-            node.is_busy = false;
-        }
-        match outcome {
-            // Something the plan relied on went: once more, without looking for shared messages.
-            Ok(false) if share => self.pack_tail(number, false),
-            other => other,
-        }
+        let outcome = self.plan_packing(number, &messages, effort);
+        let mut state = self.lock();
+        // The node may have died, and its number may be another's by now.
+        let Some(node) = state.tree.with_tail(number, messages.serial()) else { return outcome.map(|_| ()) };
+        node.is_busy = false;
+        let is_done = self.commit_packing(&mut state, outcome?);
+        drop(state);
+        if is_done || effort == Effort::Plain { Ok(()) } else { self.pack_tail(number, Effort::Plain) }
     }
 
-    fn pack_messages(&self, number: u32, messages: &Messages, share: bool) -> Result<bool> {
+    fn plan_packing(&self, number: u32, messages: &Messages, effort: Effort) -> Result<Packing> {
         let ids: Vec<ContentId> =
             (0..messages.len()).map(|index| ContentId::of(&self.key, messages.bytes(index))).collect();
-        let stretches =
-            if share { self.find_shared(messages, &ids)? } else { vec![Stretch::New { items: 0..messages.len() }] };
-        let is_all_new = matches!(stretches[..], [Stretch::New { .. }]);
-        let before = if is_all_new { self.mergeable_parent(number)? } else { None };
-        let decoded = match &before {
-            Some((_, bytes)) => {
-                Some((Frame::parse(bytes.bytes())?.decode()?, Frame::parse(bytes.bytes())?.entries().to_vec()))
+        let (stretches, before) = match effort {
+            Effort::Full => {
+                let stretches = self.find_shared(messages, &ids);
+                let before = self.frames_to_take_in(number, messages, &stretches);
+                (stretches, before)
             }
-            None => None,
+            Effort::Plain => (vec![Stretch::New { items: 0..messages.len() }], Vec::new()),
+        };
+        let own = |stretch: &Stretch| match stretch {
+            Stretch::New { items } => items.clone(),
+            Stretch::Shared { .. } => 0..0,
         };
         let mut items: Vec<Item<'_>> = Vec::with_capacity(messages.len());
-        if let Some((content, entries)) = &decoded {
-            items
-                .extend(entries.iter().map(|entry| Item { bytes: &content[entry.start..entry.end], meta: entry.meta }));
+        let mut taken_in = Vec::with_capacity(before.len());
+        for (frame, (content, entries)) in &before {
+            taken_in.push((*frame, items.len() as u32));
+            items.extend(entries.iter().map(|e| Item { bytes: &content[e.start..e.end], meta: e.meta }));
         }
-        let merged_items = items.len();
-        for stretch in &stretches {
-            if let Stretch::New { items: range } = stretch {
-                items.extend(range.clone().map(|at| Item { bytes: messages.bytes(at), meta: messages.meta(at) }));
-            }
-        }
+        let own_first = items.len();
+        let own: Vec<usize> = stretches.iter().flat_map(own).collect();
+        items.extend(own.iter().map(|&at| Item { bytes: messages.bytes(at), meta: messages.meta(at) }));
+        let earlier = items[..own_first].iter().map(|item| ContentId::of(&self.key, item.bytes).tag());
+        let tags = earlier.chain(own.iter().map(|&at| ids[at].tag())).collect();
         let stored = match items.is_empty() {
             true => None,
             false => Some(self.frame_heap.store(&frame::encode(&items, self.options.warm_level)?)?),
         };
-        let tags: Vec<u32> = match &decoded {
-            Some((content, entries)) => {
-                entries.iter().map(|e| ContentId::of(&self.key, &content[e.start..e.end]).tag()).collect()
-            }
-            None => Vec::new(),
-        };
-        let logical_bytes = items.iter().map(|item| item.bytes.len() as u64).sum();
-        let count = items.len() as u32;
-        let plan =
-            Packing { number, stretches, merged: before.map(|(parent, _)| parent), merged_items: merged_items as u32 };
-        let mut state = self.lock();
-        let tags: Vec<u32> = tags.into_iter().chain(plan.new_items().map(|at| ids[at].tag())).collect();
-        Ok(self.commit_tail(&mut state, plan, stored, count, logical_bytes, &tags))
+        Ok(Packing {
+            number,
+            stretches,
+            taken_in,
+            own_first: own_first as u32,
+            stored,
+            items: items.len() as u32,
+            logical_bytes: items.iter().map(|item| item.bytes.len() as u64).sum(),
+            tags,
+        })
     }
 
-    /// Divides a tail into what other frames have and what they have not.
-    fn find_shared(&self, messages: &Messages, ids: &[ContentId]) -> Result<Vec<Stretch>> {
-        let proposals: Vec<Vec<u32>> = {
+    /// The frames before the new messages at the end of a tail that are worth framing once more
+    /// with them, oldest first.
+    fn frames_to_take_in(&self, number: u32, messages: &Messages, stretches: &[Stretch]) -> Vec<(u32, Opened)> {
+        // With shared messages in between, the new ones are not all at the end: then leave it.
+        let Some((Stretch::New { items }, before)) = stretches.split_last() else { return Vec::new() };
+        let shared = |stretch: &Stretch| match stretch {
+            Stretch::Shared { frame, .. } => Some(*frame),
+            Stretch::New { .. } => None,
+        };
+        let Some(shared) = before.iter().rev().map(shared).collect::<Option<Vec<u32>>>() else { return Vec::new() };
+        let mut bytes: u64 = items.clone().map(|at| messages.bytes(at).len() as u64).sum();
+        let mut count = items.len();
+        let chosen: Vec<u32> = {
             let state = self.lock();
-            let live = |frame: &u32| state.frames.get(*frame).is_some();
-            ids.iter().map(|id| state.index.frames(id.tag()).filter(live).take(PROPOSALS_MAX).collect()).collect()
-        };
-        let mut opened: HashMap<u32, Option<Opened>> = HashMap::new();
-        let mut stretches = Vec::new();
-        let (mut at, mut new_from) = (0, 0);
-        while at < messages.len() {
-            let mut best: Option<(Range<usize>, u32, u32)> = None;
-            for &number in &proposals[at] {
-                let opened = opened.entry(number).or_insert_with(|| self.open_frame(number));
-                let Some((content, entries)) = opened else { continue };
-                let equal = |at: usize, entry: &frame::Entry| {
-                    entry.meta == messages.meta(at) && content[entry.start..entry.end] == *messages.bytes(at)
-                };
-                let Some(first) = entries.iter().position(|entry| equal(at, entry)) else { continue };
-                let run = entries[first..].iter().zip(at..messages.len()).take_while(|(e, at)| equal(*at, e)).count();
-                if best.as_ref().is_none_or(|(range, ..)| range.len() < run) {
-                    best = Some((at..at + run, number, first as u32));
+            let Some(node) = state.tree.get(number) else { return Vec::new() };
+            let run = |(_, node): (u32, &crate::tree::Node)| match node.body {
+                Body::Run { frame, .. } => Some(frame),
+                Body::Tail(_) => None,
+            };
+            let ancestors = state.tree.chain(node.parent).map_while(run);
+            let mut chosen: Vec<u32> = Vec::new();
+            for frame in shared.into_iter().chain(ancestors) {
+                if chosen.last() == Some(&frame) {
+                    continue;
                 }
-            }
-            match best {
-                Some((items, frame, first))
-                    if items.clone().map(|at| messages.bytes(at).len()).sum::<usize>() >= SHARED_BYTES_MIN =>
-                {
-                    if new_from < at {
-                        stretches.push(Stretch::New { items: new_from..at });
-                    }
-                    at = items.end;
-                    new_from = at;
-                    stretches.push(Stretch::Shared { items, frame, first });
+                let Some(entry) = state.frames.get(frame) else { break };
+                let fits = bytes + entry.logical_bytes <= TAIL_BYTES_MAX
+                    && entry.logical_bytes <= bytes * TAKE_IN_FACTOR
+                    && count + entry.items as usize <= ITEMS_MAX;
+                // What is on SSD only is not read back for this.
+                if !fits || entry.is_busy || entry.stored.is_none() || chosen.contains(&frame) {
+                    break;
                 }
-                _ => at += 1,
+                bytes += entry.logical_bytes;
+                count += entry.items as usize;
+                chosen.push(frame);
             }
-        }
-        if new_from < messages.len() {
-            stretches.push(Stretch::New { items: new_from..messages.len() });
-        }
-        Ok(stretches)
-    }
-
-    /// A frame's content and directory; `None` if it cannot be had, which only loses a chance.
-    fn open_frame(&self, number: u32) -> Option<Opened> {
-        let bytes = self.load_frame(number, &|| format!("frame {number}")).ok()??;
-        let frame = Frame::parse(bytes.bytes()).ok()?;
-        Some((frame.decode().ok()?, frame.entries().to_vec()))
-    }
-
-    /// The parent of `number` with its frame, if the two are worth joining: nobody else refers to
-    /// the parent, and it is not so much larger that joining would copy it again and again.
-    fn mergeable_parent(&self, number: u32) -> Result<Option<(u32, FrameBytes)>> {
-        let (parent, frame) = {
-            let state = self.lock();
-            let Some(node) = state.tree.get(number) else { return Ok(None) };
-            let Some(parent) = state.tree.get(node.parent).filter(|_| node.parent != NONE) else { return Ok(None) };
-            let Some(frame) = state.frame_of_sole(node.parent) else { return Ok(None) };
-            let fits = parent.logical_bytes + node.logical_bytes <= TAIL_BYTES_MAX
-                && parent.logical_bytes <= node.logical_bytes * 2
-                && (parent.count + node.count) as usize <= ITEMS_MAX;
-            if !fits || node.start - parent.start != parent.count {
-                return Ok(None);
-            }
-            (node.parent, frame)
+            chosen
         };
-        Ok(self.load_frame(frame, &|| format!("frame {frame}"))?.map(|bytes| (parent, bytes)))
+        let opened = chosen.into_iter().map_while(|frame| Some((frame, self.open_frame(frame)?)));
+        let mut opened: Vec<(u32, Opened)> = opened.collect();
+        opened.reverse();
+        opened
     }
 
-    fn commit_tail(
-        &self,
-        state: &mut State,
-        plan: Packing,
-        stored: Option<Extent>,
-        items: u32,
-        logical_bytes: u64,
-        tags: &[u32],
-    ) -> bool {
-        let Some(node) = state.tree.get(plan.number) else { return true };
-        let splits = plan.stretches.len() > 1;
+    /// Carries a plan out, if what it relied on is still so.
+    fn commit_packing(&self, state: &mut State, plan: Packing) -> bool {
+        let node = state.tree.node(plan.number);
+        let exists = |frame: u32| state.frames.get(frame).is_some();
         let shared_live = plan.stretches.iter().all(|stretch| match stretch {
-            Stretch::Shared { frame, .. } => state.frames.get(*frame).is_some(),
+            Stretch::Shared { frame, .. } => exists(*frame),
             Stretch::New { .. } => true,
         });
-        let merged_same = plan.merged.is_none_or(|parent| {
-            node.parent == parent
-                && state.frame_of_sole(parent).is_some()
-                && state.tree.node(parent).count == plan.merged_items
-        });
+        let taken_in_same = plan.taken_in.iter().all(|&(f, _)| state.frames.get(f).is_some_and(|e| !e.is_busy));
         // A fork that sees a part of this node would see a part of one of several.
-        if !shared_live || !merged_same || (splits && !node.has_no_partial_reference()) {
+        let splits = plan.stretches.len() > 1;
+        if !shared_live || !taken_in_same || (splits && !node.has_no_partial_reference()) {
             return false;
         }
+        let Body::Tail(tail) = &node.body else { return true };
+        let sizes: Vec<u64> = tail.items.iter().map(|item| u64::from(item.len)).collect();
         let (agent, tail_bytes) = (node.agent, node.logical_bytes);
-        let now_ms = self.now_ms();
-        let frame = stored.map(|stored| {
-            let number = state.frames.take_numbers(1);
-            state.add_frame(number, FrameEntry::new(stored, items, logical_bytes, agent, Kind::Message, now_ms));
-            state.index_messages(number, tags);
-            number
-        });
         state.tails.remove(plan.number);
         state.tail_bytes -= tail_bytes;
         state.counters.demote_warm += 1;
         state.counters.demote_warm_bytes += tail_bytes;
-        let sizes: Vec<u64> = match &state.tree.node(plan.number).body {
-            Body::Tail(tail) => tail.items.iter().map(|item| u64::from(item.len)).collect(),
-            Body::Run { .. } => unreachable!("busy nodes stay tails"),
-        };
-        if let Some(parent) = plan.merged {
-            state.merge_parent(plan.number, parent);
-        }
-        let mut next_new = 0;
+        let made = plan.stored.map(|stored| {
+            let number = state.frames.take_numbers(1);
+            let entry = FrameEntry::new(stored, plan.items, plan.logical_bytes, agent, Kind::Message, self.now_ms());
+            state.add_frame(number, entry);
+            state.index_messages(number, &plan.tags);
+            number
+        });
+        let mut next_own = plan.own_first;
         let last = plan.stretches.len() - 1;
         for (index, stretch) in plan.stretches.into_iter().enumerate() {
-            let (range, body) = match stretch {
+            let (range, frame, first) = match stretch {
                 Stretch::Shared { items, frame, first } => {
                     state.counters.append_shared += items.len() as u64;
                     state.duplicate_bytes[Kind::Message as usize] += sizes[items.clone()].iter().sum::<u64>();
-                    (items, Body::Run { frame, first })
+                    (items, frame, first)
                 }
                 Stretch::New { items } => {
-                    let body = Body::Run { frame: frame.expect("new messages make a frame"), first: next_new };
-                    next_new += items.len() as u32;
-                    (items, body)
+                    let first = next_own;
+                    next_own += items.len() as u32;
+                    (items, made.expect("new messages make a frame"), first)
                 }
             };
-            let frame = match body {
-                Body::Run { frame, .. } => frame,
-                Body::Tail(_) => unreachable!("stretches are runs"),
-            };
+            let body = Body::Run { frame, first };
             let holder = if index == last {
                 state.tree.node_mut(plan.number).body = body;
                 plan.number
@@ -277,23 +219,62 @@ impl Engine {
             state.frames.get_mut(frame).expect("checked or made above").refs.push(Ref::Node(holder));
             state.mark_node(holder);
         }
+        if let Some(made) = made {
+            for (frame, first) in plan.taken_in {
+                state.take_in_frame(frame, made, first);
+            }
+            state.reassess(made);
+        }
+        state.absorb_sole_parents(plan.number);
         true
     }
 }
 
-/// What is to happen to a tail.
-struct Packing {
-    number: u32,
-    stretches: Vec<Stretch>,
-    merged: Option<u32>,
-    merged_items: u32,
-}
+impl State {
+    /// All items of `frame` are in `into` from item `offset` on: whoever uses them uses those.
+    fn take_in_frame(&mut self, frame: u32, into: u32, offset: u32) {
+        let Some(entry) = self.frames.get_mut(frame) else { return };
+        let refs = std::mem::take(&mut entry.refs);
+        for &reference in &refs {
+            match reference {
+                Ref::Node(number) => {
+                    if let Body::Run { frame, first } = &mut self.tree.node_mut(number).body {
+                        (*frame, *first) = (into, *first + offset);
+                    }
+                    self.mark_node(number);
+                }
+                Ref::Smu(slot) => {
+                    let smu = self.smus.get_mut(slot).expect("a reference names living content");
+                    if let Packed::Item { item, .. } = smu.packed {
+                        smu.packed = Packed::Item { frame: into, item: item + offset };
+                    }
+                    self.mark_slot(slot);
+                }
+            }
+        }
+        self.frames.get_mut(into).expect("just made").refs.extend(refs);
+        self.counters.gc_merge += 1;
+        self.reassess(frame);
+    }
 
-impl Packing {
-    fn new_items(&self) -> impl Iterator<Item = usize> + '_ {
-        self.stretches.iter().flat_map(|stretch| match stretch {
-            Stretch::New { items } => items.clone(),
-            Stretch::Shared { .. } => 0..0,
-        })
+    /// Makes one node of `number` and the nodes before it that nobody else sees, as far as their
+    /// messages lie one after the other in the same frame.
+    fn absorb_sole_parents(&mut self, number: u32) {
+        loop {
+            let node = self.tree.node(number);
+            let Body::Run { frame, first } = node.body else { return };
+            let Some(parent) = self.tree.get(node.parent) else { return };
+            let joins =
+                matches!(parent.body, Body::Run { frame: f, first: p } if f == frame && p + parent.count == first);
+            if !joins || !parent.has_one_full_reference() || parent.is_busy {
+                return;
+            }
+            let parent = self.tree.node(number).parent;
+            let absorbed = self.tree.absorb_parent(number, parent);
+            self.tree.node_mut(number).body = Body::Run { frame, first: first - absorbed.count };
+            self.unref_frame(frame, Ref::Node(parent));
+            self.mark_node(parent);
+            self.mark_node(number);
+        }
     }
 }

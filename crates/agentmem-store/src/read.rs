@@ -183,7 +183,7 @@ impl Engine {
     /// one node before `end`.
     pub fn read_messages(&self, conversation: u32, index: u32, end: u32) -> Result<Vec<StoredMessage>> {
         for _ in 0..ATTEMPTS {
-            let (frame, items) = {
+            let (frame, items, name) = {
                 let mut state = self.settled();
                 let now_ms = self.now_ms();
                 let found = state.conversations.get(&conversation);
@@ -193,6 +193,7 @@ impl Engine {
                 if index >= end {
                     return Err(Error::new(ErrorKind::OutOfMemory, format!("message {index} is still in the arena")));
                 }
+                let name = found.shared.name.clone();
                 let (number, seen_end) = state.tree.find(found.head, found.len, index);
                 let node = state.tree.node_mut(number);
                 node.used_ms = now_ms;
@@ -205,10 +206,10 @@ impl Engine {
                         };
                         return Ok((from..to).map(message).collect());
                     }
-                    Body::Run { frame, first } => (*frame, first + from..first + to),
+                    Body::Run { frame, first } => (*frame, first + from..first + to, name),
                 }
             };
-            let subject = || format!("conversation {conversation}, message {index}");
+            let subject = || format!("conversation {name:?}, message {index}");
             if let Some(messages) = self.read_items(frame, items, &subject)? {
                 return Ok(messages);
             }

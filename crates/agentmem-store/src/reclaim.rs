@@ -4,6 +4,7 @@
 //! policy and demoted until the low mark. The gap between the marks is the hysteresis.
 
 use crate::engine::{Engine, State};
+use crate::pack::Effort;
 use crate::smus::Packed;
 use crate::sys;
 use crate::tree::Body;
@@ -12,6 +13,7 @@ use agentmem_core::policy::{Candidate, Lru, Policy};
 use agentmem_core::{AgentState, Error, ErrorKind, Kind, Result, Tier};
 use parking_lot::MutexGuard;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Demotion starts above this share of the budget and stops below the other.
 const HIGH_PERCENT: u64 = 94;
@@ -30,6 +32,10 @@ const PRESSURE_PERCENT: f32 = 10.0;
 const PRESSURE_FACTOR: u64 = 16;
 /// An idle agent's content is as old as an active one's at a tenth of the age, a paused one's at once.
 const IDLE_FACTOR: u64 = 10;
+/// How long reclaim waits for what other threads demote, and between two looks.
+const OTHERS_MS: u64 = 10_000;
+const PAUSE: Duration = Duration::from_millis(1);
+
 /// What a candidate stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Unit {
@@ -43,7 +49,10 @@ impl State {
         let (agent, kind, importance, tier, resident_bytes, logical_bytes, used_ms, uses, shared_by) = match unit {
             Unit::Smu(slot) => {
                 let smu = self.smus.get(slot)?;
-                if smu.raw.is_none() || !smu.is_sealed || smu.is_busy || engine.slots.is_pinned(slot) {
+                let is_held = smu.is_busy || engine.slots.is_pinned(slot);
+                // What does not shrink gains nothing in RAM: without SSD it stays as it is.
+                let is_stuck = smu.stays_raw && engine.cold.is_none();
+                if smu.raw.is_none() || !smu.is_sealed || is_held || is_stuck {
                     return None;
                 }
                 // What can be dropped frees everything; what must be compressed first, most of it.
@@ -116,51 +125,67 @@ impl State {
 impl Engine {
     /// Makes room for `bytes` more, or says that nothing can be demoted.
     pub fn make_room(&self, bytes: u64) -> Result<()> {
-        let resident_bytes = self.resident_bytes(&self.lock());
-        if resident_bytes + bytes <= self.options.memory_max_bytes {
-            return Ok(());
+        let max = self.options.memory_max_bytes;
+        let has_room = || self.planned_bytes(&self.lock()) + bytes <= max;
+        if !has_room() {
+            self.reclaim_to((max * LOW_PERCENT / 100).saturating_sub(bytes));
+            if !has_room() {
+                self.lock().counters.reject_memory += 1;
+                let what = format!("{bytes} bytes more than the budget holds");
+                return Err(Error::new(ErrorKind::OutOfMemory, what));
+            }
         }
-        let target = (self.options.memory_max_bytes * LOW_PERCENT / 100).saturating_sub(bytes);
-        self.reclaim_to(target);
-        let state = self.lock();
-        if self.resident_bytes(&state) + bytes <= self.options.memory_max_bytes {
-            return Ok(());
-        }
-        drop(state);
-        let mut state = self.lock();
-        state.counters.reject_memory += 1;
-        Err(Error::new(ErrorKind::OutOfMemory, format!("{bytes} bytes more than the budget holds")))
+        self.set_full(false);
+        Ok(())
     }
 
     /// Demotes to the low mark if the high one is passed.
     pub fn keep_budget(&self) {
-        let resident_bytes = self.resident_bytes(&self.lock());
-        if resident_bytes > self.options.memory_max_bytes * HIGH_PERCENT / 100 {
+        let planned_bytes = self.planned_bytes(&self.lock());
+        if planned_bytes > self.options.memory_max_bytes * HIGH_PERCENT / 100 && !self.is_full() {
             self.reclaim_to(self.options.memory_max_bytes * LOW_PERCENT / 100);
         }
     }
 
-    /// Demotes until at most `target_bytes` are resident, or nothing more can be. Returns what was
+    /// Demotes until at most `target_bytes` are planned for, or nothing more can be demoted. Returns what was
     /// given back.
     pub fn reclaim_to(&self, target_bytes: u64) -> u64 {
         let (start_bytes, patience) = {
             let state = self.lock();
             // Enough samples to come around everything once.
             let longest = state.hot.len().max(state.tails.len()).max(state.warm.len());
-            (self.resident_bytes(&state), 2 + longest / (SAMPLE / 2))
+            (self.planned_bytes(&state), 2 + longest / (SAMPLE / 2))
         };
         let mut fruitless = 0;
+        let mut progress_ms = self.now_ms();
         loop {
-            let before = self.resident_bytes(&self.lock());
+            let (before, demoted_before) = self.reclaimed();
             if before <= target_bytes || fruitless == patience {
                 return start_bytes.saturating_sub(before);
             }
+            // What others work on cannot be chosen here: that is no reason to give up.
+            let others = self.is_demoting() && self.now_ms() < progress_ms + OTHERS_MS;
             while self.seal_some() {}
             self.demote_batch(before - target_bytes);
             self.empty_limbo(&mut self.lock());
-            let after = self.resident_bytes(&self.lock());
-            fruitless = if after < before { 0 } else { fruitless + 1 };
+            let (after, demoted_after) = self.reclaimed();
+            // Others may put meanwhile as much as goes.
+            if after < before || demoted_after > demoted_before {
+                fruitless = 0;
+                progress_ms = self.now_ms();
+            } else if others {
+                std::thread::sleep(PAUSE);
+            } else {
+                fruitless += 1;
+            }
         }
+    }
+
+    /// Planned bytes, and how often something was demoted.
+    fn reclaimed(&self) -> (u64, u64) {
+        let state = self.lock();
+        let counters = &state.counters;
+        (self.planned_bytes(&state), counters.demote_warm + counters.demote_cold + counters.evict)
     }
 
     fn demote_batch(&self, wanted_bytes: u64) {
@@ -210,15 +235,23 @@ impl Engine {
     }
 
     fn demote(&self, units: &[Unit]) {
-        let mut smus = Vec::new();
-        let mut frames = Vec::new();
+        let (mut smus, mut tails, mut frames) = (Vec::new(), Vec::new(), Vec::new());
         for &unit in units {
             match unit {
                 Unit::Smu(slot) => smus.push(slot),
-                // A failure leaves the tail as it is.
-                Unit::Tail(number) => drop(self.pack_tail(number, true)),
+                Unit::Tail(number) => tails.push(number),
                 Unit::Frame(number) => frames.push(number),
             }
+        }
+        {
+            // The longest first: of snapshots of one conversation, it has what the others are.
+            let state = self.lock();
+            let bytes = |number: u32| state.tree.get(number).map_or(0, |node| node.logical_bytes);
+            tails.sort_by_cached_key(|&number| std::cmp::Reverse(bytes(number)));
+        }
+        for number in tails {
+            // A failure leaves the tail as it is.
+            let _ = self.pack_tail(number, Effort::Full);
         }
         let _ = self.demote_smus(&smus, false);
         for batch in frames.chunks(COLD_BATCH) {
@@ -231,6 +264,7 @@ impl Engine {
     pub fn demote_frames(&self, numbers: &[u32], keep_warm: bool, strong: bool) -> Result<()> {
         let cold =
             self.cold.as_ref().ok_or_else(|| Error::new(ErrorKind::Unsupported, "a store without a cold tier"))?;
+        let _demoting = self.demoting();
         let mut planned: Vec<(u32, Arc<crate::heap::Extent>)> = Vec::new();
         {
             let mut state = self.lock();

@@ -11,11 +11,14 @@
 //! ```
 //! The engine takes nothing on trust: what it reads from a cell is checked against the ring.
 
+use crate::ranges::Range;
 use crate::sync::{Ordering, Words, fence};
-use crate::sys::{EventFd, Mapping};
+use crate::sys::{EventFd, Mapping, PAGE_BYTES};
 use agentmem_core::frame::Meta;
 use agentmem_core::place::UNIT_BYTES;
 use agentmem_core::{Error, ErrorKind, Kind, Result};
+use parking_lot::Mutex;
+use std::sync::Arc;
 
 /// Cells in one ring: puts that may wait for the engine at the same time.
 pub const CELLS: usize = 1 << 14;
@@ -57,6 +60,8 @@ pub enum Operation {
         /// Which slot.
         slot: u32,
     },
+    /// The engine trimmed the ring.
+    Nothing,
 }
 
 /// An operation as the engine finds it.
@@ -103,7 +108,9 @@ pub struct Ring {
     cell_count: usize,
     data: Mapping,
     data_units: u64,
-    wake: EventFd,
+    wake: Mutex<Option<Arc<EventFd>>>,
+    /// Where the bytes never touched since the last trim begin, and what was in use then.
+    trimmed: Mutex<(u64, u64)>,
 }
 
 /// There was no room: the engine has to drain first.
@@ -121,7 +128,8 @@ impl Ring {
             cell_count,
             data: Mapping::memfd("agentmem-arena", data_bytes)?,
             data_units: data_bytes as u64 / UNIT_BYTES,
-            wake: EventFd::new()?,
+            wake: Mutex::new(Some(Arc::new(EventFd::new()?))),
+            trimmed: Mutex::new((0, 0)),
         };
         for cell in 0..cell_count {
             ring.word(cell as u64, 6).store(next_slot()?.into(), Ordering::Relaxed);
@@ -135,8 +143,57 @@ impl Ring {
     }
 
     /// RAM that the ring takes when all of it was used.
-    pub fn resident_bytes(&self) -> u64 {
+    pub fn capacity_bytes(&self) -> u64 {
         self.data_units * UNIT_BYTES + (self.cells.len() * 8) as u64
+    }
+
+    /// RAM that it takes now: what was touched since it was last trimmed.
+    pub fn resident_bytes(&self) -> u64 {
+        let head = Position::from_word(self.control[HEAD].load(Ordering::Acquire));
+        let (from, in_use) = *self.trimmed.lock();
+        let touched = (head.unit.wrapping_sub(from) & UNIT_MASK).saturating_add(in_use).min(self.data_units);
+        touched * UNIT_BYTES + (self.cells.len() * 8) as u64
+    }
+
+    /// Engine: gives the pages of all free bytes back. It claims them first, as a put would, so
+    /// that no put writes to what is being given back.
+    pub fn trim(&self) {
+        let tail = Position::from_word(self.control[TAIL].load(Ordering::Acquire));
+        let head_word = self.control[HEAD].load(Ordering::Acquire);
+        let head = Position::from_word(head_word);
+        let used = head.since(tail);
+        if used.cell >= self.cell_count as u64 || used.unit >= self.data_units {
+            return;
+        }
+        let units = self.data_units - used.unit;
+        let next = Position { cell: head.cell + 1, unit: head.unit + units };
+        let claimed =
+            self.control[HEAD].compare_exchange(head_word, next.to_word(), Ordering::AcqRel, Ordering::Relaxed);
+        if claimed.is_err() {
+            return; // somebody puts: it is no time to trim
+        }
+        let (first, size) = (head.unit % self.data_units, self.data_units * UNIT_BYTES);
+        let (start, end) = (first * UNIT_BYTES, (first + units) * UNIT_BYTES);
+        for (from, to) in [(start, end.min(size)), (0, end.saturating_sub(size))] {
+            if let Some(pages) = (Range { start: from, end: to.max(from) }).interior(PAGE_BYTES) {
+                self.data.punch(pages.start, pages.len());
+            }
+        }
+        *self.trimmed.lock() = (next.unit & UNIT_MASK, used.unit);
+        let none = encode(Operation::Nothing);
+        self.publish(head.cell, next.unit & UNIT_MASK, u64::from(u32::MAX), none, 0);
+    }
+
+    /// Nobody sleeps here any more.
+    pub fn hang_up(&self) {
+        self.ring_bell();
+        self.wake.lock().take();
+    }
+
+    fn ring_bell(&self) {
+        if let Some(bell) = &*self.wake.lock() {
+            bell.ring();
+        }
     }
 
     fn word(&self, cell: u64, word: usize) -> &crate::sync::AtomicU64 {
@@ -155,18 +212,23 @@ impl Ring {
             std::ptr::copy_nonoverlapping(parts[0].as_ptr(), to, parts[0].len());
             std::ptr::copy_nonoverlapping(parts[1].as_ptr(), to.add(parts[0].len()), parts[1].len());
         }
-        let (code, target, around, key) = encode(operation);
         let slot = self.word(at.cell, 6).load(Ordering::Relaxed) as u32;
-        self.word(at.cell, 1).store(start, Ordering::Relaxed);
-        self.word(at.cell, 2).store(code | u64::from(agent) << 32, Ordering::Relaxed);
-        self.word(at.cell, 3).store(target, Ordering::Relaxed);
-        self.word(at.cell, 4).store(len as u64, Ordering::Relaxed);
-        self.word(at.cell, 5).store(around, Ordering::Relaxed);
-        self.word(at.cell, 7).store(key, Ordering::Relaxed);
-        self.word(at.cell, 0).store(at.cell + 1, Ordering::Release);
+        self.publish(at.cell, start, agent.into(), encode(operation), len as u64);
         fence(Ordering::SeqCst);
         self.wake_if_sleeping();
         Ok(slot)
+    }
+
+    #[inline]
+    fn publish(&self, cell: u64, start: u64, agent: u64, encoded: (u64, u64, u64, u64), len: u64) {
+        let (code, target, around, key) = encoded;
+        self.word(cell, 1).store(start, Ordering::Relaxed);
+        self.word(cell, 2).store(code | agent << 32, Ordering::Relaxed);
+        self.word(cell, 3).store(target, Ordering::Relaxed);
+        self.word(cell, 4).store(len, Ordering::Relaxed);
+        self.word(cell, 5).store(around, Ordering::Relaxed);
+        self.word(cell, 7).store(key, Ordering::Relaxed);
+        self.word(cell, 0).store((cell & CELL_MASK) + 1, Ordering::Release);
     }
 
     #[inline]
@@ -201,7 +263,7 @@ impl Ring {
     pub fn wake_if_sleeping(&self) {
         let sleeping = &self.control[SLEEPING];
         if sleeping.load(Ordering::Relaxed) == 1 && sleeping.swap(0, Ordering::AcqRel) == 1 {
-            self.wake.ring();
+            self.ring_bell();
         }
     }
 
@@ -210,7 +272,11 @@ impl Ring {
         self.control[SLEEPING].store(1, Ordering::Release);
         fence(Ordering::SeqCst);
         if self.is_empty() {
-            self.wake.wait(timeout_ms);
+            let bell = self.wake.lock().clone();
+            match bell {
+                Some(bell) => bell.wait(timeout_ms),
+                None => std::thread::yield_now(),
+            }
         }
         self.control[SLEEPING].store(0, Ordering::Release);
     }
@@ -276,6 +342,7 @@ fn encode(operation: Operation) -> (u64, u64, u64, u64) {
             key,
         ),
         Operation::Release { slot } => (3, slot.into(), 0, 0),
+        Operation::Nothing => (4, 0, 0, 0),
     }
 }
 
@@ -294,6 +361,7 @@ fn decode(code: u32, target: u64, around: u64, key: u64, len: u64) -> Option<Ope
             fits.then_some(Operation::Append { conversation: u32::try_from(target).ok()?, meta, key })
         }
         3 => Some(Operation::Release { slot: u32::try_from(target).ok()? }),
+        4 => Some(Operation::Nothing),
         _ => None,
     }
 }
@@ -357,9 +425,35 @@ mod tests {
                 key: 0,
             },
             Operation::Release { slot: 77 },
+            Operation::Nothing,
         ] {
             let (code, target, around, key) = encode(operation);
             assert_eq!(decode(code as u32, target, around, key, 100), Some(operation));
+        }
+    }
+
+    #[test]
+    fn trimming_gives_memory_back_and_keeps_what_waits() {
+        let ring = ring(8, 1 << 16);
+        ring.push(1, PUT, [&[7; 10_000], &[]]).unwrap();
+        let (first, _) = ring.peek().unwrap().unwrap();
+        ring.push(1, PUT, [&[8; 10_000], &[]]).unwrap();
+        ring.advance(&first, first.slot);
+        let before = ring.resident_bytes();
+        ring.trim();
+        assert!(ring.resident_bytes() <= before - 9_000);
+        assert_eq!(ring.push(1, PUT, [&[9; 10], &[]]), Err(Full), "until the engine has drained");
+        let (second, bytes) = ring.peek().unwrap().unwrap();
+        assert_eq!(bytes, [8; 10_000]);
+        ring.advance(&second, second.slot);
+        let (nothing, _) = ring.peek().unwrap().unwrap();
+        assert_eq!(nothing.operation, Operation::Nothing);
+        ring.advance(&nothing, nothing.slot);
+        for turn in 0..20u8 {
+            ring.push(1, PUT, [&[turn; 16_000], &[]]).unwrap();
+            let (cell, bytes) = ring.peek().unwrap().unwrap();
+            assert_eq!(bytes, [turn; 16_000]);
+            ring.advance(&cell, cell.slot);
         }
     }
 

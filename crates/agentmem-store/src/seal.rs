@@ -4,7 +4,7 @@ use crate::engine::{Engine, State};
 use crate::raw::Raw;
 use crate::smus::SlotUse;
 use agentmem_core::place::Place;
-use agentmem_core::{ContentId, Result};
+use agentmem_core::{ContentId, ErrorKind, Result};
 use std::sync::Arc;
 
 /// Bytes hashed between two looks at the lock.
@@ -14,6 +14,8 @@ const BATCH_SMUS: usize = 128;
 impl Engine {
     /// Hashes some of what was put and not sealed yet; returns whether there was any.
     pub fn seal_some(&self) -> bool {
+        // Only what is sealed can be demoted.
+        let _demoting = self.demoting();
         let mut batch: Vec<(u32, Arc<Raw>)> = Vec::new();
         {
             let mut state = self.lock();
@@ -55,7 +57,11 @@ impl Engine {
                 return Ok(());
             }
             for slot in waiting {
-                self.seal_slot(slot)?;
+                match self.seal_slot(slot) {
+                    // It went meanwhile, which is as good.
+                    Err(error) if error.kind() == ErrorKind::Released => {}
+                    outcome => drop(outcome?),
+                }
             }
         }
     }

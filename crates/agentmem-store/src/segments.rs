@@ -79,10 +79,7 @@ pub struct Large {
 impl Large {
     /// A sealed memfd of `len` bytes that `fill` wrote.
     pub fn with(segments: &Arc<Segments>, len: usize, fill: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<Self> {
-        let mapping = Mapping::memfd("agentmem-large", len)?;
-        // SAFETY: the mapping is new, at least `len` bytes long, and nobody else knows of it.
-        fill(unsafe { std::slice::from_raw_parts_mut(mapping.as_ptr(), len) })?;
-        mapping.seal()?;
+        let mapping = Mapping::sealed("agentmem-large", len, fill)?;
         let segment = segments.register(&mapping)?;
         segments.large_bytes.fetch_add(mapping.len() as u64, Ordering::Relaxed);
         Ok(Large { segments: segments.clone(), segment, mapping, len })

@@ -57,6 +57,8 @@ pub struct Smu {
     pub importance: u8,
     /// Advised to stay hot.
     pub keep_hot: bool,
+    /// It was found not to shrink.
+    pub stays_raw: bool,
     /// A job works on it.
     pub is_busy: bool,
     /// Names that point here.

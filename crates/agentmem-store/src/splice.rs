@@ -1,35 +1,11 @@
 //! Changing the tree and the frame table while conversations refer to them.
 
 use crate::engine::State;
-use crate::frames::{FrameEntry, Ref};
+use crate::frames::FrameEntry;
 use crate::tree::{Body, Node};
 use agentmem_core::frame::Frame;
 
 impl State {
-    /// The frame of `number`, if nobody but one child sees the node and nobody but the node uses
-    /// the frame.
-    pub fn frame_of_sole(&self, number: u32) -> Option<u32> {
-        let node = self.tree.get(number)?;
-        let Body::Run { frame, first: 0 } = node.body else { return None };
-        let entry = self.frames.get(frame)?;
-        let is_sole = node.has_one_full_reference()
-            && !node.is_busy
-            && entry.items == node.count
-            && entry.refs == [Ref::Node(number)];
-        is_sole.then_some(frame)
-    }
-
-    /// `number` takes over the messages of `parent`, which nobody else sees; the caller gives it
-    /// the body that holds both.
-    pub fn merge_parent(&mut self, number: u32, parent: u32) {
-        let merged = self.tree.absorb_parent(number, parent);
-        if let Body::Run { frame, .. } = merged.body {
-            self.unref_frame(frame, Ref::Node(parent));
-        }
-        self.mark_node(parent);
-        self.counters.gc_merge += 1;
-    }
-
     /// The first `count` messages of `number`, of `logical_bytes`, become a node of their own with
     /// `body`; returns it.
     pub fn split_front(&mut self, number: u32, count: u32, logical_bytes: u64, body: Body) -> u32 {

@@ -53,7 +53,7 @@ pub struct Stats {
     pub arena_bytes: u64,
     /// Held by two agents or more, each content once.
     pub shared_bytes: u64,
-    /// Raw bytes that pins keep though the engine is done with them.
+    /// Raw bytes that pins keep where they are.
     pub pinned_bytes: u64,
     /// By kind, in the order of `Kind::ALL`.
     pub by_kind: [KindStats; 4],
@@ -142,7 +142,8 @@ impl Engine {
         let mut by_kind = [KindStats::default(); 4];
         let mut shared_bytes = 0;
         let mut raw_bytes = 0;
-        for (_, smu) in state.smus.iter() {
+        let mut pinned_bytes = 0;
+        for (slot, smu) in state.smus.iter() {
             let kind = &mut by_kind[smu.kind as usize];
             kind.count += 1;
             kind.logical_bytes += smu.logical_bytes * u64::from(smu.leases);
@@ -150,6 +151,7 @@ impl Engine {
                 kind.stored_bytes += smu.logical_bytes;
             }
             raw_bytes += smu.raw.as_ref().map_or(0, |_| smu.logical_bytes);
+            pinned_bytes += if self.slots.is_pinned(slot) { smu.logical_bytes } else { 0 };
             shared_bytes += if smu.agents > 1 { smu.logical_bytes } else { 0 };
         }
         let (mut warm_bytes, mut cold_bytes, mut cold_only) = (0, 0, 0);
@@ -193,7 +195,7 @@ impl Engine {
             table_bytes: self.table_bytes(&state),
             arena_bytes: self.ring.resident_bytes(),
             shared_bytes,
-            pinned_bytes: state.limbo.iter().map(raw_of).sum(),
+            pinned_bytes: pinned_bytes + state.limbo.iter().map(raw_of).sum::<u64>(),
             by_kind,
             tier_counts: [(state.hot.iter().count() + state.tails.iter().count()) as u64, warm_count, cold_only],
             counters: state.counters.entries(),

@@ -188,7 +188,7 @@ impl Store {
         let Some(held) = self.held.lock().take() else { return Ok(()) };
         // Closed first, so that nothing is accepted that the flush would miss.
         self.engine.mark_closed();
-        self.engine.ring.wake_if_sleeping();
+        self.engine.ring.hang_up();
         let _ = held.thread.join();
         let outcome = if self.engine.ledger.is_some() { self.engine.flush() } else { Ok(()) };
         self.engine.clear();
@@ -296,6 +296,12 @@ impl Agent {
         on_full: OnFull,
     ) -> Result<u32> {
         let logical_bytes = content.len() as u64;
+        if self.engine.is_full() {
+            match on_full {
+                OnFull::Wait => self.engine.drain()?,
+                OnFull::Fail => return Err(Error::new(ErrorKind::OutOfMemory, "this store")),
+            }
+        }
         self.shared.charge(logical_bytes)?;
         let published = if self.engine.is_large(content.len()) {
             self.leave_large(content).and_then(|key| {

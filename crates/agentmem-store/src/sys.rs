@@ -58,12 +58,12 @@ fn injected(_what: &str) -> Result<()> {
     Ok(())
 }
 
-/// A memfd mapped shared, readable and writable, for its whole length.
+/// A memfd mapped shared for its whole length. The mapping keeps the memory; the descriptor is
+/// closed at once, so that thousands of mappings do not use up a process's descriptors.
 #[derive(Debug)]
 pub struct Mapping {
     start: NonNull<u8>,
     len: usize,
-    fd: OwnedFd,
 }
 
 // SAFETY: a mapping is an address range; what is written to it concurrently is its users' care.
@@ -72,8 +72,27 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// A zeroed memfd of `len` bytes; pages appear when first touched.
+    /// A zeroed memfd of `len` bytes, readable and writable; pages appear when first touched.
     pub fn memfd(name: &str, len: usize) -> Result<Self> {
+        Self::create(name, len).map(|(mapping, _)| mapping)
+    }
+
+    /// A memfd of `len` bytes that `fill` wrote, and that nobody can write or resize any more.
+    pub fn sealed(name: &str, len: usize, fill: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<Self> {
+        let (mapping, fd) = Self::create(name, len)?;
+        // SAFETY: the mapping is new, at least `len` bytes long, and nobody else knows of it.
+        fill(unsafe { std::slice::from_raw_parts_mut(mapping.as_ptr(), len) })?;
+        injected("fcntl(F_ADD_SEALS)")?;
+        let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_FUTURE_WRITE;
+        // SAFETY: plain system calls on an open descriptor and a range that this mapping owns.
+        let sealed = unsafe {
+            libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, seals) == 0
+                && libc::mprotect(mapping.start.as_ptr().cast(), mapping.len, libc::PROT_READ) == 0
+        };
+        if sealed { Ok(mapping) } else { Err(failed("sealing a memfd")) }
+    }
+
+    fn create(name: &str, len: usize) -> Result<(Self, OwnedFd)> {
         injected("memfd_create")?;
         let c_name = CString::new(name).expect("names of mappings have no NUL");
         // SAFETY: `c_name` is a NUL-terminated string.
@@ -102,7 +121,7 @@ impl Mapping {
         if start == libc::MAP_FAILED {
             return Err(failed("mmap of a memfd"));
         }
-        Ok(Mapping { start: NonNull::new(start.cast()).expect("mmap never returns null"), len, fd })
+        Ok((Mapping { start: NonNull::new(start.cast()).expect("mmap never returns null"), len }, fd))
     }
 
     /// First byte.
@@ -115,22 +134,14 @@ impl Mapping {
         self.len
     }
 
-    /// Gives the pages of `offset..offset + len` back; they read as zeros afterwards.
+    /// Gives the whole pages of `offset..offset + len` back; they read as zeros afterwards.
     pub fn punch(&self, offset: u64, len: u64) {
-        // A failure costs memory, not data, and the accounting finds it by what stays resident.
-        let _ = punch_hole(self.fd.as_raw_fd(), offset, len);
-    }
-
-    /// Makes it impossible for anyone to change the size, or to map it writable from now on.
-    pub fn seal(&self) -> Result<()> {
-        injected("fcntl(F_ADD_SEALS)")?;
-        let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_FUTURE_WRITE;
-        // SAFETY: plain system calls on an open descriptor and a range that this mapping owns.
-        let sealed = unsafe {
-            libc::fcntl(self.fd.as_raw_fd(), libc::F_ADD_SEALS, seals) == 0
-                && libc::mprotect(self.start.as_ptr().cast(), self.len, libc::PROT_READ) == 0
-        };
-        if sealed { Ok(()) } else { Err(failed("sealing a memfd")) }
+        assert!(offset.is_multiple_of(PAGE_BYTES) && len.is_multiple_of(PAGE_BYTES) && offset + len <= self.len as u64);
+        // SAFETY: whole pages of this mapping, which the caller says nobody needs. A failure costs
+        // memory, not data.
+        unsafe {
+            libc::madvise(self.start.as_ptr().add(offset as usize).cast(), len as usize, libc::MADV_REMOVE);
+        }
     }
 }
 
@@ -141,17 +152,13 @@ impl Drop for Mapping {
     }
 }
 
-fn punch_hole(fd: RawFd, offset: u64, len: u64) -> Result<()> {
+/// Gives disk blocks inside `offset..offset + len` of `file` back.
+pub fn punch_file(file: &File, offset: u64, len: u64) -> Result<()> {
     injected("fallocate")?;
     let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
     // SAFETY: plain system call on an open descriptor.
-    let result = unsafe { libc::fallocate(fd, mode, offset as libc::off_t, len as libc::off_t) };
+    let result = unsafe { libc::fallocate(file.as_raw_fd(), mode, offset as libc::off_t, len as libc::off_t) };
     if result == 0 { Ok(()) } else { Err(failed("punching a hole")) }
-}
-
-/// Gives disk blocks inside `offset..offset + len` of `file` back.
-pub fn punch_file(file: &File, offset: u64, len: u64) -> Result<()> {
-    punch_hole(file.as_raw_fd(), offset, len)
 }
 
 /// Writes all of `bytes` at `offset`.

@@ -31,6 +31,9 @@ pub struct RawItem {
 /// Messages that are not packed yet.
 #[derive(Debug, Default)]
 pub struct Tail {
+    /// Tells it from every other tail: numbers of nodes are used again, and whoever worked on one
+    /// without the lock must not take a later one for it.
+    pub serial: u64,
     /// Where their bytes are.
     pub chunks: Vec<Arc<Raw>>,
     /// Used bytes of the last chunk.
@@ -148,11 +151,13 @@ impl Node {
 pub struct Tree {
     nodes: Vec<Option<Node>>,
     free: Vec<u32>,
+    next_serial: u64,
 }
 
 impl Tree {
     /// Adds `node`, with no references to it yet; its parent must have been referred to.
-    pub fn insert(&mut self, node: Node) -> u32 {
+    pub fn insert(&mut self, mut node: Node) -> u32 {
+        self.number_tail(&mut node);
         match self.free.pop() {
             Some(number) => {
                 self.nodes[number as usize] = Some(node);
@@ -166,11 +171,24 @@ impl Tree {
     }
 
     /// Puts `node` at `number`, as a stored tree had it.
-    pub fn restore(&mut self, number: u32, node: Node) {
+    pub fn restore(&mut self, number: u32, mut node: Node) {
+        self.number_tail(&mut node);
         if self.nodes.len() <= number as usize {
             self.nodes.resize_with(number as usize + 1, || None);
         }
         self.nodes[number as usize] = Some(node);
+    }
+
+    fn number_tail(&mut self, node: &mut Node) {
+        if let Body::Tail(tail) = &mut node.body {
+            tail.serial = self.next_serial;
+            self.next_serial += 1;
+        }
+    }
+
+    /// Node `number`, if the tail called `serial` still is in it.
+    pub fn with_tail(&mut self, number: u32, serial: u64) -> Option<&mut Node> {
+        self.get_mut(number).filter(|node| matches!(&node.body, Body::Tail(tail) if tail.serial == serial))
     }
 
     /// After all were restored: which numbers are free.

@@ -69,12 +69,13 @@ impl Engine {
                 .smus
                 .iter()
                 .filter(|(_, smu)| smu.is_sealed)
-                .filter_map(|(_, smu)| Some((smu.id, smu.raw.clone()?)))
+                .filter_map(|(_, smu)| Some((smu.id, smu.packed != Packed::No, smu.raw.clone()?)))
                 .collect();
             (frames, holders, raw)
         };
-        for (id, raw) in raw {
-            found.smus += 1;
+        for (id, is_packed, raw) in raw {
+            // What is packed too is counted with its frame.
+            found.smus += u64::from(!is_packed);
             found.logical_bytes += raw.len() as u64;
             if ContentId::of(&self.key, raw.bytes()) != id {
                 found.damaged.push(format!("SMU {id}: raw bytes"));

@@ -1,0 +1,163 @@
+"""The process that makes the text: it rewrites a corpus for each agent and sends it on.
+
+It decides who wakes when: agents take turns in shifts of ten, and each wakes several times.
+"""
+
+import json
+import os
+import random
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import IO, Any, Final
+
+from agentmem._store import Corpus, MessageSet, Tally, equal_share
+from agentmem.demo import wire
+from agentmem.demo.plan import Plan
+from agentmem.demo.wire import Frame, Kind
+from agentmem.errors import AgentMemError
+from agentmem.process import Watch, cpu_seconds
+
+SHIFT_AGENTS: Final = 10
+WAKES: Final = 4
+TURN_BYTES: Final = 256 << 10
+
+# Agents whose messages are compared with each other, and how much of each is compressed to compare
+# the rewritten text with the original.
+_SAMPLED_AGENTS: Final = 10
+_TALLY_BYTES: Final = 8_000_000
+_SYNTHETIC_BYTES: Final = 64 << 20
+
+
+def load(corpus: tuple[str, ...], seed: int) -> Corpus:
+    """The text to work with; generated if there is no corpus."""
+    return Corpus.open(corpus) if corpus else Corpus.generate(seed, _SYNTHETIC_BYTES)
+
+
+class Comparison:
+    """Whether rewriting does what it must: nothing equal between agents, and the same ratios."""
+
+    def __init__(self, corpus: Corpus) -> None:
+        self._corpus = corpus
+        self._sets: dict[int, MessageSet] = {}
+        self._original = Tally()
+        self._rewritten = Tally()
+
+    def add(self, agent: int, path: str, messages: list[bytes]) -> None:
+        """Look at one conversation, if the agent is one of the sample."""
+        if agent >= _SAMPLED_AGENTS:
+            return
+        self._sets.setdefault(agent, MessageSet()).add(messages)
+        if self._rewritten.logical_bytes < _TALLY_BYTES * (agent + 1):
+            self._rewritten.add(messages)
+            # The last conversation of an agent is cut.
+            self._original.add(self._corpus.original(path)[: len(messages)])
+
+    def as_record(self) -> dict[str, float]:
+        """The figures."""
+        return {
+            "cross_agent_equal_share": equal_share(list(self._sets.values())),
+            "ratio_original": self._original.ratios()["whole"],
+            "ratio_rewritten": self._rewritten.ratios()["whole"],
+        }
+
+
+class Author:
+    """What one agent writes, in turns."""
+
+    def __init__(self, number: int, plan: Plan, corpus: Corpus, comparison: Comparison) -> None:
+        self.number = number
+        self.written_bytes = 0
+        self._comparison = comparison
+        self._turns = self._split(corpus.rewritten(plan.seed, number, plan.conversation_bytes))
+
+    def turn(self) -> Frame | None:
+        """The next turn; None when everything is written."""
+        frame = next(self._turns, None)
+        if frame is not None:
+            self.written_bytes += sum(map(len, frame.messages))
+        return frame
+
+    def _split(self, conversations: Iterator[tuple[str, list[bytes]]]) -> Iterator[Frame]:
+        for number, (path, messages) in enumerate(conversations):
+            self._comparison.add(self.number, path, messages)
+            turn: list[bytes] = []
+            turn_bytes = 0
+            for message in messages:
+                turn.append(message)
+                turn_bytes += len(message)
+                if turn_bytes >= TURN_BYTES:
+                    yield Frame(Kind.WRITE, self.number, number, turn)
+                    turn, turn_bytes = [], 0
+            if turn:
+                yield Frame(Kind.WRITE, self.number, number, turn)
+
+
+def frames(plan: Plan, corpus: Corpus, comparison: Comparison) -> Iterator[Frame]:
+    """Everything that happens, in order."""
+    chance = random.Random(plan.seed)
+    yield Frame(Kind.PROMPT, messages=[corpus.prompt(plan.seed, plan.prompt_bytes)])
+    yield Frame(Kind.TOOLS, messages=[corpus.tools(plan.seed, plan.tools_bytes)])
+    authors = [Author(number, plan, corpus, comparison) for number in range(plan.agents)]
+    for wake in range(WAKES):
+        until_bytes = plan.conversation_bytes * (wake + 1) // WAKES
+        chance.shuffle(authors)
+        for first in range(0, len(authors), SHIFT_AGENTS):
+            yield from _shift(authors[first : first + SHIFT_AGENTS], until_bytes, chance)
+
+
+def _shift(authors: list[Author], until_bytes: int, chance: random.Random) -> Iterator[Frame]:
+    """A few agents at work at the same time, until each has written so much."""
+    for author in authors:
+        yield Frame(Kind.WAKE, author.number)
+    at_work = list(authors)
+    while at_work:
+        for author in list(at_work):
+            turn = author.turn() if author.written_bytes < until_bytes else None
+            if turn is not None:
+                yield turn
+                continue
+            at_work.remove(author)
+            yield Frame(chance.choice([Kind.IDLE, Kind.IDLE, Kind.PAUSE]), author.number)
+
+
+def serve(plan: Plan, stream: IO[bytes]) -> None:
+    """Send everything, and last what it took."""
+    with Watch() as watch:
+        corpus = load(plan.corpus, plan.seed)
+        comparison = Comparison(corpus)
+        for frame in frames(plan, corpus, comparison):
+            wire.write(stream, frame)
+    report = comparison.as_record() | {
+        "synthetic": corpus.synthetic,
+        "resident_bytes_peak": watch.resident_peak_bytes,
+        "cpu_seconds": cpu_seconds(),
+    }
+    wire.write(stream, Frame(Kind.REPORT, messages=[json.dumps(report).encode()]))
+
+
+def command(plan: Plan) -> list[str]:
+    """What to start for a writer that serves `plan` on its stdout."""
+    return [sys.executable, "-m", "agentmem.demo.writer", json.dumps(asdict(plan))]
+
+
+def main() -> None:
+    """Serve the plan that the only argument describes."""
+    fields: dict[str, Any] = json.loads(sys.argv[1])
+    plan = Plan(**fields | {"corpus": tuple(fields["corpus"])})
+    # What else prints must not end up between the frames.
+    stream = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    try:
+        try:
+            serve(plan, stream)
+        except AgentMemError as error:
+            wire.write(stream, Frame(Kind.FAILED, messages=[str(error).encode()]))
+        stream.close()
+    except BrokenPipeError:
+        # Who reads has gone, and knows why; nothing must be flushed at exit.
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    main()
