@@ -9,6 +9,7 @@
 //! a file that an earlier one wrote, so a torn end stays where it is and hurts nobody.
 
 use crate::ranges::Ranges;
+use crate::sync::{AtomicU64, Ordering};
 use crate::sys;
 use agentmem_core::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
@@ -40,6 +41,8 @@ pub struct DiskPlace {
 pub struct Cold {
     folder: PathBuf,
     inner: Mutex<Inner>,
+    /// Dead ranges of all files.
+    dead_ranges: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -47,6 +50,9 @@ struct Inner {
     files: HashMap<u32, Segment>,
     /// The file being appended to: always one that this process began.
     active: Option<u32>,
+    /// The next file's number: above every one that exists or that an index ever named, so that a
+    /// place in a file that was lost is not found in a new one.
+    next: u32,
 }
 
 #[derive(Debug)]
@@ -99,7 +105,9 @@ impl Cold {
             };
             files.insert(number, open().map_err(|error| sys::io_failed(&path, error))?);
         }
-        Ok(Cold { folder: folder.to_owned(), inner: Mutex::new(Inner { files, active: None }) })
+        let next = files.keys().max().map_or(1, |newest: &u32| newest.saturating_add(1));
+        let inner = Mutex::new(Inner { files, active: None, next });
+        Ok(Cold { folder: folder.to_owned(), inner, dead_ranges: AtomicU64::new(0) })
     }
 
     fn path(&self, number: u32) -> PathBuf {
@@ -108,32 +116,47 @@ impl Cold {
 
     /// Appends frames, makes them durable, and says where each is. If it fails, none counts.
     pub fn write(&self, frames: &[(u32, &[u8])]) -> Result<Vec<DiskPlace>> {
+        let mut reserved: Vec<(Arc<File>, DiskPlace)> = Vec::with_capacity(frames.len());
+        let outcome = self.reserve(frames, &mut reserved).and_then(|()| self.write_reserved(frames, &reserved));
+        let places: Vec<DiskPlace> = reserved.into_iter().map(|(_, place)| place).collect();
+        match outcome {
+            Ok(()) => Ok(places),
+            Err(error) => {
+                // Nothing refers to them, whole or not.
+                self.bury(&places);
+                Err(error)
+            }
+        }
+    }
+
+    fn reserve(&self, frames: &[(u32, &[u8])], reserved: &mut Vec<(Arc<File>, DiskPlace)>) -> Result<()> {
         let mut inner = self.inner.lock();
-        let mut places = Vec::with_capacity(frames.len());
-        let mut written: Vec<u32> = Vec::new();
-        for &(id, frame) in frames {
+        for &(_, frame) in frames {
             let number = self.writable(&mut inner)?;
             let segment = inner.files.get_mut(&number).expect("the active file is open");
             let len = u32::try_from(frame.len()).expect("frames are far below 4 GiB");
+            let place = DiskPlace { file: number, offset: segment.end + RECORD_HEADER_BYTES, len };
+            segment.end += record(place).1;
+            // Counted as alive from now on, so that the file does not go while it is written to.
+            segment.live_bytes += record(place).1;
+            reserved.push((segment.file.clone(), place));
+        }
+        Ok(())
+    }
+
+    /// Writes and syncs without the lock: whoever asks how much memory is in use needs that.
+    fn write_reserved(&self, frames: &[(u32, &[u8])], reserved: &[(Arc<File>, DiskPlace)]) -> Result<()> {
+        for (&(id, frame), (file, place)) in frames.iter().zip(reserved) {
             let mut bytes = Vec::with_capacity(frame.len() + RECORD_HEADER_BYTES as usize);
-            bytes.extend_from_slice(&record_header(id, len));
+            bytes.extend_from_slice(&record_header(id, place.len));
             bytes.extend_from_slice(frame);
-            // A record that is not completed is dead from the start: nothing refers to it.
-            let offset = segment.end;
-            segment.end += bytes.len() as u64;
-            sys::write_at(&segment.file, &self.path(number), &bytes, offset)?;
-            places.push(DiskPlace { file: number, offset: offset + RECORD_HEADER_BYTES, len });
-            if written.last() != Some(&number) {
-                written.push(number);
-            }
+            sys::write_at(file, &self.path(place.file), &bytes, record(*place).0)?;
         }
-        for number in written {
-            sys::sync(&inner.files[&number].file, &self.path(number))?;
+        for of_file in reserved.chunk_by(|(_, one), (_, other)| one.file == other.file) {
+            let (file, place) = &of_file[0];
+            sys::sync(file, &self.path(place.file))?;
         }
-        for &place in &places {
-            inner.files.get_mut(&place.file).expect("written to").live_bytes += record(place).1;
-        }
-        Ok(places)
+        Ok(())
     }
 
     fn writable(&self, inner: &mut Inner) -> Result<u32> {
@@ -142,23 +165,27 @@ impl Cold {
         {
             return Ok(active);
         }
-        let number = inner.files.keys().max().map_or(1, |newest| newest + 1);
-        let path = self.path(number);
-        let create = || OpenOptions::new().read(true).write(true).create_new(true).open(&path);
-        let file = create().map_err(|error| sys::io_failed(&path, error))?;
-        // The name must be durable before anything refers to it.
-        let sync = || File::open(&self.folder)?.sync_all();
-        sync().map_err(|error| sys::io_failed(&self.folder, error))?;
+        let number = inner.next;
+        // Used up even if it fails: the file may be there all the same.
+        inner.next += 1;
+        let file = sys::create_file(&self.path(number))?;
         inner.files.insert(number, Segment::new(file, 0));
         inner.active = Some(number);
         Ok(number)
     }
 
-    /// Reads the bytes of a frame. They are not checked: the frame does that.
-    pub fn read(&self, place: DiskPlace) -> Result<Vec<u8>> {
+    /// Reads the bytes of `frame`. They are not checked, but that they are its bytes is: the frame
+    /// does the rest.
+    pub fn read(&self, frame: u32, place: DiskPlace) -> Result<Vec<u8>> {
         let path = self.path(place.file);
         let file = self.inner.lock().files.get(&place.file).map(|segment| segment.file.clone());
         let file = file.ok_or_else(|| Error::new(ErrorKind::Damaged, format!("{} is missing", path.display())))?;
+        let (start, _) = record(place);
+        let mut header = [0; RECORD_HEADER_BYTES as usize];
+        sys::read_at(&file, &path, &mut header, start)?;
+        if header != record_header(frame, place.len) {
+            return Err(Error::new(ErrorKind::Damaged, format!("{} at {start}", path.display())));
+        }
         let mut bytes = vec![0; place.len as usize];
         sys::read_at(&file, &path, &mut bytes, place.offset)?;
         Ok(bytes)
@@ -186,6 +213,17 @@ impl Cold {
                 self.remove(&mut inner, place.file);
             }
         }
+        self.count_dead_ranges(&inner);
+    }
+
+    fn count_dead_ranges(&self, inner: &Inner) {
+        let count: usize = inner.files.values().map(|segment| segment.dead.count()).sum();
+        self.dead_ranges.store(count as u64, Ordering::Relaxed);
+    }
+
+    /// Whether there is any file.
+    pub fn has_files(&self) -> bool {
+        !self.inner.lock().files.is_empty()
     }
 
     fn remove(&self, inner: &mut Inner, number: u32) {
@@ -195,9 +233,17 @@ impl Cold {
 
     /// Takes over what an index says is alive; everything else in the files is dead. Returns how
     /// many bytes nobody knew of: records written after the last commit.
-    pub fn adopt(&self, mut places: Vec<DiskPlace>) -> u64 {
+    pub fn adopt(&self, mut places: Vec<DiskPlace>) -> Result<u64> {
         places.sort_unstable_by_key(|place| (place.file, place.offset));
+        let is_before = |pair: &[DiskPlace]| {
+            pair[0].file < pair[1].file || pair[0].offset + u64::from(pair[0].len) + RECORD_HEADER_BYTES <= pair[1].offset
+        };
+        let is_place = |place: &DiskPlace| place.offset >= RECORD_HEADER_BYTES && place.offset <= u64::MAX / 2;
+        if !places.iter().all(is_place) || !places.windows(2).all(is_before) {
+            return Err(Error::new(ErrorKind::Damaged, "the index: places of frames"));
+        }
         let mut inner = self.inner.lock();
+        inner.next = inner.next.max(places.last().map_or(1, |place| place.file.saturating_add(1)));
         let mut orphan_bytes = 0;
         for (&number, segment) in &mut inner.files {
             let from = places.partition_point(|place| place.file < number);
@@ -222,7 +268,8 @@ impl Cold {
         for number in empty {
             self.remove(&mut inner, number);
         }
-        orphan_bytes
+        self.count_dead_ranges(&inner);
+        Ok(orphan_bytes)
     }
 
     /// Bytes of the disk blocks that the files occupy.
@@ -232,7 +279,7 @@ impl Cold {
 
     /// Bytes of the tables that describe dead ranges.
     pub fn table_bytes(&self) -> u64 {
-        self.inner.lock().files.values().map(|segment| segment.dead.count() as u64 * 64).sum()
+        self.dead_ranges.load(Ordering::Relaxed) * 64
     }
 }
 
@@ -251,18 +298,29 @@ mod tests {
         let (dead, live): (Vec<_>, Vec<_>) = places.iter().enumerate().partition(|(index, _)| index % 2 == 0);
         cold.bury(&dead.iter().map(|(_, place)| **place).collect::<Vec<_>>());
         for (index, place) in &live {
-            assert_eq!(cold.read(**place).unwrap(), frames[*index]);
+            assert_eq!(cold.read(*index as u32, **place).unwrap(), frames[*index]);
         }
         assert!(cold.disk_bytes() * 10 < before * 6, "{} of {before}", cold.disk_bytes());
 
         // A later process adopts what an index knew: one frame, the rest is orphaned.
         let again = Cold::open(folder.path()).unwrap();
-        again.adopt(vec![*live[0].1]);
-        assert_eq!(again.read(*live[0].1).unwrap(), frames[live[0].0]);
+        again.adopt(vec![*live[0].1]).unwrap();
+        let id = live[0].0 as u32;
+        assert_eq!(again.read(id, *live[0].1).unwrap(), frames[live[0].0]);
+        assert_eq!(again.read(id + 1, *live[0].1).unwrap_err().kind(), ErrorKind::Damaged, "another frame's place");
         assert!(again.disk_bytes() < 70_000);
         let fresh = again.write(&[(99, b"new")]).unwrap();
         assert_ne!(fresh[0].file, live[0].1.file, "old files are never appended to");
         again.bury(&[*live[0].1]);
-        assert_eq!(again.read(*live[0].1).unwrap_err().kind(), ErrorKind::Damaged);
+        assert_eq!(again.read(id, *live[0].1).unwrap_err().kind(), ErrorKind::Damaged);
+
+        // A lost file's number is not used again: its places must not be found in a new file.
+        let lost = DiskPlace { file: 40, ..*live[0].1 };
+        let third = Cold::open(folder.path()).unwrap();
+        third.adopt(vec![lost]).unwrap();
+        assert!(third.write(&[(id, &frames[0])]).unwrap()[0].file > 40);
+        assert_eq!(third.read(id, lost).unwrap_err().kind(), ErrorKind::Damaged);
+        let overlapping = vec![*live[0].1, DiskPlace { offset: live[0].1.offset + 1, ..*live[0].1 }];
+        assert_eq!(third.adopt(overlapping).unwrap_err().kind(), ErrorKind::Damaged);
     }
 }

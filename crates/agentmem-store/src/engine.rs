@@ -176,7 +176,7 @@ impl Drop for Demoting<'_> {
 
 impl Engine {
     /// An engine that knows what `ledger` knows.
-    pub fn new(mut options: Options, key: DomainKey, cold: Option<Cold>, ledger: Option<Ledger>) -> Result<Self> {
+    pub fn new(mut options: Options, key: DomainKey, cold: Option<Cold>, mut ledger: Option<Ledger>) -> Result<Self> {
         let segments = Segments::new()?;
         let hot_heap = Heap::new("agentmem-hot", &segments)?;
         let frame_heap = Heap::new("agentmem-frames", &segments)?;
@@ -209,9 +209,9 @@ impl Engine {
             damaged: BTreeSet::new(),
             undurable: BTreeSet::new(),
         };
-        if let Some(ledger) = &ledger {
+        if let Some(ledger) = &mut ledger {
             let places = ledger.load(&mut state, &slots, &hot_heap)?;
-            cold.as_ref().expect("a ledger has files beside it").adopt(places);
+            cold.as_ref().expect("a ledger has files beside it").adopt(places)?;
         }
         let ring = Ring::new(CELLS, options.arena_bytes as usize, || state.smus.take_slot())?;
         Ok(Engine {
@@ -335,10 +335,16 @@ impl Engine {
     /// `OutOfMemory` where nothing more can be demoted. What was published is taken in all the
     /// same: the ring was part of the budget, and gives its pages back for it.
     pub fn drain(&self) -> Result<()> {
+        let head = self.ring.head();
         let mut is_refused = self.is_full() && self.make_room(0).is_err();
         loop {
             let mut state = self.lock();
             match self.ingest(&mut state, 256, is_refused) {
+                Ingest::Empty if !self.ring.is_drained_to(head) => {
+                    // Another thread is copying what it put before; ours is behind that.
+                    drop(state);
+                    std::thread::yield_now();
+                }
                 Ingest::Empty if is_refused => {
                     self.ring.trim();
                     return Err(Error::new(ErrorKind::OutOfMemory, "this store"));

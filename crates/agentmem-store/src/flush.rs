@@ -27,8 +27,8 @@ impl Engine {
         let Some(ledger) = &self.ledger else { return Ok(()) };
         self.pack_for_flush()?;
         // Commits are in the order in which changes were taken, hence one at a time.
-        let ledger = ledger.lock();
-        let ledger = ledger.as_ref().ok_or_else(|| Error::new(ErrorKind::Closed, "this store"))?;
+        let mut ledger = ledger.lock();
+        let ledger = ledger.as_mut().ok_or_else(|| Error::new(ErrorKind::Closed, "this store"))?;
         let changes = self.durable_changes()?;
         match ledger.commit(&changes) {
             Ok(()) => {

@@ -85,6 +85,11 @@ impl Frames {
         first
     }
 
+    /// The number that the next frame will have.
+    pub fn next_number(&self) -> u32 {
+        self.next
+    }
+
     /// Adds a frame under a number from [`Self::take_numbers`].
     pub fn insert(&mut self, number: u32, entry: FrameEntry) {
         self.next = self.next.max(number + 1);

@@ -15,6 +15,8 @@ pub struct Smu {
     pub(crate) agent: Arc<AgentShared>,
     /// The slot that came with the put; it is what a release names.
     pub(crate) origin: u32,
+    /// The generation of that slot.
+    pub(crate) generation: u64,
     /// The slot that holds the content, as far as this handle knows.
     pub(crate) holder: AtomicU32,
     pub(crate) is_released: AtomicBool,
@@ -39,6 +41,12 @@ impl Smu {
         self.importance
     }
 
+    /// Whether the slot still is what this handle was made for.
+    #[inline]
+    fn is_current(&self) -> bool {
+        self.engine.slots.generation(self.origin) == self.generation
+    }
+
     pub(crate) fn released(&self) -> Error {
         Error::new(ErrorKind::Released, format!("an SMU of agent {:?}", self.agent.name))
     }
@@ -46,8 +54,13 @@ impl Smu {
     #[inline]
     pub(crate) fn check(&self) -> Result<()> {
         self.engine.check_usable()?;
+        self.check_held()
+    }
+
+    #[inline]
+    pub(crate) fn check_held(&self) -> Result<()> {
         self.agent.check_open()?;
-        if self.is_released.load(Ordering::Acquire) {
+        if self.is_released.load(Ordering::Acquire) || !self.is_current() {
             return Err(self.released());
         }
         Ok(())
@@ -65,13 +78,25 @@ impl Smu {
     /// A view, if it can be had without asking the engine.
     #[inline]
     pub fn view_now(&self) -> Result<Option<View>> {
-        self.check()?;
+        self.engine.check_usable()?;
         let slot = self.holder.load(Ordering::Relaxed);
-        if let Place::Hot { segment, offset_bytes } = self.engine.slots.pin(slot) {
-            return Ok(Some(self.shown(slot, segment, offset_bytes)));
+        match self.pin(slot)? {
+            Place::Hot { segment, offset_bytes } => Ok(Some(self.shown(slot, segment, offset_bytes))),
+            _ => {
+                self.engine.slots.unpin(slot);
+                Ok(None)
+            }
         }
-        self.engine.slots.unpin(slot);
-        Ok(None)
+    }
+
+    /// Pins first and asks then whether the lease is still held: another thread may be giving it
+    /// back, and after that the slot may hold what this handle has no right to. It marks the handle
+    /// before the engine looks at pins, so either the mark is seen here or the pin is seen there.
+    #[inline]
+    fn pin(&self, slot: u32) -> Result<Place> {
+        let place = self.engine.slots.pin(slot);
+        self.check_held().inspect_err(|_| self.engine.slots.unpin(slot))?;
+        Ok(place)
     }
 
     fn shown(&self, slot: u32, segment: u32, offset_bytes: u64) -> View {
@@ -84,8 +109,7 @@ impl Smu {
         let mut was_fresh = false;
         loop {
             let slot = self.holder.load(Ordering::Relaxed);
-            let place = self.engine.slots.pin(slot);
-            let outcome = match place {
+            let outcome = match self.pin(slot)? {
                 Place::Hot { segment, offset_bytes } => return Ok(self.shown(slot, segment, offset_bytes)),
                 Place::Forward { slot: holder } => {
                     self.holder.store(holder, Ordering::Relaxed);

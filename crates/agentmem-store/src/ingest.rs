@@ -71,17 +71,15 @@ impl Engine {
                 self.add_smu(state, cell, kind, importance, raw, now_ms);
                 if let Ok(name) = std::str::from_utf8(name)
                     && !name.is_empty()
-                    && state.smus.get(cell.slot).is_some()
                 {
-                    state.smus.name(name, cell.slot);
-                    state.mark_name(name);
+                    state.smus.name_later(name, cell.slot);
                 }
             }
             Operation::Append { conversation, meta, key } => {
                 let large = if key == 0 { None } else { self.inbox.lock().remove(&key) };
                 self.append(state, conversation, bytes, large, meta, now_ms)?;
             }
-            Operation::Release { slot } => self.release_slot(state, cell.agent, slot),
+            Operation::Release { slot, generation } => self.release_slot(state, cell.agent, slot, generation),
             Operation::Nothing => {}
         }
         Ok(())

@@ -7,8 +7,9 @@
 use crate::dirty::Changes;
 use crate::sys;
 use agentmem_core::{DomainKey, Error, ErrorKind, Result};
-use redb::{Database, ReadableTable, TableDefinition};
-use std::path::Path;
+use redb::{Database, ReadableTable, StorageBackend, TableDefinition};
+use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
 
 const VERSION: u32 = 1;
 /// RAM that redb caches pages in.
@@ -32,6 +33,7 @@ pub fn failed(error: impl Into<redb::Error>) -> Error {
     let error = error.into();
     let kind = match error {
         redb::Error::Corrupted(_) => ErrorKind::Damaged,
+        redb::Error::Io(ref error) if error.kind() == std::io::ErrorKind::InvalidData => ErrorKind::Damaged,
         redb::Error::DatabaseAlreadyOpen => ErrorKind::StoreLocked,
         redb::Error::UpgradeRequired(_) => ErrorKind::Version,
         _ => ErrorKind::Io,
@@ -43,23 +45,78 @@ pub fn damaged(what: &str) -> Error {
     Error::new(ErrorKind::Damaged, format!("the index: {what}"))
 }
 
-/// The index file.
+/// What redb keeps its pages in: a file, reached through the one seam to Linux. The folder's lock
+/// keeps other processes out.
+#[derive(Debug)]
+struct IndexFile {
+    file: File,
+    path: PathBuf,
+}
+
+fn for_redb(error: Error) -> std::io::Error {
+    let is_damage = error.kind() == ErrorKind::Damaged;
+    let kind = if is_damage { std::io::ErrorKind::InvalidData } else { std::io::ErrorKind::Other };
+    std::io::Error::new(kind, error.subject().to_owned())
+}
+
+impl StorageBackend for IndexFile {
+    fn len(&self) -> std::io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
+        sys::read_at(&self.file, &self.path, out, offset).map_err(for_redb)
+    }
+
+    fn set_len(&self, len: u64) -> std::io::Result<()> {
+        sys::set_len(&self.file, &self.path, len).map_err(for_redb)
+    }
+
+    fn sync_data(&self) -> std::io::Result<()> {
+        sys::sync(&self.file, &self.path).map_err(for_redb)
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
+        sys::write_at(&self.file, &self.path, data, offset).map_err(for_redb)
+    }
+}
+
+fn open_database(path: &Path) -> Result<Database> {
+    let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+    let file = open.map_err(|error| sys::io_failed(path, error))?;
+    // Reading the tables reads all pages anyway, so checking them costs little, and redb promises to
+    // report what is damaged only then.
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
+    builder.create_with_backend(IndexFile { file, path: path.to_owned() }).map_err(failed)
+}
+
+/// The index.
 #[derive(Debug)]
 pub struct Ledger {
-    pub database: Database,
+    path: PathBuf,
+    /// `None` after a commit failed: redb refuses everything from then on, until it is opened again.
+    database: Option<Database>,
 }
 
 impl Ledger {
     /// Opens or makes the index at `path`, and gives the key of the trust domain.
     pub fn open(path: &Path) -> Result<(Self, DomainKey)> {
-        let database = Database::builder().set_cache_size(CACHE_BYTES).create(path).map_err(failed)?;
-        let ledger = Ledger { database };
+        let mut ledger = Ledger { path: path.to_owned(), database: None };
         let key = ledger.prepare()?;
         Ok((ledger, key))
     }
 
-    fn prepare(&self) -> Result<DomainKey> {
-        let write = self.database.begin_write().map_err(failed)?;
+    /// The database, opened again if it has to be.
+    pub fn database(&mut self) -> Result<&Database> {
+        match self.database {
+            Some(ref database) => Ok(database),
+            None => Ok(self.database.insert(open_database(&self.path)?)),
+        }
+    }
+
+    fn prepare(&mut self) -> Result<DomainKey> {
+        let write = self.database()?.begin_write().map_err(failed)?;
         let key = {
             let mut meta = write.open_table(META).map_err(failed)?;
             let version = meta.get("version").map_err(failed)?.map(|value| value.value().to_vec());
@@ -88,11 +145,19 @@ impl Ledger {
         Ok(DomainKey(key))
     }
 
-    /// Writes `changes` as one transaction that is durable when this returns.
-    pub fn commit(&self, changes: &Changes) -> Result<()> {
-        sys::before_commit()?;
+    /// Writes `changes` as one transaction that is durable when this returns. After a failure they
+    /// may or may not be in: writing them once more is right either way.
+    pub fn commit(&mut self, changes: &Changes) -> Result<()> {
+        let outcome = self.write(changes);
+        if outcome.is_err() {
+            self.database = None;
+        }
+        outcome
+    }
+
+    fn write(&mut self, changes: &Changes) -> Result<()> {
         let rows = &changes.rows;
-        let write = self.database.begin_write().map_err(failed)?;
+        let write = self.database()?.begin_write().map_err(failed)?;
         {
             for (table, rows) in [
                 (AGENTS, &rows.agents),

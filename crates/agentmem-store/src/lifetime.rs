@@ -2,6 +2,7 @@
 
 use crate::engine::{Engine, State};
 use crate::frames::Ref;
+use crate::slots::SLOTS_MAX;
 use crate::smus::{Packed, SlotUse};
 use crate::tree::{Body, NONE, Node};
 use agentmem_core::place::Place;
@@ -131,26 +132,47 @@ impl State {
 }
 
 impl Engine {
-    /// One reference of `agent`, whose handle is `slot`, is given back.
-    pub fn release_slot(&self, state: &mut State, agent: u32, slot: u32) {
+    /// One reference of `agent`, whose handle names `slot` in `generation`, is given back.
+    pub fn release_slot(&self, state: &mut State, agent: u32, slot: u32, generation: u64) {
+        if slot as usize >= SLOTS_MAX || self.slots.generation(slot) != generation {
+            return; // it went by another handle
+        }
         match *state.smus.using(slot) {
             SlotUse::Alias { to, agent: owner } if owner == agent => {
-                state.smus.clear(slot);
-                if let Some(entry) = state.agents.get_mut(agent) {
-                    entry.aliases.remove(&slot);
-                }
-                self.retire_slot(state, slot, None);
+                self.retire_alias(state, agent, slot);
                 self.unlease(state, agent, to, 1);
             }
-            SlotUse::Smu(_) => self.unlease(state, agent, slot, 1),
+            SlotUse::Smu(_) => {
+                self.unlease(state, agent, slot, 1);
+                // References that are left belong to aliases first: one too many would forward to
+                // what is somebody else's by then.
+                let Some(entry) = state.agents.get(agent) else { return };
+                let left = entry.leases.get(&slot).copied().unwrap_or(0) as usize;
+                let here = |alias: &&u32| matches!(state.smus.using(**alias), SlotUse::Alias { to, .. } if *to == slot);
+                let aliases: Vec<u32> = entry.aliases.iter().filter(here).copied().collect();
+                for &alias in aliases.iter().skip(left) {
+                    self.retire_alias(state, agent, alias);
+                }
+            }
             // Somebody else's, or nothing: a lie that hurts nobody.
             _ => {}
         }
     }
 
+    fn retire_alias(&self, state: &mut State, agent: u32, alias: u32) {
+        state.smus.clear(alias);
+        if let Some(entry) = state.agents.get_mut(agent) {
+            entry.aliases.remove(&alias);
+        }
+        self.retire_slot(state, alias, None);
+    }
+
     /// Takes `count` references back, and the content with the last of them.
     pub fn unlease(&self, state: &mut State, agent: u32, slot: u32, count: u32) {
         let (taken, was_last) = state.agents.unlease(agent, slot, count);
+        if let (Some(entry), Some(smu)) = (state.agents.get(agent), state.smus.get(slot)) {
+            entry.shared.uncharge(smu.logical_bytes * u64::from(taken));
+        }
         state.mark_slot(slot);
         state.mark_lease(agent, slot);
         let Some(smu) = state.smus.get_mut(slot) else { return };
@@ -171,6 +193,7 @@ impl Engine {
 
     /// `slot` is used no more; it and `raw` go once nobody has pinned them.
     fn retire_slot(&self, state: &mut State, slot: u32, raw: Option<std::sync::Arc<crate::raw::Raw>>) {
+        self.slots.retire(slot);
         if self.slots.relocate(slot, Place::Gone) {
             state.smus.give_back(slot);
         } else {

@@ -25,8 +25,8 @@ use std::sync::Arc;
 
 impl Ledger {
     /// Fills an empty `state` with what is stored; returns where the frames are.
-    pub fn load(&self, state: &mut State, slots: &Slots, heap: &Arc<Heap>) -> Result<Vec<DiskPlace>> {
-        let read = self.database.begin_read().map_err(failed)?;
+    pub fn load(&mut self, state: &mut State, slots: &Slots, heap: &Arc<Heap>) -> Result<Vec<DiskPlace>> {
+        let read = self.database()?.begin_read().map_err(failed)?;
         let mut places = Vec::new();
         each(&read, AGENTS, |number, record: AgentRecord| {
             state.agents.insert(AgentEntry {

@@ -24,6 +24,8 @@ const TAKE_IN_FACTOR: u64 = 2;
 pub enum Effort {
     /// Look for shared messages, and take small frames in.
     Full,
+    /// The same once more: frames appeared meanwhile that have some of the messages.
+    Again,
     /// Just frame it: what a plan relied on went while it was carried out.
     Plain,
 }
@@ -39,7 +41,10 @@ struct Packing {
     stored: Option<Extent>,
     items: u32,
     logical_bytes: u64,
+    /// Of all items, in order.
     tags: Vec<u32>,
+    /// Frames from this number on were made after shared messages were looked for.
+    unseen_frames: u32,
 }
 
 impl Engine {
@@ -74,7 +79,15 @@ impl Engine {
         // The node may have died, and its number may be another's by now.
         let Some(node) = state.tree.with_tail(number, messages.serial()) else { return outcome.map(|_| ()) };
         node.is_busy = false;
-        let is_done = self.commit_packing(&mut state, outcome?);
+        let plan = outcome?;
+        let is_news =
+            |tag: &u32| state.index.frames(*tag).any(|f| f >= plan.unseen_frames && state.frames.get(f).is_some());
+        let own = &plan.tags[plan.own_first as usize..];
+        if effort == Effort::Full && own.iter().any(is_news) {
+            drop(state);
+            return self.pack_tail(number, Effort::Again);
+        }
+        let is_done = self.commit_packing(&mut state, plan);
         drop(state);
         if is_done || effort == Effort::Plain { Ok(()) } else { self.pack_tail(number, Effort::Plain) }
     }
@@ -82,8 +95,9 @@ impl Engine {
     fn plan_packing(&self, number: u32, messages: &Messages, effort: Effort) -> Result<Packing> {
         let ids: Vec<ContentId> =
             (0..messages.len()).map(|index| ContentId::of(&self.key, messages.bytes(index))).collect();
+        let unseen_frames = self.lock().frames.next_number();
         let (stretches, before) = match effort {
-            Effort::Full => {
+            Effort::Full | Effort::Again => {
                 let stretches = self.find_shared(messages, &ids);
                 let before = self.frames_to_take_in(number, messages, &stretches);
                 (stretches, before)
@@ -118,6 +132,7 @@ impl Engine {
             items: items.len() as u32,
             logical_bytes: items.iter().map(|item| item.bytes.len() as u64).sum(),
             tags,
+            unseen_frames,
         })
     }
 

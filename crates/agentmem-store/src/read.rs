@@ -65,7 +65,7 @@ impl Engine {
                 }
             };
             let cold = self.cold.as_ref().expect("only a cold tier has places");
-            let outcome = cold.read(place).and_then(|bytes| Frame::parse(&bytes).map(|_| ()).map(|()| bytes));
+            let outcome = cold.read(number, place).and_then(|bytes| Frame::parse(&bytes).map(|_| ()).map(|()| bytes));
             match outcome {
                 Ok(bytes) => return Ok(Some(FrameBytes::Cold(Arc::new(bytes)))),
                 Err(error) => {

@@ -59,6 +59,8 @@ pub enum Operation {
     Release {
         /// Which slot.
         slot: u32,
+        /// Its generation, as the handle knows it.
+        generation: u64,
     },
     /// The engine trimmed the ring.
     Nothing,
@@ -281,6 +283,20 @@ impl Ring {
         self.control[SLEEPING].store(0, Ordering::Release);
     }
 
+    /// Where the next operation will be: whoever drains up to here has seen all that was published
+    /// before.
+    pub fn head(&self) -> u64 {
+        Position::from_word(self.control[HEAD].load(Ordering::Acquire)).cell
+    }
+
+    /// Whether every operation before `head` was drained. One that was begun and is not published
+    /// yet is in the way of those behind it.
+    pub fn is_drained_to(&self, head: u64) -> bool {
+        let tail = Position::from_word(self.control[TAIL].load(Ordering::Acquire));
+        let ahead = head.wrapping_sub(tail.cell) & CELL_MASK;
+        ahead == 0 || ahead > self.cell_count as u64
+    }
+
     /// Whether nothing is published that was not drained.
     pub fn is_empty(&self) -> bool {
         let tail = Position::from_word(self.control[TAIL].load(Ordering::Acquire));
@@ -341,7 +357,7 @@ fn encode(operation: Operation) -> (u64, u64, u64, u64) {
             u64::from(meta.lead_bytes) << 32 | u64::from(meta.trail_bytes),
             key,
         ),
-        Operation::Release { slot } => (3, slot.into(), 0, 0),
+        Operation::Release { slot, generation } => (3, slot.into(), 0, generation),
         Operation::Nothing => (4, 0, 0, 0),
     }
 }
@@ -360,7 +376,7 @@ fn decode(code: u32, target: u64, around: u64, key: u64, len: u64) -> Option<Ope
             let fits = key != 0 || u64::from(meta.lead_bytes) + u64::from(meta.trail_bytes) <= len;
             fits.then_some(Operation::Append { conversation: u32::try_from(target).ok()?, meta, key })
         }
-        3 => Some(Operation::Release { slot: u32::try_from(target).ok()? }),
+        3 => Some(Operation::Release { slot: u32::try_from(target).ok()?, generation: key }),
         4 => Some(Operation::Nothing),
         _ => None,
     }
@@ -424,7 +440,7 @@ mod tests {
                 meta: Meta { is_value: true, lead_bytes: 5, trail_bytes: 9 },
                 key: 0,
             },
-            Operation::Release { slot: 77 },
+            Operation::Release { slot: 77, generation: 1 << 40 },
             Operation::Nothing,
         ] {
             let (code, target, around, key) = encode(operation);
@@ -503,7 +519,7 @@ mod loom_tests {
                 .map(|agent| {
                     let ring = ring.clone();
                     thread::spawn(move || {
-                        ring.push(agent, Operation::Release { slot: agent + 10 }, [&[], &[]]).unwrap()
+                        ring.push(agent, Operation::Release { slot: agent + 10, generation: 0 }, [&[], &[]]).unwrap()
                     })
                 })
                 .collect();
@@ -511,7 +527,7 @@ mod loom_tests {
             let drain = |found: &mut Vec<u32>| {
                 while let Some(cell) = ring.peek() {
                     let (cell, _) = cell.unwrap();
-                    assert_eq!(cell.operation, Operation::Release { slot: cell.agent + 10 });
+                    assert_eq!(cell.operation, Operation::Release { slot: cell.agent + 10, generation: 0 });
                     found.push(cell.agent);
                     ring.advance(&cell, cell.slot);
                 }

@@ -93,20 +93,21 @@ impl Engine {
         if smu.is_sealed || !is_same {
             return;
         }
+        let names = state.smus.take_waiting(slot);
+        let named = holder.unwrap_or(slot);
         let Some(holder) = holder else {
+            let smu = state.smus.get_mut(slot).expect("just seen");
             smu.id = id;
             smu.is_sealed = true;
             state.smus.index(slot);
             state.mark_slot(slot);
+            state.give_names(names, named);
             return;
         };
+        let SlotUse::Smu(smu) = state.smus.clear(slot) else { unreachable!("just seen") };
         state.counters.put_shared += 1;
         state.duplicate_bytes[smu.kind as usize] += smu.logical_bytes;
-        let SlotUse::Smu(smu) = state.smus.clear(slot) else { unreachable!("just seen") };
-        for name in &smu.names {
-            state.smus.name(name, holder);
-            state.mark_name(name);
-        }
+        state.give_names(names, named);
         let (held, _) = state.agents.unlease(smu.agent, slot, smu.leases);
         state.lease(smu.agent, holder, held);
         if let Some(entry) = state.agents.get_mut(smu.agent) {
@@ -119,5 +120,14 @@ impl Engine {
         state.smus.set(slot, SlotUse::Alias { to: holder, agent: smu.agent });
         self.drop_raw(state, slot, Place::Forward { slot: holder }, smu.raw);
         state.mark_slot(slot);
+    }
+}
+
+impl State {
+    fn give_names(&mut self, names: Vec<Box<str>>, slot: u32) {
+        for name in names {
+            self.smus.name(&name, slot);
+            self.mark_name(&name);
+        }
     }
 }

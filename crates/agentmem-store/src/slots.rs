@@ -23,12 +23,17 @@ const ONE_USE: u64 = 1 << 32;
 pub struct Slots {
     places: Words,
     claims: Words,
+    generations: Words,
 }
 
 impl Slots {
     /// `count` fresh slots; tables take memory as slots are used.
     pub fn new(count: usize) -> Result<Self> {
-        Ok(Slots { places: Words::new("agentmem-slots", count)?, claims: Words::new("agentmem-pins", count)? })
+        Ok(Slots {
+            places: Words::new("agentmem-slots", count)?,
+            claims: Words::new("agentmem-pins", count)?,
+            generations: Words::new("agentmem-generations", count)?,
+        })
     }
 
     /// Where `slot` is, as far as anyone can know who has not pinned it.
@@ -44,6 +49,19 @@ impl Slots {
         self.claims[slot as usize].fetch_add(ONE_PIN | ONE_USE, Ordering::SeqCst);
         fence(Ordering::SeqCst);
         self.place(slot)
+    }
+
+    /// How often `slot` was used for something else before. A handle remembers it, and compares
+    /// after pinning: if it differs, what is there now is not the handle's.
+    #[inline]
+    pub fn generation(&self, slot: u32) -> u64 {
+        self.generations[slot as usize].load(Ordering::Acquire)
+    }
+
+    /// Engine only: what `slot` was used for is gone. Comes before the slot is moved anywhere.
+    pub fn retire(&self, slot: u32) {
+        let generation = self.generations[slot as usize].load(Ordering::Relaxed);
+        self.generations[slot as usize].store(generation + 1, Ordering::Release);
     }
 
     /// Gives one pin back.
@@ -77,6 +95,33 @@ mod loom_tests {
     use loom::sync::Arc;
     use loom::sync::atomic::AtomicBool;
     use loom::thread;
+
+    /// A handle whose content went, and whose slot holds something else by now, does not take that
+    /// for its own.
+    #[test]
+    fn loom_a_stale_handle_sees_that_it_is_stale() {
+        loom::model(|| {
+            let slots = Arc::new(Slots::new(1).unwrap());
+            let mine = Place::Hot { segment: 1, offset_bytes: 64 };
+            slots.relocate(0, mine);
+            let generation = slots.generation(0);
+            let reader = {
+                let slots = slots.clone();
+                thread::spawn(move || {
+                    let place = slots.pin(0);
+                    if slots.generation(0) == generation {
+                        assert!(place == mine || place == Place::Gone, "took another's for its own");
+                    }
+                    slots.unpin(0);
+                })
+            };
+            slots.retire(0);
+            if slots.relocate(0, Place::Gone) {
+                slots.relocate(0, Place::Hot { segment: 2, offset_bytes: 0 });
+            }
+            reader.join().unwrap();
+        });
+    }
 
     /// Whatever the interleaving: bytes that a reader found by its pin are not freed under it.
     #[test]

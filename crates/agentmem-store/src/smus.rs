@@ -88,6 +88,9 @@ pub struct Smus {
     free: Vec<u32>,
     by_id: HashTable<u32>,
     names: HashMap<Box<str>, u32>,
+    /// Names of content that is not sealed yet, oldest first: a name is given with the id, so that
+    /// it outlives a second put of the same content.
+    later: Vec<(Box<str>, u32)>,
     live: usize,
 }
 
@@ -139,6 +142,9 @@ impl Smus {
             self.live -= 1;
             for name in &smu.names {
                 self.names.remove(name);
+            }
+            if !smu.is_sealed {
+                self.later.retain(|(_, other)| *other != slot);
             }
             if smu.is_sealed
                 && let Ok(found) = self.by_id.find_entry(smu.id.hash64(), |&other| other == slot)
@@ -201,6 +207,30 @@ impl Smus {
     /// The slot that `name` names.
     pub fn named(&self, name: &str) -> Option<u32> {
         self.names.get(name).copied()
+    }
+
+    /// The content in `slot` gets `name` once it is sealed.
+    pub fn name_later(&mut self, name: &str, slot: u32) {
+        if self.get(slot).is_some() {
+            self.later.push((name.into(), slot));
+        }
+    }
+
+    /// The first slot that waits to be sealed and to be called `name` then.
+    pub fn waiting_for(&self, name: &str) -> Option<u32> {
+        self.later.iter().find(|(waiting, _)| **waiting == *name).map(|&(_, slot)| slot)
+    }
+
+    /// The names that `slot` was waiting for.
+    pub fn take_waiting(&mut self, slot: u32) -> Vec<Box<str>> {
+        let mut names = Vec::new();
+        self.later.retain_mut(|(name, other)| {
+            if *other == slot {
+                names.push(std::mem::take(name));
+            }
+            *other != slot
+        });
+        names
     }
 
     /// Makes `name` name `slot` and nothing else.

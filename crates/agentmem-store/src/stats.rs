@@ -138,7 +138,9 @@ impl State {
 impl Engine {
     /// Figures of the whole store.
     pub fn stats(&self) -> Stats {
-        let state = self.settled();
+        // So that what is shared is counted as shared; what cannot be sealed is counted as it is.
+        let _ = self.seal_all();
+        let state = self.lock();
         let mut by_kind = [KindStats::default(); 4];
         let mut shared_bytes = 0;
         let mut raw_bytes = 0;

@@ -57,7 +57,13 @@ impl Store {
         let cold = path.as_ref().map(|path| Cold::open(&path.join("segments"))).transpose()?;
         let (ledger, key) = match &options.path {
             Some(path) => {
-                let (ledger, key) = Ledger::open(&path.join("index.redb"))?;
+                let index = path.join("index.redb");
+                let is_empty = std::fs::metadata(&index).map_or(true, |metadata| metadata.len() == 0);
+                if is_empty && cold.as_ref().is_some_and(Cold::has_files) {
+                    // A new index would know of nothing, and what it does not know of is removed.
+                    return Err(Error::new(ErrorKind::Damaged, format!("{} is missing", index.display())));
+                }
+                let (ledger, key) = Ledger::open(&index)?;
                 (Some(ledger), key)
             }
             None => (None, DomainKey(sys::random()?)),
@@ -302,7 +308,15 @@ impl Agent {
                 OnFull::Fail => return Err(Error::new(ErrorKind::OutOfMemory, "this store")),
             }
         }
-        self.shared.charge(logical_bytes)?;
+        if let Err(error) = self.shared.charge(logical_bytes) {
+            // What was released just before may not be taken back yet.
+            match on_full {
+                _ if self.engine.ring.is_empty() => return Err(error),
+                OnFull::Wait => drop(self.engine.drain()),
+                OnFull::Fail => return Err(Error::new(ErrorKind::ArenaFull, format!("agent {:?}", self.shared.name))),
+            }
+            self.shared.charge(logical_bytes)?;
+        }
         let published = if self.engine.is_large(content.len()) {
             self.leave_large(content).and_then(|key| {
                 self.push(operation(key), [name, &[]], on_full).inspect_err(|_| {
@@ -320,6 +334,7 @@ impl Agent {
             engine: self.engine.clone(),
             agent: self.shared.clone(),
             origin: slot,
+            generation: self.engine.slots.generation(slot),
             holder: crate::sync::AtomicU32::new(slot),
             is_released: crate::sync::AtomicBool::new(false),
             logical_bytes,
@@ -337,13 +352,21 @@ impl Agent {
             drop(state);
             state = self.engine.settled();
         }
-        let mut slot = find(&state).ok_or_else(not_found)?;
-        if !state.smus.get(slot).is_some_and(|smu| smu.is_sealed) {
-            // Only sealed content is shared, so that a lease is on the one that stays.
+        let slot = loop {
+            let slot = find(&state).ok_or_else(not_found)?;
+            if state.smus.get(slot).is_some_and(|smu| smu.is_sealed) {
+                break slot;
+            }
+            // Only sealed content is shared, so that a lease is on the one that stays. The lock is let
+            // go for it, so what was looked for is looked up again.
             drop(state);
-            slot = self.engine.seal_slot(slot)?;
+            let sealed = self.engine.seal_slot(slot);
             state = self.engine.lock();
-        }
+            match sealed {
+                Err(error) if error.kind() != ErrorKind::Released || find(&state) == Some(slot) => return Err(error),
+                _ => {}
+            }
+        };
         let smu = state.smus.get_mut(slot).ok_or_else(not_found)?;
         let (logical_bytes, kind, importance) = (smu.logical_bytes, smu.kind, smu.importance);
         smu.used_ms = self.engine.now_ms();
@@ -371,10 +394,18 @@ impl Agent {
     /// Leases content that is there already, by name. A put that was published before the call is
     /// seen.
     pub fn attach_name(&self, name: &str) -> Result<Smu> {
+        self.check()?;
         if !self.engine.ring.is_empty() {
             let _ = self.engine.drain();
         }
-        self.attach_found(|state| state.smus.named(name), || format!("name {name:?}"))
+        loop {
+            let waiting = self.engine.lock().smus.waiting_for(name);
+            match waiting {
+                // Released meanwhile is as good as sealed: it waits no more.
+                Some(slot) => drop(self.engine.seal_slot(slot)),
+                None => return self.attach_found(|state| state.smus.named(name), || format!("name {name:?}")),
+            }
+        }
     }
 
     /// Takes a lease of its own on what `smu` is a handle of.
@@ -383,8 +414,9 @@ impl Agent {
         if !Arc::ptr_eq(&self.engine, &smu.engine) {
             return Err(Error::new(ErrorKind::InvalidArgument, "an SMU of another store"));
         }
-        let holder = self.engine.seal_slot(smu.origin)?;
-        self.attach_found(|_| Some(holder), || format!("the SMU in slot {holder}"))
+        // Once its lease is given back, the slot may hold anything.
+        let find = |state: &State| smu.check_held().is_ok().then(|| state.smus.resolve(smu.origin));
+        self.attach_found(find, || format!("an SMU of agent {:?}", smu.agent.name))
     }
 
     /// Gives the lease of `smu` back.
@@ -396,27 +428,24 @@ impl Agent {
         if smu.is_released.swap(true, Ordering::AcqRel) {
             return Err(smu.released());
         }
-        match self.push(Operation::Release { slot: smu.origin }, [&[], &[]], on_full) {
-            Ok(_) => {
-                self.shared.uncharge(smu.logical_bytes);
-                Ok(())
-            }
-            Err(error) => {
-                smu.is_released.store(false, Ordering::Release);
-                Err(error)
-            }
-        }
+        // The engine takes the charge back with the reference.
+        let release = Operation::Release { slot: smu.origin, generation: smu.generation };
+        let pushed = self.push(release, [&[], &[]], on_full);
+        pushed.map(drop).inspect_err(|_| smu.is_released.store(false, Ordering::Release))
     }
 
-    /// Handles of everything it holds besides conversations. Leases left over from an earlier
-    /// process are taken up; for others each handle is one more lease.
+    /// Handles of everything it holds besides conversations. They are not leases of their own:
+    /// releasing one gives back one reference that the agent has already.
     pub fn smus(&self) -> Result<Vec<Smu>> {
         self.check()?;
-        let slots: Vec<u32> = {
-            let mut state = self.engine.settled();
-            state.agents.open_mut(self.shared.number)?.leases.keys().copied().collect()
-        };
-        slots.into_iter().map(|slot| self.attach_found(|_| Some(slot), || format!("the SMU in slot {slot}"))).collect()
+        self.engine.seal_all()?;
+        let mut state = self.engine.lock();
+        let slots: Vec<u32> = state.agents.open_mut(self.shared.number)?.leases.keys().copied().collect();
+        let held = slots.into_iter().filter_map(|slot| {
+            let smu = state.smus.get(slot)?;
+            Some(self.handle(slot, smu.logical_bytes, smu.kind, smu.importance))
+        });
+        Ok(held.collect())
     }
 
     /// Says what it is doing.

@@ -32,10 +32,18 @@ pub mod faults {
     use crate::sync::PlainI64;
 
     static COUNTDOWN: PlainI64 = PlainI64::new(i64::MAX);
+    static LAST: PlainI64 = PlainI64::new(i64::MIN);
 
     /// The `nth` call from now on (1 is the next) fails with ENOSPC, and every one after it until
     /// [`stop`].
     pub fn fail_from(nth: i64) {
+        LAST.store(i64::MIN, Ordering::SeqCst);
+        COUNTDOWN.store(nth, Ordering::SeqCst);
+    }
+
+    /// The `nth` call from now on fails, and none after it.
+    pub fn fail_once(nth: i64) {
+        LAST.store(1, Ordering::SeqCst);
         COUNTDOWN.store(nth, Ordering::SeqCst);
     }
 
@@ -45,7 +53,11 @@ pub mod faults {
     }
 
     pub(super) fn due() -> bool {
-        COUNTDOWN.load(Ordering::SeqCst) < i64::MAX / 2 && COUNTDOWN.fetch_sub(1, Ordering::SeqCst) <= 1
+        if COUNTDOWN.load(Ordering::SeqCst) > i64::MAX / 2 {
+            return false;
+        }
+        let countdown = COUNTDOWN.fetch_sub(1, Ordering::SeqCst);
+        countdown <= 1 && countdown >= LAST.load(Ordering::SeqCst)
     }
 }
 
@@ -202,9 +214,22 @@ pub fn lock_exclusively(file: &File, path: &Path) -> Result<()> {
     }
 }
 
-/// Where tests make the index's commit fail: redb does its own I/O.
-pub fn before_commit() -> Result<()> {
-    injected("commit")
+/// Makes `file` `len` bytes long.
+pub fn set_len(file: &File, path: &Path, len: u64) -> Result<()> {
+    injected("ftruncate")?;
+    file.set_len(len).map_err(|error| io_failed(path, error))
+}
+
+/// A new file at `path`, whose name is durable.
+pub fn create_file(path: &Path) -> Result<File> {
+    injected("open")?;
+    let open = File::options().read(true).write(true).create_new(true).open(path);
+    let file = open.map_err(|error| io_failed(path, error))?;
+    injected("fsync")?;
+    let folder = path.parent().unwrap_or(path);
+    let sync = File::open(folder).and_then(|folder| folder.sync_all());
+    sync.map_err(|error| io_failed(folder, error))?;
+    Ok(file)
 }
 
 /// A counter that wakes whoever sleeps on it.

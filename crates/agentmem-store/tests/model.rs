@@ -6,7 +6,7 @@ mod common;
 use agentmem_core::frame::Meta;
 use agentmem_core::{Advice, AgentState, ErrorKind, Kind};
 use agentmem_store::{Agent, Conversation, OnFull, Options, Smu, Store, View};
-use common::{assert_empty, noise, options, text};
+use common::{assert_empty, content_bytes, noise, options, text};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -136,6 +136,7 @@ struct World {
     /// Contents that an agent holds from before the store was reopened, once each.
     left_over: BTreeSet<(usize, Arc<Vec<u8>>)>,
     next_talk: usize,
+    empty_bytes: u64,
 }
 
 impl World {
@@ -152,8 +153,10 @@ impl World {
             names: BTreeMap::new(),
             left_over: BTreeSet::new(),
             next_talk: 0,
+            empty_bytes: 0,
         };
         world.open();
+        world.empty_bytes = content_bytes(&world.store().stats().unwrap());
         world
     }
 
@@ -481,7 +484,7 @@ impl World {
             // What an earlier process left is let go with the agent.
             agent.close().unwrap();
         }
-        assert_empty(self.store());
+        assert_empty(self.store(), self.empty_bytes);
         self.store().close().unwrap();
     }
 }

@@ -5,7 +5,7 @@ mod common;
 use agentmem_core::frame::Meta;
 use agentmem_core::{Advice, Error, ErrorKind, Kind};
 use agentmem_store::{Agent, Conversation, OnFull, Options, Smu, Store};
-use common::{Random, assert_empty, noise, options, read_all, text};
+use common::{Random, assert_empty, content_bytes, noise, options, read_all, text};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -197,6 +197,7 @@ fn run(options: Options, seconds: u64) {
     let has_ledger = options.path.is_some();
     let memory_max_bytes = options.memory_max_bytes;
     let store = Store::open(options).unwrap();
+    let empty_bytes = content_bytes(&store.stats().unwrap());
     let (stop, steps) = (AtomicBool::new(false), AtomicU64::new(0));
     let bench = Bench { store: &store, stop: &stop, steps: &steps, has_ledger };
     std::thread::scope(|scope| {
@@ -229,7 +230,7 @@ fn run(options: Options, seconds: u64) {
     assert!(resident_bytes < memory_max_bytes * 11 / 10, "{resident_bytes}");
     let found = store.verify().unwrap();
     assert!(found.damaged.is_empty(), "{found:?}");
-    assert_empty(&store);
+    assert_empty(&store, empty_bytes);
     store.close().unwrap();
 }
 

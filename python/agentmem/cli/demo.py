@@ -202,10 +202,13 @@ def _lines(outcome: "Outcome") -> list[str]:
     ]
     if outcome.synthetic:
         lines.append(_SYNTHETIC)
+    ssd = f" and {record['cold_bytes'] / MB:,.0f} MB of SSD" if outcome.plan.cold else ""
     lines.append(
         f"{record['agents']} agents believe they hold {record['logical_bytes'] / MB:,.0f} MB;"
-        f" this machine held them in {record['resident_bytes_peak'] / MB:,.0f} MB of RAM,"
-        f" {record['reduction']:.1f} times less."
+        f" this machine held it in {record['resident_bytes_peak'] / MB:,.0f} MB of RAM{ssd}:"
+        f" {record['reduction']:.1f} times less RAM, nothing lost."
+        if not record["readback_failed"]
+        else f"{record['readback_failed']} of {record['readback_checked']} samples came back wrong."
     )
     return lines
 

@@ -33,14 +33,14 @@ def draw(outcome: Outcome, path: Path) -> None:
     below.plot(seconds, resident, color=_RESIDENT, linewidth=1.4)
     below.axhline(budget, color=_BUDGET, linewidth=1, linestyle="--")
     below.annotate(
-        f"budget of the store, {budget:,.0f} MB",
-        (0, budget),
-        xytext=(4, 3),
+        f"budget of the store: {budget:,.0f} MB",
+        (seconds[-1], 0),
+        xytext=(-6, 8),
         textcoords="offset points",
+        ha="right",
         color=_BUDGET,
-        fontsize=9,
     )
-    below.set_title("in RAM, enlarged", loc="left", fontsize=10)
+    below.set_title("in RAM, enlarged (the whole process, Python too)", loc="left", fontsize=10)
     below.set_ylim(0, 1.2 * max(budget, *resident))
     below.set_xlabel("seconds")
     for axes in (above, below):
@@ -52,11 +52,10 @@ def draw(outcome: Outcome, path: Path) -> None:
     above.set_ylim(0)
     if outcome.synthetic:
         above.text(
-            0.99,
-            0.04,
+            0.02,
+            0.7,
             "SYNTHETIC text",
             transform=above.transAxes,
-            ha="right",
             color=_BUDGET,
             fontweight="bold",
         )
@@ -65,7 +64,8 @@ def draw(outcome: Outcome, path: Path) -> None:
 
 def _title(outcome: Outcome) -> str:
     record = outcome.record
+    ssd = f" and {record['cold_bytes'] / MB:,.0f} MB of SSD" if outcome.plan.cold else ""
     return (
         f"{record['agents']} agents hold {record['logical_bytes'] / MB:,.0f} MB"
-        f" in {record['resident_bytes_peak'] / MB:,.0f} MB of RAM: {record['reduction']:.1f} to 1"
+        f" in {record['resident_bytes_peak'] / MB:,.0f} MB of RAM{ssd}"
     )
