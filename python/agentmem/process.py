@@ -41,6 +41,8 @@ def engine_cpu_seconds() -> float:
     """Processor time of the threads of the engines that this process has open."""
     ticks = 0
     for task in Path("/proc/self/task").iterdir():
+        if int(task.name) == os.getpid():
+            continue  # The main thread of the command has the same name.
         try:
             name, _, fields = (task / "stat").read_text().partition("(")[2].rpartition(")")
         except OSError:
@@ -94,8 +96,12 @@ class Watch:
         return sample
 
     def _run(self) -> None:
-        while not self._stop.wait(self._period_s):
+        pause_s = self._period_s
+        while not self._stop.wait(pause_s):
+            # The kernel walks all pages for a sample: where that is long, look less often.
+            began_s = time.monotonic()
             self.sample()
+            pause_s = max(self._period_s, 10 * (time.monotonic() - began_s))
 
     def __enter__(self) -> Self:
         self.sample()

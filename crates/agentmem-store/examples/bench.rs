@@ -1,9 +1,12 @@
 //! The figures that are promised from Rust, as JSON lines: `{"name": ..., "value": ..., "unit": ...}`.
 //!
-//! `cargo run --release -p agentmem-store --example bench [-- --quick]`; `agentmem bench` runs it and adds the goals.
+//! `cargo run --release -p agentmem-store --example bench [-- [--quick] [CORPUS]]` (text is generated if no corpus is
+//! named); `agentmem bench` runs it and adds the goals.
 
 use agentmem_core::{Kind, Result};
+use agentmem_corpus::{AgentConversations, Corpus};
 use agentmem_store::{Agent, OnFull, Options, Smu, Store};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 const VALUE_BYTES: usize = 1024;
@@ -11,12 +14,26 @@ const BURST: usize = 10_000;
 const CONTENT_BYTES: usize = 64 << 10;
 
 fn main() -> Result<()> {
-    let is_quick = std::env::args().any(|argument| argument == "--quick");
+    let (flags, paths): (Vec<_>, Vec<_>) = std::env::args().skip(1).partition(|argument| argument.starts_with("--"));
+    let is_quick = flags.iter().any(|flag| flag == "--quick");
+    let corpus = match paths.first() {
+        Some(path) => Corpus::open(Path::new(path)).unwrap_or_else(|error| panic!("{error}")),
+        None => Corpus::generate(1, 32 << 20),
+    };
     let part = if is_quick { 20 } else { 1 };
-    put(20 / part.min(10))?;
+    put(&corpus, if is_quick { 2 } else { 20 })?;
     sustained(400_000 / part)?;
-    view(20_000 / part)?;
-    tiers(4096 / part)
+    view(&corpus, 20_000 / part)?;
+    tiers(&corpus, 4096 / part)
+}
+
+/// `count` values of `len` bytes, cut from conversations.
+fn values(corpus: &Corpus, count: usize, len: usize) -> Vec<Vec<u8>> {
+    let mut text = Vec::with_capacity(count * len);
+    for conversation in AgentConversations::new(corpus, 1, 0, (count * len) as u64) {
+        conversation.messages().for_each(|message| text.extend_from_slice(message));
+    }
+    text.chunks_exact(len).take(count).map(<[u8]>::to_vec).collect()
 }
 
 fn report(name: &str, value: f64, unit: &str) {
@@ -45,49 +62,20 @@ fn put_value(agent: &Agent, value: &[u8]) -> Result<Smu> {
     agent.put(value, Kind::ToolResult, None, 50, OnFull::Wait)
 }
 
-/// A stream of numbers that is the same every time.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        self.0 >> 33
-    }
-
-    /// Text of `len` bytes that zstd at level 3 takes to about a third, as it does single messages.
-    fn text(&mut self, words: &[Vec<u8>], len: usize) -> Vec<u8> {
-        let mut text = Vec::with_capacity(len + 16);
-        while text.len() < len {
-            text.extend_from_slice(&words[self.next() as usize % words.len()]);
-            text.push(b' ');
-        }
-        text.truncate(len);
-        text
-    }
-}
-
-fn words(random: &mut Random) -> Vec<Vec<u8>> {
-    let mut word = || (0..3 + random.next() % 7).map(|_| b'a' + (random.next() % 26) as u8).collect();
-    (0..4096).map(|_| word()).collect()
-}
-
 /// Bursts that the arena takes in whole, with a rest between them.
-fn put(bursts: usize) -> Result<()> {
+fn put(corpus: &Corpus, bursts: usize) -> Result<()> {
     let store = open()?;
     let agent = store.agent("bench", 50, None, None)?;
     let mut nanoseconds = Vec::with_capacity(bursts * BURST);
-    let mut random = Random(1);
-    let words = words(&mut random);
-    for _ in 0..bursts {
-        let values: Vec<Vec<u8>> = (0..BURST).map(|_| random.text(&words, VALUE_BYTES)).collect();
+    for values in values(corpus, bursts * BURST, VALUE_BYTES).chunks(BURST) {
         let mut handles = Vec::with_capacity(BURST);
-        for value in &values {
+        for value in values {
             let begin = Instant::now();
             handles.push(put_value(&agent, value)?);
             nanoseconds.push(begin.elapsed().as_nanos() as u64);
         }
         // The next burst finds the arena empty.
-        handles[BURST - 1].id()?;
+        handles[handles.len() - 1].id()?;
         std::thread::sleep(Duration::from_millis(20));
     }
     report_quantiles("put", &mut nanoseconds);
@@ -110,18 +98,16 @@ fn sustained(count: usize) -> Result<()> {
     Ok(())
 }
 
-/// Views of hot contents in random order, taken and dropped.
-fn view(count: usize) -> Result<()> {
+/// Views of hot contents far from each other, taken and dropped.
+fn view(corpus: &Corpus, count: usize) -> Result<()> {
     let store = open()?;
     let agent = store.agent("bench", 50, None, None)?;
-    let mut random = Random(2);
-    let words = words(&mut random);
-    let handles =
-        (0..count).map(|_| put_value(&agent, &random.text(&words, VALUE_BYTES))).collect::<Result<Vec<_>>>()?;
+    let values = values(corpus, count, VALUE_BYTES);
+    let handles = values.iter().map(|value| put_value(&agent, value)).collect::<Result<Vec<_>>>()?;
     handles[count - 1].id()?;
     let mut nanoseconds = Vec::with_capacity(5 * count);
-    for _ in 0..5 * count {
-        let smu = &handles[random.next() as usize % count];
+    for number in 0..5 * count {
+        let smu = &handles[number * 7919 % count];
         let begin = Instant::now();
         let view = smu.view()?;
         std::hint::black_box(view.bytes());
@@ -133,13 +119,11 @@ fn view(count: usize) -> Result<()> {
 }
 
 /// From hot to warm by a reclaim, and back by views; by processor time.
-fn tiers(count: usize) -> Result<()> {
+fn tiers(corpus: &Corpus, count: usize) -> Result<()> {
     let store = open()?;
     let agent = store.agent("bench", 50, None, None)?;
-    let mut random = Random(3);
-    let words = words(&mut random);
-    let handles =
-        (0..count).map(|_| put_value(&agent, &random.text(&words, CONTENT_BYTES))).collect::<Result<Vec<_>>>()?;
+    let values = values(corpus, count, CONTENT_BYTES);
+    let handles = values.iter().map(|value| put_value(&agent, value)).collect::<Result<Vec<_>>>()?;
     handles[count - 1].id()?;
     let megabytes = (count * CONTENT_BYTES) as f64 / 1e6;
     let begin = processor_seconds();

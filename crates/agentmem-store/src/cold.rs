@@ -236,7 +236,8 @@ impl Cold {
     pub fn adopt(&self, mut places: Vec<DiskPlace>) -> Result<u64> {
         places.sort_unstable_by_key(|place| (place.file, place.offset));
         let is_before = |pair: &[DiskPlace]| {
-            pair[0].file < pair[1].file || pair[0].offset + u64::from(pair[0].len) + RECORD_HEADER_BYTES <= pair[1].offset
+            pair[0].file < pair[1].file
+                || pair[0].offset + u64::from(pair[0].len) + RECORD_HEADER_BYTES <= pair[1].offset
         };
         let is_place = |place: &DiskPlace| place.offset >= RECORD_HEADER_BYTES && place.offset <= u64::MAX / 2;
         if !places.iter().all(is_place) || !places.windows(2).all(is_before) {

@@ -33,6 +33,9 @@ use std::sync::Arc;
 
 /// What the engine needs beside tables and content: contexts of the codec, stacks, buffers.
 const FIXED_BYTES: u64 = 3 << 20;
+/// Address space of a heap, in budgets: best fit leaves holes, and holes cost addresses only.
+const HEAP_ADDRESS_FACTOR: u64 = 8;
+const HEAP_ADDRESS_BYTES_MAX: u64 = 1 << 40;
 /// A ring that nobody used for so many ticks gives its pages back.
 const TRIM_TICKS: u32 = 8;
 /// The engine looks around this often even when nobody wakes it.
@@ -178,8 +181,9 @@ impl Engine {
     /// An engine that knows what `ledger` knows.
     pub fn new(mut options: Options, key: DomainKey, cold: Option<Cold>, mut ledger: Option<Ledger>) -> Result<Self> {
         let segments = Segments::new()?;
-        let hot_heap = Heap::new("agentmem-hot", &segments)?;
-        let frame_heap = Heap::new("agentmem-frames", &segments)?;
+        let address_bytes = options.memory_max_bytes.saturating_mul(HEAP_ADDRESS_FACTOR).min(HEAP_ADDRESS_BYTES_MAX);
+        let hot_heap = Heap::new("agentmem-hot", &segments, address_bytes)?;
+        let frame_heap = Heap::new("agentmem-frames", &segments, address_bytes)?;
         let slots = Slots::new(SLOTS_MAX)?;
         let policy = std::mem::replace(&mut options.policy, Box::new(agentmem_core::policy::Lru));
         let mut state = State {

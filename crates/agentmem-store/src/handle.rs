@@ -184,8 +184,7 @@ impl Smu {
     pub fn name(&self) -> Result<Option<String>> {
         self.check()?;
         let state = self.engine.settled();
-        let smu = state.smus.get(state.smus.resolve(self.origin)).ok_or_else(|| self.released())?;
-        Ok(smu.names.last().map(|name| name.to_string()))
+        Ok(state.smus.name_of(state.smus.resolve(self.origin)).map(ToOwned::to_owned))
     }
 
     /// Says what is known about its next use.

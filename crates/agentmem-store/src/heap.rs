@@ -13,15 +13,14 @@ use agentmem_core::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
 use std::sync::Arc;
 
-/// Address space of one heap; pages cost memory only when used.
-const CAPACITY_BYTES: u64 = 1 << 40;
-
 /// Where extents come from.
 #[derive(Debug)]
 pub struct Heap {
     mapping: Mapping,
     segments: Arc<Segments>,
     segment: u32,
+    /// Address space; pages cost memory only when used.
+    capacity_bytes: u64,
     free: Mutex<Free>,
     /// Resident bytes: extents, and what the pages at their edges hold beside them.
     resident_bytes: AtomicU64,
@@ -41,14 +40,15 @@ fn edge_bytes(range: Range) -> u64 {
 }
 
 impl Heap {
-    /// An empty heap.
-    pub fn new(name: &str, segments: &Arc<Segments>) -> Result<Arc<Self>> {
-        let mapping = Mapping::memfd(name, CAPACITY_BYTES as usize)?;
+    /// An empty heap with `capacity_bytes` of address space.
+    pub fn new(name: &str, segments: &Arc<Segments>, capacity_bytes: u64) -> Result<Arc<Self>> {
+        let mapping = Mapping::memfd(name, capacity_bytes as usize)?;
         let segment = segments.register(&mapping)?;
         Ok(Arc::new(Heap {
             mapping,
             segments: segments.clone(),
             segment,
+            capacity_bytes,
             free: Mutex::default(),
             resident_bytes: AtomicU64::new(0),
         }))
@@ -77,11 +77,14 @@ impl Heap {
                 }
                 found.start
             }
-            None if free.end + room <= CAPACITY_BYTES => {
+            None if free.end + room <= self.capacity_bytes => {
                 free.end += room;
                 free.end - room
             }
-            None => return Err(Error::new(ErrorKind::LimitReached, format!("{CAPACITY_BYTES} bytes of one heap"))),
+            None => {
+                let what = format!("{} bytes of one heap", self.capacity_bytes);
+                return Err(Error::new(ErrorKind::LimitReached, what));
+            }
         };
         self.resident_bytes.fetch_add(grown as u64, Ordering::Relaxed);
         Ok(Extent { heap: self.clone(), start, len })
@@ -185,7 +188,7 @@ mod tests {
         fn extents_keep_their_bytes_and_residency_is_exact(
             steps in proptest::collection::vec((any::<bool>(), 1..40_000usize), 1..120)
         ) {
-            let heap = Heap::new("agentmem-test", &Segments::new().unwrap()).unwrap();
+            let heap = Heap::new("agentmem-test", &Segments::new().unwrap(), 1 << 30).unwrap();
             let mut held: Vec<(Extent, u8)> = Vec::new();
             for (turn, (drop_one, len)) in steps.into_iter().enumerate() {
                 if drop_one && !held.is_empty() {

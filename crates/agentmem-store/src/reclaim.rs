@@ -188,6 +188,17 @@ impl Engine {
         (self.planned_bytes(&state), counters.demote_warm + counters.demote_cold + counters.evict)
     }
 
+    /// Gives back what is only kept to be quick; returns how much.
+    pub fn trim(&self) -> u64 {
+        let mut state = self.lock();
+        let before = self.resident_bytes(&state);
+        state.decoded.clear();
+        if self.ring.is_empty() {
+            self.ring.trim();
+        }
+        before.saturating_sub(self.resident_bytes(&state))
+    }
+
     fn demote_batch(&self, wanted_bytes: u64) {
         let now_ms = self.now_ms();
         let (units, candidates): (Vec<Unit>, Vec<Candidate>) = {

@@ -221,6 +221,13 @@ impl Smus {
         self.later.iter().find(|(waiting, _)| **waiting == *name).map(|&(_, slot)| slot)
     }
 
+    /// The newest name of `slot`, or the one that it waits for.
+    pub fn name_of(&self, slot: u32) -> Option<&str> {
+        let given = self.get(slot)?.names.last();
+        let waiting = || self.later.iter().rev().find(|(_, other)| *other == slot).map(|(name, _)| name);
+        given.or_else(waiting).map(|name| &**name)
+    }
+
     /// The names that `slot` was waiting for.
     pub fn take_waiting(&mut self, slot: u32) -> Vec<Box<str>> {
         let mut names = Vec::new();

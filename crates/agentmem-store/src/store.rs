@@ -172,7 +172,8 @@ impl Store {
     pub fn reclaim(&self, target_bytes: u64) -> Result<u64> {
         self.engine.check_usable()?;
         let _ = self.engine.drain();
-        Ok(self.engine.reclaim_to(target_bytes))
+        let given_back = self.engine.reclaim_to(target_bytes);
+        Ok(given_back + self.engine.trim())
     }
 
     /// Reads and checks everything.
@@ -291,6 +292,24 @@ impl Agent {
         Ok(self.handle(slot, logical_bytes, kind, importance))
     }
 
+    /// Charges for `logical_bytes`. What was released just before may not be taken back yet: that
+    /// is waited for, or said.
+    #[inline]
+    fn charge(&self, logical_bytes: u64, on_full: OnFull) -> Result<()> {
+        self.shared.charge(logical_bytes).or_else(|error| {
+            if self.engine.ring.is_empty() {
+                return Err(error);
+            }
+            match on_full {
+                OnFull::Fail => Err(Error::new(ErrorKind::ArenaFull, format!("agent {:?}", self.shared.name))),
+                OnFull::Wait => {
+                    let _ = self.engine.drain();
+                    self.shared.charge(logical_bytes)
+                }
+            }
+        })
+    }
+
     /// Charges for `content` and publishes it with `name` in front, or leaves it beside the ring
     /// where it is large.
     #[inline]
@@ -308,15 +327,7 @@ impl Agent {
                 OnFull::Fail => return Err(Error::new(ErrorKind::OutOfMemory, "this store")),
             }
         }
-        if let Err(error) = self.shared.charge(logical_bytes) {
-            // What was released just before may not be taken back yet.
-            match on_full {
-                _ if self.engine.ring.is_empty() => return Err(error),
-                OnFull::Wait => drop(self.engine.drain()),
-                OnFull::Fail => return Err(Error::new(ErrorKind::ArenaFull, format!("agent {:?}", self.shared.name))),
-            }
-            self.shared.charge(logical_bytes)?;
-        }
+        self.charge(logical_bytes, on_full)?;
         let published = if self.engine.is_large(content.len()) {
             self.leave_large(content).and_then(|key| {
                 self.push(operation(key), [name, &[]], on_full).inspect_err(|_| {
@@ -347,11 +358,7 @@ impl Agent {
     fn attach_found(&self, find: impl Fn(&State) -> Option<u32>, subject: impl Fn() -> String) -> Result<Smu> {
         self.check()?;
         let not_found = || Error::new(ErrorKind::NotFound, subject());
-        let mut state = self.engine.lock();
-        if find(&state).is_none() {
-            drop(state);
-            state = self.engine.settled();
-        }
+        let mut state = if self.engine.ring.is_empty() { self.engine.lock() } else { self.engine.settled() };
         let slot = loop {
             let slot = find(&state).ok_or_else(not_found)?;
             if state.smus.get(slot).is_some_and(|smu| smu.is_sealed) {
@@ -395,11 +402,11 @@ impl Agent {
     /// seen.
     pub fn attach_name(&self, name: &str) -> Result<Smu> {
         self.check()?;
-        if !self.engine.ring.is_empty() {
-            let _ = self.engine.drain();
-        }
         loop {
-            let waiting = self.engine.lock().smus.waiting_for(name);
+            let ring = &self.engine.ring;
+            let state = if ring.is_empty() { self.engine.lock() } else { self.engine.settled() };
+            let waiting = state.smus.waiting_for(name);
+            drop(state);
             match waiting {
                 // Released meanwhile is as good as sealed: it waits no more.
                 Some(slot) => drop(self.engine.seal_slot(slot)),
@@ -440,7 +447,8 @@ impl Agent {
         self.check()?;
         self.engine.seal_all()?;
         let mut state = self.engine.lock();
-        let slots: Vec<u32> = state.agents.open_mut(self.shared.number)?.leases.keys().copied().collect();
+        let mut slots: Vec<u32> = state.agents.open_mut(self.shared.number)?.leases.keys().copied().collect();
+        slots.sort_unstable();
         let held = slots.into_iter().filter_map(|slot| {
             let smu = state.smus.get(slot)?;
             Some(self.handle(slot, smu.logical_bytes, smu.kind, smu.importance))

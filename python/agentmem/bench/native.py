@@ -1,6 +1,7 @@
 """Figures measured from Rust, in a source checkout that has cargo."""
 
 import json
+import os
 import subprocess
 from functools import cache
 
@@ -11,7 +12,7 @@ _COMMAND = ["cargo", "run", "--release", "--quiet", "--example", "bench", "-p", 
 
 def figures(settings: Settings, names: dict[str, float | None]) -> tuple[list[Figure], list[str]]:
     """The figures of that names with their goals, and notes if they cannot be had."""
-    measured = _measure(settings.quick)
+    measured = _measure(settings.quick, settings.corpus[:1])
     if isinstance(measured, str):
         return [], [f"from Rust: not available, {measured}"]
     found = [
@@ -23,14 +24,14 @@ def figures(settings: Settings, names: dict[str, float | None]) -> tuple[list[Fi
 
 
 @cache
-def _measure(quick: bool) -> dict[str, tuple[float, str]] | str:
+def _measure(quick: bool, corpus: tuple[str, ...]) -> dict[str, tuple[float, str]] | str:
     """All that the example measures, by name; or why there is nothing."""
     root = checkout()
     if root is None:
         return "this is no source checkout"
     try:
         done = subprocess.run(
-            [*_COMMAND, "--", *(["--quick"] if quick else [])],
+            [*_COMMAND, "--", *(["--quick"] if quick else []), *map(os.path.abspath, corpus)],
             cwd=root,
             capture_output=True,
             text=True,
