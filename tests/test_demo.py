@@ -178,6 +178,12 @@ def test_corpus_of_the_environment(transcripts: Path) -> None:
     assert json.loads(result.stdout)["corpus"] == "mine"
 
 
+def test_command_refuses_what_is_no_size() -> None:
+    result = CliRunner().invoke(demo, ["--memory-max", "much"])
+    assert result.exit_code == 2
+    assert "512M" in result.stderr
+
+
 def test_command_prints_table_meaning_and_plot(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     plot = tmp_path / "demo.png"

@@ -203,8 +203,9 @@ class Agent:
         """Say what is known about the next use: ``"cold"`` demotes soon, ``"hot"`` keeps it
         resident while the budget allows, ``"will_need"`` promotes now."""
     def smus(self) -> list[Smu]:
-        """Handles of everything this agent holds besides conversations; each is a new lease
-        reference to the same content and need not be released."""
+        """Handles of everything this agent holds besides conversations, in the order of their
+        slots. They are not leases of their own: releasing one gives back one reference that the
+        agent has already. After a store was opened again, this is where its content is found."""
     def conversation(self, name: str | None = None) -> Conversation:
         """The agent's conversation of that name, created when there is none; without a name a new
         one."""

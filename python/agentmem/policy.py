@@ -44,8 +44,9 @@ class Policy:
     def choose(self, batch: list[Candidate]) -> Sequence[int]:
         """The indices of `batch` in the order to demote, first first.
 
-        The engine demotes in this order until its target is met. What is left out stays where it
-        is. An exception, or an index out of range, makes the engine fall back to `lru` for this
-        batch.
+        The engine demotes in this order until its target is met; what is left out goes last, and
+        only if the rest did not free enough. An exception, or an index that is out of range or
+        given twice, makes the engine fall back to `lru` for this batch and count a
+        `policy_error`.
         """
         raise NotImplementedError

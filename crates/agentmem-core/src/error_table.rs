@@ -142,8 +142,12 @@ impl ErrorKind {
     #[must_use]
     pub const fn text(self) -> &'static str {
         match self {
-            Self::NotFound => "nothing is stored under that id or name; put it first, or attach to an existing one",
-            Self::NameTaken => "the name belongs to something else; choose another, or release its holder",
+            Self::NotFound => {
+                "nothing is stored under that id or name; put it first, or attach to an existing one"
+            }
+            Self::NameTaken => {
+                "the name belongs to something else; choose another, or release its holder"
+            }
             Self::InvalidArgument => "an argument is outside of what is allowed; correct the call",
             Self::QuotaExceeded => {
                 "the agent's quota of logical bytes is used up; release something, or raise the quota"
@@ -154,17 +158,31 @@ impl ErrorKind {
             Self::ArenaFull => {
                 "the agent's arena is full and still being drained; put again in a moment, or let put wait"
             }
-            Self::Released => "the handle was used after its release; keep the handle, or attach again",
+            Self::Released => {
+                "the handle was used after its release; keep the handle, or attach again"
+            }
             Self::Closed => "the store or agent is closed; open it again",
             Self::ForkedChild => {
                 "a forked child touched its parent's store; open one in the child, or start it with spawn"
             }
-            Self::Damaged => "stored data is damaged; the rest still reads, and `agentmem verify` lists what is hurt",
-            Self::StoreLocked => "another process has this store open; wait until it closes, or use another path",
-            Self::Io => "the system refused to read or write; free disk space, or mend what the detail names",
-            Self::LimitReached => "a table or queue is at its limit; release something, or open with a higher limit",
-            Self::Unsupported => "this store or this machine cannot do that; `agentmem doctor` says what is missing",
-            Self::Version => "the file has the format of another version; open it with the agentmem that wrote it",
+            Self::Damaged => {
+                "stored data is damaged; the rest still reads, and `agentmem verify` lists what is hurt"
+            }
+            Self::StoreLocked => {
+                "another process has this store open; wait until it closes, or use another path"
+            }
+            Self::Io => {
+                "the system refused to read or write; free disk space, or mend what the detail names"
+            }
+            Self::LimitReached => {
+                "a table or queue is at its limit; release something, or open with a higher limit"
+            }
+            Self::Unsupported => {
+                "this store or this machine cannot do that; `agentmem doctor` says what is missing"
+            }
+            Self::Version => {
+                "the file has the format of another version; open it with the agentmem that wrote it"
+            }
             Self::PermissionDenied => {
                 "the caller may not do that to this object; ask its owner, or run as a user who may"
             }

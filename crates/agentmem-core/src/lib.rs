@@ -7,6 +7,7 @@
 pub mod codec;
 pub mod content_id;
 pub mod error;
+#[rustfmt::skip]
 mod error_table;
 pub mod frame;
 pub mod place;

@@ -111,8 +111,6 @@ pub struct AgentEntry {
     pub leases: HashMap<u32, u32>,
     /// Slots of its handles whose content another slot holds.
     pub aliases: HashSet<u32>,
-    /// Slots whose one reference is left over from an earlier process, without a handle.
-    pub unclaimed: HashSet<u32>,
     /// Its conversations by name.
     pub conversations: BTreeMap<Box<str>, u32>,
 }
@@ -194,7 +192,6 @@ impl Agents {
         let is_last = *held == 0;
         if is_last {
             entry.leases.remove(&slot);
-            entry.unclaimed.remove(&slot);
             self.lease_entries -= 1;
         }
         (taken, is_last)

@@ -39,7 +39,6 @@ impl Ledger {
                 active_ms: 0,
                 leases: HashMap::new(),
                 aliases: HashSet::new(),
-                unclaimed: HashSet::new(),
                 conversations: BTreeMap::new(),
             });
             Ok(())
@@ -73,7 +72,6 @@ impl Ledger {
             let logical_bytes = state.smus.get(slot).ok_or_else(|| damaged("lease"))?.logical_bytes;
             state.lease(agent, slot, 1);
             let entry = state.agents.get_mut(agent).ok_or_else(|| damaged("lease"))?;
-            entry.unclaimed.insert(slot);
             entry.shared.charge_anyway(logical_bytes);
         }
         for row in read.open_table(NAMES).map_err(failed)?.iter().map_err(failed)? {

@@ -269,11 +269,16 @@ impl Ring {
         }
     }
 
-    /// Engine: sleeps until something is pushed or for `timeout_ms`.
-    pub fn sleep(&self, timeout_ms: i32) {
+    /// Either this finds what was published, or whoever published it finds the flag and rings.
+    fn says_it_sleeps(&self) -> bool {
         self.control[SLEEPING].store(1, Ordering::Release);
         fence(Ordering::SeqCst);
-        if self.is_empty() {
+        self.is_empty()
+    }
+
+    /// Engine: sleeps until something is pushed or for `timeout_ms`.
+    pub fn sleep(&self, timeout_ms: i32) {
+        if self.says_it_sleeps() {
             let bell = self.wake.lock().clone();
             match bell {
                 Some(bell) => bell.wait(timeout_ms),
@@ -507,6 +512,22 @@ mod loom_tests {
     use super::*;
     use loom::sync::Arc;
     use loom::thread;
+
+    /// An engine that went to sleep while something was published is rung for.
+    #[test]
+    fn loom_nobody_sleeps_on_what_was_published() {
+        loom::model(|| {
+            let ring = Arc::new(ring(2, 4096));
+            let producer = {
+                let ring = ring.clone();
+                thread::spawn(move || ring.push(0, Operation::Release { slot: 1, generation: 0 }, [&[], &[]]).unwrap())
+            };
+            let sleeps = ring.says_it_sleeps();
+            producer.join().unwrap();
+            let is_rung_for = ring.control[SLEEPING].load(Ordering::Relaxed) == 0;
+            assert!(!sleeps || is_rung_for, "asleep, and nobody rings");
+        });
+    }
 
     /// Two producers and the engine: both operations arrive whole, each with its own cell.
     #[test]

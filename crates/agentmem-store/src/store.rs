@@ -129,7 +129,6 @@ impl Store {
                     active_ms,
                     leases: HashMap::new(),
                     aliases: HashSet::new(),
-                    unclaimed: HashSet::new(),
                     conversations: BTreeMap::new(),
                 });
                 number
@@ -377,11 +376,8 @@ impl Agent {
         let smu = state.smus.get_mut(slot).ok_or_else(not_found)?;
         let (logical_bytes, kind, importance) = (smu.logical_bytes, smu.kind, smu.importance);
         smu.used_ms = self.engine.now_ms();
-        // A lease left over from an earlier process is taken up: it is charged already.
-        if !state.agents.open_mut(self.shared.number)?.unclaimed.remove(&slot) {
-            self.shared.charge(logical_bytes)?;
-            state.lease(self.shared.number, slot, 1);
-        }
+        self.shared.charge(logical_bytes)?;
+        state.lease(self.shared.number, slot, 1);
         Ok(self.handle(slot, logical_bytes, kind, importance))
     }
 

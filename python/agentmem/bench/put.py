@@ -22,8 +22,7 @@ def run(settings: Settings) -> Result:
         agent = mem.agent("bench")
         for burst in range(bursts):
             # Sealed content would be told as equal: every burst has values of its own.
-            fresh = [b"%08x" % burst + value[8:] for value in values]
-            fresh = [value[:-8] + b"%08x" % number for number, value in enumerate(fresh)]
+            fresh = [b"%08x%08x" % (burst, n) + value[16:] for n, value in enumerate(values)]
             nanoseconds += each(agent.put, fresh)
             agent.put(b"the end of burst %d" % burst).id  # noqa: B018  (waits until all is sealed)
             time.sleep(0.02)

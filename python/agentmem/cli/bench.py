@@ -1,10 +1,10 @@
 """`agentmem bench`."""
 
-import os
 import sys
 
 import click
 
+from agentmem.cli.corpus import corpus_option
 from agentmem.cli.output import Output, with_output
 
 _ALL = "all"
@@ -14,13 +14,7 @@ _ALL = "all"
 @click.argument("names", metavar="NAME|all", nargs=-1, required=False)
 @click.option("--quick", is_flag=True, help="A small part of each, to see that it runs.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=1, show_default=True)
-@click.option(
-    "--corpus",
-    type=click.Path(exists=True),
-    multiple=True,
-    help="Transcripts to take text from: a folder, a file or a .tar.zst."
-    " By default what AGENTMEM_CORPUS names, or generated text.",
-)
+@corpus_option
 @with_output
 def bench(
     output: Output, names: tuple[str, ...], quick: bool, seed: int, corpus: tuple[str, ...]
@@ -38,8 +32,7 @@ def bench(
     for name in chosen:
         if name not in BENCHMARKS:
             raise click.UsageError(f"no benchmark {name!r}; there are: {', '.join(BENCHMARKS)}")
-    named = os.environ.get("AGENTMEM_CORPUS", "").split(os.pathsep)
-    settings = Settings(quick, seed, corpus or tuple(filter(None, named)))
+    settings = Settings(quick, seed, corpus)
     for name in chosen:
         output.message(f"{name}: {BENCHMARKS[name]} ...")
         result = run(name, settings)

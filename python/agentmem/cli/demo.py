@@ -1,12 +1,12 @@
 """`agentmem demo`."""
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from agentmem.cli.corpus import corpus_option
 from agentmem.cli.output import Output, with_output
 from agentmem.cli.size import size
 
@@ -33,13 +33,7 @@ _SYNTHETIC = "SYNTHETIC: the text was generated. Name real transcripts with --co
 @click.option(
     "--cold/--no-cold", default=True, show_default=True, help="Whether SSD may be used too."
 )
-@click.option(
-    "--corpus",
-    type=click.Path(exists=True),
-    multiple=True,
-    help="Transcripts to take text from: a folder, a file or a .tar.zst."
-    " By default what AGENTMEM_CORPUS names, or generated text.",
-)
+@corpus_option
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=1, show_default=True)
 @click.option(
     "--plot",
@@ -63,14 +57,15 @@ def demo(
     own. At the end one message in a hundred is read back and compared.
     """
     from agentmem.demo.plan import Plan
+    from agentmem.demo.run import run
 
-    plan = Plan(agents, scale or 0, 0, cold, corpus or _corpus_of_environment(), seed)
+    plan = Plan(agents, scale or 0, 0, cold, corpus, seed)
     with _Bars(output) as bars:
         if scale is None:
             plan = plan.fitted(lambda trial: _rate(trial, bars))
         plan = plan.with_budget(memory_max)
         _announce(output, plan, chosen=scale is None)
-        outcome = _run(plan, bars)
+        outcome = run(plan, bars.update)
     if output.json:
         output.record(outcome.record)
     else:
@@ -79,10 +74,6 @@ def demo(
         _plot(output, outcome, plot or Path("demo.png"))
     if outcome.record["readback_failed"]:
         sys.exit(1)
-
-
-def _corpus_of_environment() -> tuple[str, ...]:
-    return tuple(filter(None, os.environ.get("AGENTMEM_CORPUS", "").split(os.pathsep)))
 
 
 class _Bars:
@@ -119,16 +110,13 @@ class _Bars:
         self._progress.stop()
 
 
-def _run(plan: "Plan", bars: _Bars) -> "Outcome":
+def _rate(trial: "Plan", bars: _Bars) -> float:
+    """Bytes a second of a small run, from the first byte on."""
     from agentmem.demo.run import run
 
-    return run(plan, bars.update)
-
-
-def _rate(trial: "Plan", bars: _Bars) -> float:
-    """Bytes a second of a small run, the writer's start included."""
-    record = _run(trial.with_budget(None), bars).record
-    return float(record["logical_bytes"] / record["wall_seconds"])
+    outcome = run(trial.with_budget(None), lambda _, *amounts: bars.update("measuring", *amounts))
+    start_s = max(sample.seconds for sample in outcome.samples if sample.logical_bytes == 0)
+    return float(outcome.record["logical_bytes"] / (outcome.record["wall_seconds"] - start_s))
 
 
 def _announce(output: Output, plan: "Plan", *, chosen: bool) -> None:

@@ -86,7 +86,7 @@ class Plan:
         `bytes_per_second` measures how fast a small plan is carried out.
         """
         full = replace(self, scale=1.0)
-        rate = bytes_per_second(replace(self, agents=min(self.agents, 4), scale=0.02))
+        rate = bytes_per_second(replace(self, agents=min(self.agents, 10), scale=0.05))
         limits = [
             1.0,
             rate * _SECONDS / full.logical_bytes,

@@ -88,7 +88,7 @@ def survey(folders: Sequence[Path], *, seconds_max: float, seed: int = 0) -> Ite
             found.stored_bytes = mem.stats()["stored_bytes"]
             found.seconds = time.monotonic() - start
             yield found
-        # Until now the last messages of each conversation were kept raw, ready for the next one.
+        # What is still raw, because it could have been used or added to, is compressed as well.
         mem.reclaim()
         found.stored_bytes = mem.stats()["stored_bytes"]
     found.is_done = True
@@ -127,6 +127,8 @@ def _measure(
         return
     for index in range(count):
         duplicates.add(found.conversations, conversation.raw(index))
+    # Nothing follows: compress it now, so that the figures so far come close to the last ones.
+    agent.advise(conversation, "cold")
     found.conversations += 1
     found.messages += count
     found.logical_bytes += len(data)
