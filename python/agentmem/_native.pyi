@@ -105,12 +105,14 @@ class Store:
         Keys: ``agents``, ``smus``, ``conversations``, ``messages``, ``frames``, ``logical_bytes``,
         ``stored_bytes``, ``resident_bytes`` (what the engine accounts against ``memory_max``),
         ``hot_bytes``, ``warm_bytes``, ``cold_bytes``, ``disk_bytes`` (blocks allocated on SSD),
+        ``orphan_bytes`` (records that no index named at open, given back then),
         ``table_bytes``, ``arena_bytes``, ``shared_bytes``, ``saved_bytes``, ``pinned_bytes``,
         ``by_kind`` (kind to ``{count, logical_bytes, stored_bytes, put_bytes,
         duplicate_bytes}``), ``by_tier`` (tier to ``{count, bytes}``), ``counters`` (name to int:
         ``put``, ``put_shared``, ``refault_warm``, ``refault_cold``, ``refault_warm_bytes``,
         ``refault_cold_bytes``, ``demote_warm``, ``demote_cold``, ``promote_warm``,
-        ``promote_cold``, ``evict``, ``gc_rewrite``, ``reject_memory``, ``policy_error`` ...), ``policy``.
+        ``promote_cold``, ``evict``, ``gc_rewrite``, ``gc_merge``, ``reject_memory``,
+        ``policy_error`` and others), ``policy``.
         """
     def reclaim(self, target_bytes: Size | None = None) -> int:
         """Demote until the engine holds at most ``target_bytes`` of RAM (by default: nothing hot

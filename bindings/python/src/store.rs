@@ -196,6 +196,7 @@ fn stats_dict<'py>(py: Python<'py>, stats: &Stats) -> PyResult<Bound<'py, PyDict
         ("warm_bytes", stats.warm_bytes),
         ("cold_bytes", stats.cold_bytes),
         ("disk_bytes", stats.disk_bytes),
+        ("orphan_bytes", stats.orphan_bytes),
         ("table_bytes", stats.table_bytes),
         ("arena_bytes", stats.arena_bytes),
         ("shared_bytes", stats.shared_bytes),

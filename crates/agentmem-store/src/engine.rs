@@ -111,6 +111,8 @@ pub struct State {
     pub dead_on_disk: Vec<DiskPlace>,
     /// What the ledger has to write; `None` where nothing persists.
     pub dirty: Option<Dirty>,
+    /// Disk space of records that no index named when the store was opened, given back then.
+    pub orphan_bytes: u64,
     /// When the engine last flushed by itself.
     pub flushed_ms: u64,
     /// Bytes in raw tails.
@@ -204,6 +206,7 @@ impl Engine {
             sparse: BTreeSet::new(),
             dead_on_disk: Vec::new(),
             dirty: ledger.is_some().then(Dirty::default),
+            orphan_bytes: 0,
             flushed_ms: 0,
             tail_bytes: 0,
             put_bytes: [0; 4],

@@ -47,6 +47,8 @@ pub struct Stats {
     pub cold_bytes: u64,
     /// Disk blocks of the cold tier's files.
     pub disk_bytes: u64,
+    /// Disk space of records that no index named when the store was opened, given back then.
+    pub orphan_bytes: u64,
     /// The engine's tables.
     pub table_bytes: u64,
     /// The ingest arena.
@@ -194,6 +196,7 @@ impl Engine {
             warm_bytes,
             cold_bytes,
             disk_bytes: self.cold.as_ref().map_or(0, crate::cold::Cold::disk_bytes),
+            orphan_bytes: state.orphan_bytes,
             table_bytes: self.table_bytes(&state),
             arena_bytes: self.ring.resident_bytes(),
             shared_bytes,
