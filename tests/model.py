@@ -1,8 +1,8 @@
 """What the store means, in plain Python: the oracle of the property tests, and a description.
 
-The model has the API of `agentmem` and keeps everything in dictionaries. What the engine does for
-speed and space (arenas, tiers, frames, codecs, threads) has no counterpart, because a caller must
-not be able to tell. So the model is never full, and has no stored bytes, tiers or async twins.
+The model has the API of `agentmem` and keeps everything in dictionaries. Arenas, tiers, frames,
+codecs and threads have no counterpart, because a caller must not be able to tell. So the model is
+never full, and has no stored bytes, tiers or async twins.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
+from operator import attrgetter
 from typing import Any, Self
 
 from agentmem.errors import Closed, InvalidArgument, NameTaken, NotFound, QuotaExceeded, Released
@@ -53,8 +54,7 @@ def split_lines(text: bytes) -> list[Message]:
     """The messages of a JSON lines transcript: white space stays with the line it surrounds, and
     a blank line with the one before it."""
     line = rb"(\s*)(\S|\S[^\n]*\S)(\s*\Z|[ \t\r]*\n(?:[ \t\r]*\n)*)"
-    pieces = (match.groups() for match in re.finditer(line, text))
-    return [Message(raw, lead=lead, trail=trail) for lead, raw, trail in pieces]
+    return [Message(raw, lead=a, trail=z) for a, raw, z in re.findall(line, text)]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -180,8 +180,7 @@ class Agent:
         self.store.forget_unheld()
 
     def logical_bytes(self) -> int:
-        smus = sum(smu.logical_bytes for smu in self.held)
-        return smus + sum(talk.logical_bytes for talk in self.talks)
+        return sum(map(attrgetter("logical_bytes"), (*self.held, *self.talks)))
 
     def charge(self, more: int) -> None:
         """Refuse what would take the agent beyond its quota."""
@@ -215,9 +214,9 @@ class Held:
     released: bool = field(default=False, kw_only=True)
 
     def check_held(self) -> None:
+        self.agent.check_open()
         if self.released:
             raise Released
-        self.agent.check_open()
 
 
 @dataclass(eq=False, repr=False)
@@ -282,9 +281,6 @@ class Conversation(Held):
 
     def render(self) -> bytes:
         return b"".join(m.lead + m.raw + m.trail + b"\n" * m.is_value for m in self.messages())
-
-    def raw(self, index: int) -> bytes:
-        return self.messages()[index].raw
 
     def messages(self) -> list[Message]:
         self.check_held()

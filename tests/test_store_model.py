@@ -12,7 +12,7 @@ import model
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from words import noise, prose
+from strategies import CONTENTS, LINES, MESSAGES
 
 import agentmem
 from agentmem.errors import AgentMemError, OutOfMemory, Released
@@ -23,42 +23,6 @@ MEMORY_MAX = 16 << 20
 PINNED_MAX = 2 << 20
 KINDS = ("system_prompt", "tool_definition", "tool_result", "message")
 NAMES = st.sampled_from(["red", "green", "blue"])
-
-
-def make(sort: str, seed: int, length: int) -> bytes:
-    return {"prose": prose, "noise": noise, "zeros": lambda _, n: bytes(n)}[sort](seed, length)
-
-
-# Few enough that the same content comes up again and again.
-CONTENTS = st.builds(
-    make,
-    st.sampled_from(["prose", "noise", "zeros"]),
-    st.integers(0, 2),
-    st.sampled_from([9, 0, 1, 300, 1024, 4096, 4097, 70_000, 400_000, 3_000_000]),
-)
-# What JSON holds exactly; a key that occurs twice or a surrogate cannot come out of these.
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner),
-    max_leaves=8,
-)
-MESSAGES = (
-    st.fixed_dictionaries({"role": st.just("user"), "content": VALUES})
-    | st.lists(VALUES, max_size=3)
-    | st.text(max_size=50)
-    | CONTENTS
-)
-BLANKS = st.sampled_from(["", " ", "\t", "\r"])
-LINES = st.lists(
-    st.builds(
-        lambda lead, seed, trail: f'{lead}{{"role": "user", "n": {seed}}}{trail}\n'.encode(),
-        BLANKS,
-        st.integers(0, 999),
-        BLANKS,
-    ),
-    min_size=2,
-    max_size=6,
-).map(b"".join)
 
 
 class Shuffle(agentmem.Policy):
@@ -302,8 +266,8 @@ class StoreAndModel(RuleBasedStateMachine):
     def read_messages(self, data: st.DataObject) -> None:
         talk = pick(data, [talk for talk in self.talks if len(talk.model)])
         index = data.draw(st.integers(-len(talk.model), len(talk.model) - 1))
-        self.read(lambda: talk.real.raw(index), talk.model.raw(index))
         message = talk.model.messages()[index]
+        self.read(lambda: talk.real.raw(index), message.raw)
         if not message.trail:
             self.read(lambda: talk.real[index], message.given())
         with pytest.raises(IndexError):

@@ -72,7 +72,7 @@ class Store:
         self,
         name: str,
         *,
-        importance: int = 50,
+        importance: int | None = None,
         quota_bytes: Size | None = None,
         pid: int | None = None,
     ) -> Agent:
@@ -80,8 +80,8 @@ class Store:
 
         Args:
             name: Unique among the agents of the store, 1 to 255 bytes.
-            importance: 0 to 100.
-            quota_bytes: Most logical bytes it may hold; ``None``: no limit.
+            importance: 0 to 100; ``None``: 50, or what it was if the store knows the agent.
+            quota_bytes: Most logical bytes it may hold; ``None``: no limit, or what it was.
             pid: Process it belongs to; this one by default. An agent whose process has died is
                 reaped.
 
@@ -297,12 +297,13 @@ Message: TypeAlias = Mapping[str, Any] | Sequence[Any] | str | Buffer
 class Conversation:
     """An ordered, forkable list of messages.
 
-    A message given as bytes (or another buffer) comes back as the same bytes; one given as a
+    Its name is unique among its agent's. A message given as bytes (or another buffer) comes back as the same bytes; one given as a
     dict, list or str comes back equal as a value.
     """
 
     @property
-    def name(self) -> str | None: ...
+    def name(self) -> str:
+        """Its name; one was made up if none was given."""
     @property
     def logical_bytes(self) -> int: ...
     @property
@@ -311,10 +312,11 @@ class Conversation:
     def append(self, message: Message) -> None:
         """Add one message. Raises what :meth:`Agent.put` raises."""
     def extend(self, messages: Sequence[Message]) -> None:
-        """Add several messages in order."""
+        """Add several messages in order; if one is refused, those before it are in."""
     def load(self, transcript: str | Buffer) -> int:
         """Add a whole conversation given as JSON or JSONL, split into its messages. Return how
-        many. :meth:`render` gives the same bytes back."""
+        many; if one is refused, those before it are in. :meth:`render` gives the same bytes back,
+        and indexing gives each message's own text as bytes, without what surrounds it."""
     def render(self) -> bytes:
         """All messages in order as one text: loaded transcripts byte for byte; values as one JSON
         text a line; bytes as they are."""

@@ -11,10 +11,10 @@ def encode(value: Any) -> bytes:
 
     Raises:
         InvalidArgument: The value would come back different, such as a dict with keys that are
-            not strings, a tuple, or NaN.
+            not strings, a tuple, NaN or an infinity.
     """
     try:
-        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         same = json.loads(text) == value
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidArgument(f"a message of type {type(value).__name__}: {error}") from None

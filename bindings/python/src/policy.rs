@@ -8,12 +8,17 @@ use pyo3::types::PyList;
 pub struct PythonPolicy {
     name: String,
     object: Py<PyAny>,
+    has_complained: bool,
 }
 
 impl PythonPolicy {
     /// Asks `object` from now on.
     pub fn new(object: &Bound<'_, PyAny>) -> Self {
-        PythonPolicy { name: crate::arguments::type_name(object), object: object.clone().unbind() }
+        PythonPolicy {
+            name: crate::arguments::type_name(object),
+            object: object.clone().unbind(),
+            has_complained: false,
+        }
     }
 
     fn choose(&self, py: Python<'_>, batch: &[Candidate]) -> PyResult<Vec<usize>> {
@@ -42,8 +47,16 @@ impl Policy for PythonPolicy {
     }
 
     fn order(&mut self, batch: &[Candidate]) -> Option<Vec<usize>> {
-        // The engine counts the failure and falls back; Python hears of it as of any error that
-        // nobody can catch.
-        Python::attach(|py| self.choose(py, batch).map_err(|error| error.write_unraisable(py, None)).ok())
+        // The engine counts each failure and falls back; Python hears of the first, as of any error
+        // that nobody can catch.
+        let chosen = Python::attach(|py| {
+            self.choose(py, batch).map_err(|error| {
+                if !self.has_complained {
+                    error.write_unraisable(py, None);
+                }
+            })
+        });
+        self.has_complained |= chosen.is_err();
+        chosen.ok()
     }
 }

@@ -100,16 +100,16 @@ impl Store {
         self.engine.memory_max_bytes()
     }
 
-    #[pyo3(signature = (name, *, importance=50, quota_bytes=None, pid=None))]
+    #[pyo3(signature = (name, *, importance=None, quota_bytes=None, pid=None))]
     fn agent(
         &self,
         py: Python<'_>,
         name: &str,
-        importance: i64,
+        importance: Option<i64>,
         quota_bytes: Option<&Bound<'_, PyAny>>,
         pid: Option<u32>,
     ) -> PyResult<Agent> {
-        let importance = self::importance(importance)?;
+        let importance = importance.map(self::importance).transpose()?;
         let quota_bytes = quota_bytes.map(size).transpose()?;
         let agent = py.detach(|| self.engine.agent(name, importance, quota_bytes, pid)).map_err(raise)?;
         Ok(Agent::new(agent))
@@ -135,7 +135,7 @@ impl Store {
 
     #[pyo3(signature = (target_bytes=None))]
     fn reclaim(&self, py: Python<'_>, target_bytes: Option<&Bound<'_, PyAny>>) -> PyResult<u64> {
-        let target_bytes = target_bytes.map(size).transpose()?.unwrap_or(0);
+        let target_bytes = target_bytes.map(size).transpose()?;
         py.detach(|| self.engine.reclaim(target_bytes)).map_err(raise)
     }
 

@@ -23,6 +23,15 @@ impl ContentId {
         ContentId(*blake3::keyed_hash(&key.0, content).as_bytes())
     }
 
+    /// The id of content that is given in parts.
+    pub fn of_parts<T: AsRef<[u8]>>(key: &DomainKey, parts: impl IntoIterator<Item = T>) -> Self {
+        let mut hasher = blake3::Hasher::new_keyed(&key.0);
+        for part in parts {
+            hasher.update(part.as_ref());
+        }
+        ContentId(*hasher.finalize().as_bytes())
+    }
+
     /// Uniform bits of the id, for hash tables.
     pub fn hash64(&self) -> u64 {
         u64::from_le_bytes(self.0[..8].try_into().expect("eight bytes"))
@@ -72,6 +81,7 @@ mod tests {
         assert_eq!(ContentId::of(&a, b"x"), ContentId::of(&a, b"x"));
         assert_ne!(ContentId::of(&a, b"x"), ContentId::of(&b, b"x"));
         assert_ne!(ContentId::of(&a, b"x"), ContentId::of(&a, b"y"));
+        assert_eq!(ContentId::of_parts(&a, [b"x", b"y"]), ContentId::of(&a, b"xy"));
     }
 
     #[test]

@@ -65,7 +65,7 @@ fn put_value(agent: &Agent, value: &[u8]) -> Result<Smu> {
 /// Bursts that the arena takes in whole, with a rest between them.
 fn put(corpus: &Corpus, bursts: usize) -> Result<()> {
     let store = open()?;
-    let agent = store.agent("bench", 50, None, None)?;
+    let agent = store.agent("bench", Some(50), None, None)?;
     let mut nanoseconds = Vec::with_capacity(bursts * BURST);
     for values in values(corpus, bursts * BURST, VALUE_BYTES).chunks(BURST) {
         let mut handles = Vec::with_capacity(BURST);
@@ -85,7 +85,7 @@ fn put(corpus: &Corpus, bursts: usize) -> Result<()> {
 /// Without a rest, until everything is hashed and in its place.
 fn sustained(count: usize) -> Result<()> {
     let store = open()?;
-    let agent = store.agent("bench", 50, None, None)?;
+    let agent = store.agent("bench", Some(50), None, None)?;
     let mut value = vec![b'x'; VALUE_BYTES];
     let begin = Instant::now();
     let mut last = None;
@@ -101,7 +101,7 @@ fn sustained(count: usize) -> Result<()> {
 /// Views of hot contents far from each other, taken and dropped.
 fn view(corpus: &Corpus, count: usize) -> Result<()> {
     let store = open()?;
-    let agent = store.agent("bench", 50, None, None)?;
+    let agent = store.agent("bench", Some(50), None, None)?;
     let values = values(corpus, count, VALUE_BYTES);
     let handles = values.iter().map(|value| put_value(&agent, value)).collect::<Result<Vec<_>>>()?;
     handles[count - 1].id()?;
@@ -121,13 +121,13 @@ fn view(corpus: &Corpus, count: usize) -> Result<()> {
 /// From hot to warm by a reclaim, and back by views; by processor time.
 fn tiers(corpus: &Corpus, count: usize) -> Result<()> {
     let store = open()?;
-    let agent = store.agent("bench", 50, None, None)?;
+    let agent = store.agent("bench", Some(50), None, None)?;
     let values = values(corpus, count, CONTENT_BYTES);
     let handles = values.iter().map(|value| put_value(&agent, value)).collect::<Result<Vec<_>>>()?;
     handles[count - 1].id()?;
     let megabytes = (count * CONTENT_BYTES) as f64 / 1e6;
     let begin = processor_seconds();
-    store.reclaim(0)?;
+    store.reclaim(Some(0))?;
     report("demote", megabytes / (processor_seconds() - begin), "MB/s");
     let begin = processor_seconds();
     for smu in &handles {

@@ -165,6 +165,7 @@ pub struct Engine {
     /// Threads that are just making something smaller.
     demoting: AtomicU64,
     is_closed: AtomicBool,
+    has_failed: AtomicBool,
     is_full: AtomicBool,
     state: Mutex<State>,
     started_ms: u64,
@@ -237,6 +238,7 @@ impl Engine {
             guard: ForkGuard::new()?,
             demoting: AtomicU64::new(0),
             is_closed: AtomicBool::new(false),
+            has_failed: AtomicBool::new(false),
             is_full: AtomicBool::new(false),
             state: Mutex::new(state),
             started_ms: sys::monotonic_ms(),
@@ -273,9 +275,22 @@ impl Engine {
             return Err(Error::new(ErrorKind::ForkedChild, "this store"));
         }
         if self.is_closed.load(Ordering::Acquire) {
-            return Err(Error::new(ErrorKind::Closed, "this store"));
+            let failed = self.has_failed.load(Ordering::Acquire);
+            let subject = if failed { "this store, whose engine has failed (a bug)" } else { "this store" };
+            return Err(Error::new(ErrorKind::Closed, subject));
         }
         Ok(())
+    }
+
+    /// The engine's thread panicked: nothing is to be trusted any more.
+    pub fn mark_failed(&self) {
+        self.has_failed.store(true, Ordering::Release);
+        self.mark_closed();
+    }
+
+    /// Whether it did.
+    pub fn has_failed(&self) -> bool {
+        self.has_failed.load(Ordering::Acquire)
     }
 
     /// Ends everything; returns whether it was open.

@@ -46,6 +46,9 @@ pub mod verify;
 pub use conversation::Conversation;
 pub use options::{OnFull, Options};
 pub use read::StoredMessage;
+#[cfg(feature = "faults")]
+#[doc(hidden)]
+pub use ring::makes_sense;
 pub use store::{Agent, Smu, Store, View};
 #[cfg(feature = "faults")]
 pub use sys::faults;

@@ -44,6 +44,9 @@ impl Ledger {
             Ok(())
         })?;
         each(&read, FRAMES, |number, record: FrameRecord| {
+            if number == 0 {
+                return Err(damaged("number of a frame"));
+            }
             places.push(record.disk);
             state.frames.insert(
                 number,
@@ -76,13 +79,16 @@ impl Ledger {
         }
         for row in read.open_table(NAMES).map_err(failed)?.iter().map_err(failed)? {
             let (name, slot) = row.map_err(failed)?;
+            state.smus.get(slot.value()).ok_or_else(|| damaged("name of an SMU"))?;
             state.smus.name(name.value(), slot.value());
         }
         self.load_conversations(&read, state, heap)?;
         for row in read.open_table(TAGS).map_err(failed)?.iter().map_err(failed)? {
             let (frame, tags) = row.map_err(failed)?;
             let tags = tags.value().chunks_exact(4).map(|tag| u32::from_le_bytes(tag.try_into().expect("four bytes")));
-            state.index_messages(frame.value(), &tags.collect::<Vec<_>>());
+            if state.frames.get(frame.value()).is_some() {
+                state.index_messages(frame.value(), &tags.collect::<Vec<_>>());
+            }
         }
         // Nothing that was just read has to be written.
         state.dirty = Some(Dirty::default());
@@ -94,6 +100,7 @@ impl Ledger {
         let mut links = Vec::new();
         each(read, NODES, |number, record: NodeRecord| {
             let NodeRecord { parent, start, count, logical_bytes, agent, run } = record;
+            start.checked_add(count).ok_or_else(|| damaged("messages of a node"))?;
             let body = match run {
                 Some((frame, first)) => {
                     let entry = state.frames.get_mut(frame).ok_or_else(|| damaged("frame of a node"))?;
@@ -104,9 +111,13 @@ impl Ledger {
                     Body::Run { frame, first }
                 }
                 None => {
+                    let tail = load_tail(&tails, number, count, heap)?;
+                    if tail.filled as u64 != logical_bytes {
+                        return Err(damaged("length of messages"));
+                    }
                     state.tail_bytes += logical_bytes;
                     state.tails.insert(number);
-                    Body::Tail(Box::new(load_tail(&tails, number, count, heap)?))
+                    Body::Tail(Box::new(tail))
                 }
             };
             links.push((number, parent, start));
@@ -117,7 +128,8 @@ impl Ledger {
         for (_, parent, start) in links {
             if parent != NONE {
                 let before = state.tree.get(parent).ok_or_else(|| damaged("parent of a node"))?;
-                let seen = start.checked_sub(before.start).filter(|&seen| seen <= before.count);
+                // A parent of which nothing is seen could be the node itself, and a chain without end.
+                let seen = start.checked_sub(before.start).filter(|&seen| seen > 0 && seen <= before.count);
                 state.tree.refer(parent, seen.ok_or_else(|| damaged("start of a node"))?);
             }
         }
@@ -153,16 +165,19 @@ fn each<T: DeserializeOwned>(
     for row in read.open_table(table).map_err(failed)?.iter().map_err(failed)? {
         let (key, value) = row.map_err(failed)?;
         let record = postcard::from_bytes(value.value()).map_err(|_| damaged("a record"))?;
-        take(key.value(), record)?;
+        // The next number to give out has to be one above.
+        let number = Some(key.value()).filter(|&number| number != u32::MAX).ok_or_else(|| damaged("a number"))?;
+        take(number, record)?;
     }
     Ok(())
 }
 
 fn load_smu(state: &mut State, slots: &Slots, slot: u32, record: SmuRecord) -> Result<()> {
-    let (packed, frames) = match record.is_parts {
-        true => (Packed::Parts { first: record.frame, count: record.item }, record.frame..record.frame + record.item),
-        false => (Packed::Item { frame: record.frame, item: record.item }, record.frame..record.frame + 1),
+    let (packed, count) = match record.is_parts {
+        true => (Packed::Parts { first: record.frame, count: record.item }, record.item),
+        false => (Packed::Item { frame: record.frame, item: record.item }, 1),
     };
+    let frames = record.frame..record.frame.checked_add(count).ok_or_else(|| damaged("frames of an SMU"))?;
     if slot as usize >= crate::slots::SLOTS_MAX {
         return Err(damaged("slot of an SMU"));
     }

@@ -188,6 +188,22 @@ impl Engine {
         (self.planned_bytes(&state), counters.demote_warm + counters.demote_cold + counters.evict)
     }
 
+    /// Compresses everything that is hot and can be; returns what was given back.
+    pub fn reclaim_hot(&self) -> u64 {
+        while self.seal_some() {}
+        let (before, units) = {
+            let state = self.lock();
+            let units = state.hot.iter().map(Unit::Smu).chain(state.tails.iter().map(Unit::Tail));
+            (self.planned_bytes(&state), units.collect::<Vec<_>>())
+        };
+        for batch in units.chunks(SAMPLE) {
+            self.demote(batch);
+        }
+        let mut state = self.lock();
+        self.empty_limbo(&mut state);
+        before.saturating_sub(self.planned_bytes(&state))
+    }
+
     /// Gives back what is only kept to be quick; returns how much.
     pub fn trim(&self) -> u64 {
         let mut state = self.lock();

@@ -367,6 +367,12 @@ fn encode(operation: Operation) -> (u64, u64, u64, u64) {
     }
 }
 
+/// What fuzzing feeds: whether the engine would make sense of a cell.
+#[cfg(feature = "faults")]
+pub fn makes_sense(code: u32, target: u64, around: u64, key: u64, len: u64) -> bool {
+    decode(code, target, around, key, len).is_some()
+}
+
 fn decode(code: u32, target: u64, around: u64, key: u64, len: u64) -> Option<Operation> {
     let (small, importance) = ((code >> 8) as u8, (code >> 16) as u8);
     match code as u8 {

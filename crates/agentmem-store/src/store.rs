@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 const NAME_BYTES_MAX: usize = 255;
+const IMPORTANCE_DEFAULT: u8 = 50;
 
 /// Refuses names that are empty or too long.
 pub(crate) fn check_name(name: &str) -> Result<()> {
@@ -72,7 +73,12 @@ impl Store {
         let runner = engine.clone();
         let thread = std::thread::Builder::new()
             .name("agentmem".into())
-            .spawn(move || runner.run())
+            .spawn(move || {
+                // State that a panic left half-changed must not be worked with.
+                if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| runner.run())).is_err() {
+                    runner.mark_failed();
+                }
+            })
             .map_err(|error| Error::new(ErrorKind::Io, format!("starting the engine: {error}")))?;
         Ok(Store { engine, held: Mutex::new(Some(Held { thread, folder })), path })
     }
@@ -89,7 +95,15 @@ impl Store {
 
     /// Registers an agent, or takes up the one of that name that a reopened store knows. `pid` is
     /// the process it belongs to, this one by default.
-    pub fn agent(&self, name: &str, importance: u8, quota_bytes: Option<u64>, pid: Option<u32>) -> Result<Agent> {
+    ///
+    /// What is not given is 50 and no quota for a new agent, and stays as it was for a known one.
+    pub fn agent(
+        &self,
+        name: &str,
+        importance: Option<u8>,
+        quota_bytes: Option<u64>,
+        pid: Option<u32>,
+    ) -> Result<Agent> {
         self.engine.check_usable()?;
         check_name(name)?;
         let own_pid = std::process::id();
@@ -108,10 +122,11 @@ impl Store {
                 }
                 entry.pid = pid;
                 entry.pidfd = pidfd;
-                entry.importance = importance;
-                entry.state = AgentState::Active;
+                entry.importance = importance.unwrap_or(entry.importance);
                 entry.active_ms = active_ms;
-                entry.shared.set_quota_bytes(quota_bytes);
+                if quota_bytes.is_some() {
+                    entry.shared.set_quota_bytes(quota_bytes);
+                }
                 number
             }
             None => {
@@ -123,7 +138,7 @@ impl Store {
                     shared: AgentShared::new(number, name, quota_bytes, 0),
                     pid,
                     pidfd,
-                    importance,
+                    importance: importance.unwrap_or(IMPORTANCE_DEFAULT),
                     state: AgentState::Active,
                     created_unix_ms: sys::unix_ms(),
                     active_ms,
@@ -166,12 +181,15 @@ impl Store {
         self.engine.agent_stats(number.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("agent {name:?}")))?)
     }
 
-    /// Demotes until at most `target_bytes` are resident, or nothing more can be; returns what was
-    /// given back.
-    pub fn reclaim(&self, target_bytes: u64) -> Result<u64> {
+    /// Demotes until at most `target_bytes` are resident, or nothing more can be; without a target,
+    /// everything that is hot. Returns what was given back.
+    pub fn reclaim(&self, target_bytes: Option<u64>) -> Result<u64> {
         self.engine.check_usable()?;
         let _ = self.engine.drain();
-        let given_back = self.engine.reclaim_to(target_bytes);
+        let given_back = match target_bytes {
+            Some(target_bytes) => self.engine.reclaim_to(target_bytes),
+            None => self.engine.reclaim_hot(),
+        };
         Ok(given_back + self.engine.trim())
     }
 
@@ -196,7 +214,8 @@ impl Store {
         self.engine.mark_closed();
         self.engine.ring.hang_up();
         let _ = held.thread.join();
-        let outcome = if self.engine.ledger.is_some() { self.engine.flush() } else { Ok(()) };
+        let flushes = self.engine.ledger.is_some() && !self.engine.has_failed();
+        let outcome = if flushes { self.engine.flush() } else { Ok(()) };
         self.engine.clear();
         outcome.and(held.folder.map_or(Ok(()), Folder::close))
     }

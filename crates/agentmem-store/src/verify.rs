@@ -37,7 +37,7 @@ impl Engine {
         let mut found = Verification::default();
         // Sealing what was put brings it under an id; a full budget leaves the rest for later.
         let _ = self.seal_all();
-        let (frames, holders, raw) = {
+        let (frames, holders, raw, in_parts) = {
             let state = self.lock();
             let frames: Vec<u32> = state.frames.iter().map(|(number, _)| number).collect();
             let mut holders: BTreeMap<u32, Holders> = BTreeMap::new();
@@ -71,7 +71,15 @@ impl Engine {
                 .filter(|(_, smu)| smu.is_sealed)
                 .filter_map(|(_, smu)| Some((smu.id, smu.packed != Packed::No, smu.raw.clone()?)))
                 .collect();
-            (frames, holders, raw)
+            let in_parts: Vec<_> = state
+                .smus
+                .iter()
+                .filter_map(|(slot, smu)| match smu.packed {
+                    Packed::Parts { first, count } => Some((slot, smu.id, first, count)),
+                    _ => None,
+                })
+                .collect();
+            (frames, holders, raw, in_parts)
         };
         for (id, is_packed, raw) in raw {
             // What is packed too is counted with its frame.
@@ -81,12 +89,35 @@ impl Engine {
                 found.damaged.push(format!("SMU {id}: raw bytes"));
             }
         }
+        for (slot, id, first, count) in in_parts {
+            found.smus += 1;
+            if self.id_of_parts(first, count).is_some_and(|found| found != id) && self.lock().smus.get(slot).is_some() {
+                found.damaged.push(format!("SMU {id}: wrong id"));
+            }
+        }
         for number in frames {
             let nobody = Holders::default();
             let holder = holders.get(&number).unwrap_or(&nobody);
             self.verify_frame(number, holder, &mut found);
         }
         found
+    }
+
+    /// The id of content that takes several frames; `None` if one cannot be read, which is found
+    /// where frames are looked at.
+    fn id_of_parts(&self, first: u32, count: u32) -> Option<ContentId> {
+        let mut parts = (first..first + count).map(|number| {
+            let bytes = self.load_frame(number, &|| format!("frame {number}")).ok()??;
+            Frame::parse(bytes.bytes()).ok()?.decode().ok()
+        });
+        let mut is_whole = true;
+        let known = std::iter::from_fn(|| {
+            let part = parts.next()?;
+            is_whole &= part.is_some();
+            part
+        });
+        let id = ContentId::of_parts(&self.key, known);
+        is_whole.then_some(id)
     }
 
     fn verify_frame(&self, number: u32, holder: &Holders, found: &mut Verification) {

@@ -72,7 +72,7 @@ fn work(store: &Store, agent: &Agent, accepted: &mut Accepted) {
         accepted.talks.push((fork, messages));
         append(accepted, 1, text(200, 70_000));
     }
-    honest(store.reclaim(0));
+    honest(store.reclaim(Some(0)));
     for (smu, content) in &accepted.contents {
         assert!(honest(smu.view()).is_none_or(|view| *view == content[..]));
     }
@@ -102,7 +102,7 @@ fn check(path: &Path, store: Store, agent: Agent, accepted: Accepted) {
     store.flush().unwrap();
     let found = store.verify().unwrap();
     assert!(found.damaged.is_empty() && found.orphans == 0, "{found:?}");
-    store.reclaim(0).unwrap();
+    store.reclaim(Some(0)).unwrap();
     let ids: Vec<ContentId> = accepted.contents.iter().map(|(smu, _)| smu.id().unwrap()).collect();
     store.close().unwrap();
     drop((store, agent));
@@ -144,12 +144,12 @@ fn for_each_call(step: i64, last: i64, start: impl Fn(i64)) {
 
 #[test]
 fn one_call_fails() {
-    for_each_call(5, 400, faults::fail_once);
+    for_each_call(11, 400, faults::fail_once);
 }
 
 #[test]
 fn all_calls_fail_from_one_on() {
-    for_each_call(7, 400, faults::fail_from);
+    for_each_call(13, 400, faults::fail_from);
 }
 
 // Every call: cargo test -p agentmem-store --release --test faults -- --ignored

@@ -94,7 +94,8 @@ fn child() {
             }
             30..=31 if now.released + 20 < now.put => {
                 let name = format!("content-{}", now.released);
-                let smu = held.remove(&now.released).or_else(|| agent.attach_name(&name).ok());
+                let is_it = |smu: &Smu| smu.name().is_ok_and(|found| found.as_deref() == Some(&name));
+                let smu = held.remove(&now.released).or_else(|| agent.smus().unwrap().into_iter().find(is_it));
                 // Lost with an earlier child before it was flushed.
                 if let Some(smu) = smu {
                     agent.release(&smu, OnFull::Wait).unwrap();
@@ -113,7 +114,7 @@ fn child() {
                     agent.release_conversation(&agent.conversation(Some(oldest)).unwrap()).unwrap();
                 }
             }
-            33 => drop(store.reclaim(0).unwrap()),
+            33 => drop(store.reclaim(Some(0)).unwrap()),
             34 => talks[random.below(TALKS) as usize].advise(Advice::Cold).unwrap(),
             35..=37 => {
                 say("begin", &now);
@@ -186,7 +187,7 @@ fn check(folder: &Path, begun: &Certain, done: &Certain) -> Certain {
                 assert!(!is_certain, "content {number} was flushed and is lost: {begun:?} {done:?}");
             }
         }
-        store.reclaim(if number % 500 == 499 { 0 } else { u64::MAX }).unwrap();
+        store.reclaim(Some(if number % 500 == 499 { 0 } else { u64::MAX })).unwrap();
     }
     store.close().unwrap();
     // A child that was killed took its unflushed puts with it; their numbers are put again.

@@ -22,7 +22,7 @@ fn open(memory_max_bytes: u64, cold: bool) -> Store {
 }
 
 fn agent(store: &Store, name: &str) -> Agent {
-    store.agent(name, 50, None, None).unwrap()
+    store.agent(name, Some(50), None, None).unwrap()
 }
 
 #[test]
@@ -57,12 +57,12 @@ fn content_goes_through_all_tiers_and_comes_back() {
         let smu = agent.put(&content, Kind::ToolResult, None, 50, OnFull::Wait).unwrap();
         smu.id().unwrap();
         assert_eq!(smu.tier().unwrap(), Tier::Hot);
-        store.reclaim(0).unwrap();
+        store.reclaim(Some(0)).unwrap();
         assert_eq!(smu.tier().unwrap(), Tier::Cold, "{bytes}");
         let view = smu.view().unwrap();
         assert_eq!(&*view, &content[..]);
         assert_eq!(smu.tier().unwrap(), Tier::Hot);
-        store.reclaim(0).unwrap();
+        store.reclaim(Some(0)).unwrap();
         assert_eq!(&*view, &content[..], "pinned");
         drop(view);
         assert!(smu.stored_bytes().unwrap() <= content.len() as u64 / 2 + 100);
@@ -82,7 +82,7 @@ fn conversations_fork_and_read_back() {
     let fork = conversation.fork(&agent, Some(1500), None).unwrap();
     fork.append(b"another way", Meta::default(), OnFull::Wait).unwrap();
     conversation.append(b"the same way", Meta::default(), OnFull::Wait).unwrap();
-    store.reclaim(0).unwrap();
+    store.reclaim(Some(0)).unwrap();
     let read = |conversation: &agentmem_store::Conversation| {
         let mut all = Vec::new();
         while (all.len() as u64) < conversation.len().unwrap() {

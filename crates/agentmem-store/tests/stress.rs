@@ -181,7 +181,7 @@ fn disturb(bench: &Bench<'_>) {
     let mut random = Random::new(7);
     while !bench.stop.load(Ordering::Relaxed) {
         match random.below(4) {
-            0 => drop(bench.store.reclaim(0).unwrap()),
+            0 => drop(bench.store.reclaim(Some(0)).unwrap()),
             1 if bench.has_ledger => bench.store.flush().unwrap(),
             2 => {
                 let found = bench.store.verify().unwrap();
@@ -291,7 +291,7 @@ fn a_store_closes_under_its_users() {
                                 smu.id()?;
                                 store.verify()?;
                                 store.stats()?;
-                                store.reclaim(0)?;
+                                store.reclaim(Some(0))?;
                             }
                         }
                     };

@@ -29,9 +29,7 @@ def run(settings: Settings) -> Result:
         share = 100 * alone / best
         figures += [
             Figure(f"{source}: ratio of each alone", alone, "x"),
-            Figure(
-                f"{source}: share of whole-conversation zstd-3", share, "%", _GOAL_PERCENT, False
-            ),
+            Figure(f"{source}: share of whole zstd-3", share, "%", _GOAL_PERCENT, False),
             Figure(f"{source}: ratio of all together", together, "x"),
         ]
         if share < _GOAL_PERCENT:

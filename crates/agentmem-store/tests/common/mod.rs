@@ -59,7 +59,7 @@ pub fn options(memory_max_bytes: u64) -> Options {
 }
 
 pub fn agent(store: &Store, name: &str) -> Agent {
-    store.agent(name, 50, None, None).unwrap()
+    store.agent(name, Some(50), None, None).unwrap()
 }
 
 /// All messages of a conversation.
