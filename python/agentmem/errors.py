@@ -55,7 +55,7 @@ class QuotaExceeded(AgentMemError, MemoryError):
 
 
 class OutOfMemory(AgentMemError, MemoryError):
-    """The memory budget is full of pinned bytes; release views, raise it, or allow a cold tier."""
+    """The memory budget is full and nothing can be demoted; release some, or raise it."""
 
     number = 5
     errno = 12  # ENOMEM

@@ -27,7 +27,7 @@ pub enum ErrorKind {
     /// The agent's quota of logical bytes is used up; release something, or raise the quota.
     /// To C: `EDQUOT`.
     QuotaExceeded = 4,
-    /// The memory budget is full of pinned bytes; release views, raise it, or allow a cold tier.
+    /// The memory budget is full and nothing can be demoted; release some, or raise it.
     /// To C: `ENOMEM`.
     OutOfMemory = 5,
     /// The agent's arena is full and still being drained; put again in a moment, or let put wait.
@@ -153,7 +153,7 @@ impl ErrorKind {
                 "the agent's quota of logical bytes is used up; release something, or raise the quota"
             }
             Self::OutOfMemory => {
-                "the memory budget is full of pinned bytes; release views, raise it, or allow a cold tier"
+                "the memory budget is full and nothing can be demoted; release some, or raise it"
             }
             Self::ArenaFull => {
                 "the agent's arena is full and still being drained; put again in a moment, or let put wait"

@@ -15,7 +15,7 @@
 //! Everything is little-endian. A frame is immutable; a reader that finds a wrong checksum
 //! reports damage and never returns its bytes.
 
-use crate::codec::{self, Codec};
+use crate::codec::{self, Codec, Compressor};
 use crate::error::{Error, ErrorKind, Result};
 use crate::varint;
 
@@ -49,11 +49,16 @@ pub struct Item<'a> {
 
 /// Frames `items` with zstd at `level`, or raw where that does not pay.
 pub fn encode(items: &[Item<'_>], level: i32) -> Result<Vec<u8>> {
+    encode_with(&mut Compressor::new(level)?, items)
+}
+
+/// Frames `items` with a compressor that was used before.
+pub fn encode_with(compressor: &mut Compressor, items: &[Item<'_>]) -> Result<Vec<u8>> {
     assert!(!items.is_empty() && items.len() <= ITEMS_MAX, "a frame holds 1..={ITEMS_MAX} items");
     let directory = encode_directory(items);
     let parts: Vec<&[u8]> = items.iter().map(|item| item.bytes).collect();
     let logical_bytes: usize = parts.iter().map(|part| part.len()).sum();
-    let compressed = codec::compress(&parts, level)?;
+    let compressed = compressor.compress(&parts)?;
     let (codec, payload) = if compressed.len() * 100 < logical_bytes * WORTH_PERCENT {
         (Codec::Zstd, compressed)
     } else {
@@ -172,6 +177,9 @@ impl<'a> Frame<'a> {
                 let prefix = self.payload.get(..out.len()).ok_or_else(|| damaged("payload"))?;
                 out.copy_from_slice(prefix);
                 Ok(())
+            }
+            Codec::Zstd if out.len() == self.logical_bytes() => {
+                codec::decompress_whole(self.payload, out).ok_or_else(|| damaged("payload"))
             }
             Codec::Zstd => codec::decompress_prefix(self.payload, out).ok_or_else(|| damaged("payload")),
         }

@@ -4,7 +4,7 @@ use crate::engine::{Engine, TICK_MS};
 use crate::frames::{FrameEntry, Ref};
 use crate::smus::Packed;
 use crate::tree::Body;
-use agentmem_core::frame::{self, Frame, Item};
+use agentmem_core::frame::{Frame, Item};
 use agentmem_core::{ContentId, Error, ErrorKind, Kind, Result};
 
 /// Frames looked at by the collector at a tick, and how long a frame counts as young.
@@ -59,7 +59,7 @@ impl Engine {
             return Ok(());
         }
         let logical_bytes = items.iter().map(|item| item.bytes.len() as u64).sum();
-        let stored = self.frame_heap.store(&frame::encode(&items, self.options.warm_level)?)?;
+        let stored = self.frame_heap.store(&self.encode(&items, self.options.warm_level)?)?;
         let tags: Vec<u32> = match kind {
             Kind::Message => items.iter().map(|item| ContentId::of(&self.key, item.bytes).tag()).collect(),
             _ => Vec::new(),

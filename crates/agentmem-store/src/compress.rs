@@ -7,22 +7,38 @@ use crate::frames::{FrameEntry, Ref};
 use crate::heap::Extent;
 use crate::raw::Raw;
 use crate::smus::Packed;
+use agentmem_core::codec::Compressor;
 use agentmem_core::frame::{self, ITEMS_MAX, Item, Meta};
 use agentmem_core::place::Place;
 use agentmem_core::{Kind, Result};
 use std::sync::Arc;
 
 /// SMUs up to this length share frames.
-const SMALL_BYTES: usize = 64 << 10;
-/// Bytes of small SMUs in one frame.
-const GROUP_BYTES: usize = 256 << 10;
+const SMALL_BYTES: usize = 16 << 10;
+/// Bytes of small SMUs in one frame: what promoting one of them decodes.
+const GROUP_BYTES: usize = 64 << 10;
 /// Content longer than this takes several frames.
 const PART_BYTES: usize = 4 << 20;
+
+/// Compressors kept: each has a megabyte or two of tables.
+const COMPRESSORS_MAX: usize = 2;
 
 /// Slot, agent, kind and bytes of an SMU to be compressed.
 type Planned = (u32, u32, Kind, Arc<Raw>);
 
 impl Engine {
+    /// Frames `items` at `level`, with a compressor that is kept for the next time.
+    pub fn encode(&self, items: &[Item<'_>], level: i32) -> Result<Vec<u8>> {
+        let kept = self.compressors.lock().pop().filter(|kept| kept.level() == level);
+        let mut compressor = kept.map_or_else(|| Compressor::new(level), Ok)?;
+        let frame = frame::encode_with(&mut compressor, items);
+        let mut compressors = self.compressors.lock();
+        if compressors.len() < COMPRESSORS_MAX {
+            compressors.push(compressor);
+        }
+        frame
+    }
+
     /// Gives SMUs a compressed form, and drops the raw one unless `keep_raw`. Those that are
     /// pinned, unsealed or busy stay as they are. Returns the raw bytes dropped.
     pub fn demote_smus(&self, slots: &[u32], keep_raw: bool) -> Result<u64> {
@@ -72,14 +88,14 @@ impl Engine {
         let mut stored: Vec<(Extent, u32, u64)> = Vec::new();
         if group.len() == 1 && first_raw.len() > PART_BYTES {
             for part in first_raw.bytes().chunks(PART_BYTES) {
-                let frame = frame::encode(&[Item { bytes: part, meta: Meta::default() }], level)?;
+                let frame = self.encode(&[Item { bytes: part, meta: Meta::default() }], level)?;
                 stored.push((self.frame_heap.store(&frame)?, 1, part.len() as u64));
             }
         } else {
             let items: Vec<Item<'_>> =
                 group.iter().map(|(.., raw)| Item { bytes: raw.bytes(), meta: Meta::default() }).collect();
             let logical_bytes = items.iter().map(|item| item.bytes.len() as u64).sum();
-            stored.push((self.frame_heap.store(&frame::encode(&items, level)?)?, items.len() as u32, logical_bytes));
+            stored.push((self.frame_heap.store(&self.encode(&items, level)?)?, items.len() as u32, logical_bytes));
         }
         let mut state = self.lock();
         let now_ms = self.now_ms();

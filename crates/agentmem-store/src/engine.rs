@@ -25,6 +25,7 @@ use crate::smus::Smus;
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use crate::sys::{self, ForkGuard};
 use crate::tree::Tree;
+use agentmem_core::codec::Compressor;
 use agentmem_core::policy::Policy;
 use agentmem_core::{DomainKey, Error, ErrorKind, Result};
 use parking_lot::{Mutex, MutexGuard};
@@ -156,6 +157,8 @@ pub struct Engine {
     pub policy_name: String,
     /// What goes first.
     pub policy: Mutex<Box<dyn Policy>>,
+    /// Compressors that nobody uses just now.
+    pub compressors: Mutex<Vec<Compressor>>,
     /// Large contents on their way through the ring.
     pub inbox: Mutex<HashMap<u64, Arc<Raw>>>,
     /// Keys for them.
@@ -234,6 +237,7 @@ impl Engine {
             policy_name: policy.name().to_owned(),
             policy: Mutex::new(policy),
             inbox: Mutex::default(),
+            compressors: Mutex::default(),
             next_key: AtomicU64::new(1),
             guard: ForkGuard::new()?,
             demoting: AtomicU64::new(0),

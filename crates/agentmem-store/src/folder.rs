@@ -50,8 +50,13 @@ impl Folder {
 
     /// Lets it go, and removes it if it was temporary.
     pub fn close(self) -> Result<()> {
-        let failed = |error| Error::new(ErrorKind::Io, format!("removing {}: {error}", self.path.display()));
-        self.temporary.map_or(Ok(()), TempDir::close).map_err(failed)
+        match self.temporary.map_or(Ok(()), TempDir::close) {
+            // Somebody who cleans up temporary folders was quicker.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            closed => {
+                closed.map_err(|error| Error::new(ErrorKind::Io, format!("removing {}: {error}", self.path.display())))
+            }
+        }
     }
 }
 

@@ -13,6 +13,9 @@ use agentmem_core::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
 use std::sync::Arc;
 
+/// Extents from this length on get their pages at once.
+const POPULATE_BYTES_MIN: usize = 16 << 10;
+
 /// Where extents come from.
 #[derive(Debug)]
 pub struct Heap {
@@ -87,6 +90,10 @@ impl Heap {
             }
         };
         self.resident_bytes.fetch_add(grown as u64, Ordering::Relaxed);
+        drop(free);
+        if len >= POPULATE_BYTES_MIN {
+            self.mapping.populate(start, len as u64);
+        }
         Ok(Extent { heap: self.clone(), start, len })
     }
 
@@ -94,6 +101,15 @@ impl Heap {
     pub fn store(self: &Arc<Self>, content: &[u8]) -> Result<Extent> {
         let extent = self.alloc(content.len())?;
         extent.write(0, content);
+        Ok(extent)
+    }
+
+    /// An extent of `len` bytes that `fill` writes.
+    pub fn store_with(self: &Arc<Self>, len: usize, fill: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<Extent> {
+        let extent = self.alloc(len)?;
+        // SAFETY: the extent is new, `len` bytes long, and nobody else knows of it; its memory is
+        // mapped and holds bytes, whichever they are.
+        fill(unsafe { std::slice::from_raw_parts_mut(extent.address(), len) })?;
         Ok(extent)
     }
 

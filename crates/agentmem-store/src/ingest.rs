@@ -114,7 +114,6 @@ impl Engine {
                 keep_hot: false,
                 stays_raw: false,
                 is_busy: false,
-                names: Vec::new(),
             })),
         );
         state.lease(cell.agent, slot, 1);

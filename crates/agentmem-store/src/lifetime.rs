@@ -181,8 +181,8 @@ impl Engine {
         if smu.leases > 0 {
             return;
         }
-        for name in &smu.names.clone() {
-            state.mark_name(name);
+        for name in state.smus.names_of(slot) {
+            state.mark_name(&name);
         }
         let SlotUse::Smu(smu) = state.smus.clear(slot) else { unreachable!("just seen") };
         state.hot.remove(slot);

@@ -203,7 +203,6 @@ fn load_smu(state: &mut State, slots: &Slots, slot: u32, record: SmuRecord) -> R
             keep_hot: false,
             stays_raw: false,
             is_busy: false,
-            names: Vec::new(),
         },
     );
     slots.relocate(slot, Place::Away);

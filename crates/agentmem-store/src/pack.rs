@@ -13,7 +13,7 @@ use crate::ingest::TAIL_BYTES_MAX;
 use crate::share::{Messages, Opened, Stretch};
 use crate::smus::Packed;
 use crate::tree::Body;
-use agentmem_core::frame::{self, ITEMS_MAX, Item};
+use agentmem_core::frame::{ITEMS_MAX, Item};
 use agentmem_core::{ContentId, Kind, Result};
 
 /// A frame is taken in while it is at most this many times as large as what comes after it.
@@ -121,7 +121,7 @@ impl Engine {
         let tags = earlier.chain(own.iter().map(|&at| ids[at].tag())).collect();
         let stored = match items.is_empty() {
             true => None,
-            false => Some(self.frame_heap.store(&frame::encode(&items, self.options.warm_level)?)?),
+            false => Some(self.frame_heap.store(&self.encode(&items, self.options.warm_level)?)?),
         };
         Ok(Packing {
             number,

@@ -15,7 +15,7 @@ pub enum Raw {
     /// In the hot heap.
     Extent(Extent),
     /// In a memfd of its own.
-    Large(Large),
+    Large(Box<Large>),
 }
 
 impl Raw {
@@ -27,11 +27,9 @@ impl Raw {
         fill: impl FnOnce(&mut [u8]) -> Result<()>,
     ) -> Result<Self> {
         if len >= LARGE_BYTES {
-            return Ok(Raw::Large(Large::with(segments, len, fill)?));
+            return Ok(Raw::Large(Box::new(Large::with(segments, len, fill)?)));
         }
-        let mut bytes = vec![0; len];
-        fill(&mut bytes)?;
-        Ok(Raw::Extent(heap.store(&bytes)?))
+        Ok(Raw::Extent(heap.store_with(len, fill)?))
     }
 
     /// The content.

@@ -148,16 +148,23 @@ impl Engine {
             }
             let damaged = |error: Error| Error::new(error.kind(), format!("{}: {}", subject(), error.subject()));
             let raw = Raw::with(&self.hot_heap, &self.segments, logical_bytes as usize, |out| {
-                let mut filled = 0;
-                for (_, bytes) in &loaded {
+                let mut rest = out;
+                for (number, bytes) in &loaded {
                     let frame = Frame::parse(bytes.bytes())?;
-                    let content = frame.decode_item(item)?;
-                    let end = filled + content.len();
-                    let part = out.get_mut(filled..end);
-                    part.ok_or_else(|| Error::new(ErrorKind::Damaged, "length"))?.copy_from_slice(&content);
-                    filled = end;
+                    let entry = frame.entries().get(item).copied();
+                    let entry = entry.filter(|entry| entry.end - entry.start <= rest.len());
+                    let entry = entry.ok_or_else(|| Error::new(ErrorKind::Damaged, "length"))?;
+                    let (part, after) = rest.split_at_mut(entry.end - entry.start);
+                    rest = after;
+                    if entry.start == 0 {
+                        frame.decode_prefix(part)?;
+                    } else {
+                        // Neighbours were packed together and are often wanted together.
+                        let content = self.decoded(*number, &frame, frame.logical_bytes())?;
+                        part.copy_from_slice(&content[entry.start..entry.end]);
+                    }
                 }
-                if filled == out.len() { Ok(()) } else { Err(Error::new(ErrorKind::Damaged, "length")) }
+                if rest.is_empty() { Ok(()) } else { Err(Error::new(ErrorKind::Damaged, "length")) }
             });
             let raw = Arc::new(raw.map_err(damaged)?);
             let mut state = self.lock();
@@ -217,6 +224,27 @@ impl Engine {
         Err(Error::new(ErrorKind::Io, format!("conversation {conversation}, message {index} keeps moving")))
     }
 
+    /// The content of a frame, at least its first `wanted` bytes. Small ones are decoded whole and
+    /// kept for the next reader.
+    fn decoded(&self, number: u32, frame: &Frame<'_>, wanted: usize) -> Result<Arc<Vec<u8>>> {
+        let kept = self.lock().decoded.iter().find(|(kept, _)| *kept == number).map(|(_, content)| content.clone());
+        if let Some(content) = kept {
+            return Ok(content);
+        }
+        let is_kept = frame.logical_bytes() as u64 <= DECODED_BYTES_MAX;
+        let mut content = vec![0; if is_kept { frame.logical_bytes() } else { wanted }];
+        frame.decode_prefix(&mut content)?;
+        let content = Arc::new(content);
+        let mut state = self.lock();
+        if is_kept && state.frames.get(number).is_some() {
+            if state.decoded.len() == DECODED_FRAMES {
+                state.decoded.pop_front();
+            }
+            state.decoded.push_back((number, content.clone()));
+        }
+        Ok(content)
+    }
+
     /// Items of a frame; `None` if it went meanwhile.
     fn read_items(
         &self,
@@ -232,26 +260,11 @@ impl Engine {
         let frame = Frame::parse(stored.bytes()).map_err(hurt)?;
         let entries = frame.entries().get(items.start as usize..items.end as usize);
         let entries = entries.ok_or_else(|| hurt(Error::new(ErrorKind::Damaged, "items")))?;
-        let kept = self.lock().decoded.iter().find(|(kept, _)| *kept == number).map(|(_, content)| content.clone());
-        let content = match kept {
-            Some(content) => content,
-            None => {
-                let is_kept = frame.logical_bytes() as u64 <= DECODED_BYTES_MAX;
-                let wanted = if is_kept { frame.logical_bytes() } else { entries.last().map_or(0, |e| e.end) };
-                let mut content = vec![0; wanted];
-                frame.decode_prefix(&mut content).map_err(hurt)?;
-                let content = Arc::new(content);
-                let mut state = self.lock();
-                self.note_use(&mut state, number, &stored);
-                if is_kept && state.frames.get(number).is_some() {
-                    if state.decoded.len() == DECODED_FRAMES {
-                        state.decoded.pop_front();
-                    }
-                    state.decoded.push_back((number, content.clone()));
-                }
-                content
-            }
-        };
+        let is_known = self.lock().decoded.iter().any(|(kept, _)| *kept == number);
+        let content = self.decoded(number, &frame, entries.last().map_or(0, |entry| entry.end)).map_err(hurt)?;
+        if !is_known {
+            self.note_use(&mut self.lock(), number, &stored);
+        }
         let message = |entry: &agentmem_core::frame::Entry| StoredMessage {
             bytes: content[entry.start..entry.end].to_vec(),
             meta: entry.meta,

@@ -8,7 +8,7 @@ use crate::pack::Effort;
 use crate::smus::Packed;
 use crate::sys;
 use crate::tree::Body;
-use agentmem_core::frame::{self, Frame, Item};
+use agentmem_core::frame::{Frame, Item};
 use agentmem_core::policy::{Candidate, Lru, Policy};
 use agentmem_core::{AgentState, Error, ErrorKind, Kind, Result, Tier};
 use parking_lot::MutexGuard;
@@ -151,10 +151,15 @@ impl Engine {
     /// given back.
     pub fn reclaim_to(&self, target_bytes: u64) -> u64 {
         let (start_bytes, patience) = {
-            let state = self.lock();
+            let mut state = self.lock();
+            let start_bytes = self.planned_bytes(&state);
+            if start_bytes > target_bytes {
+                // Content that is kept a second time goes before any that is kept once.
+                state.decoded.clear();
+            }
             // Enough samples to come around everything once.
             let longest = state.hot.len().max(state.tails.len()).max(state.warm.len());
-            (self.planned_bytes(&state), 2 + longest / (SAMPLE / 2))
+            (start_bytes, 2 + longest / (SAMPLE / 2))
         };
         let mut fruitless = 0;
         let mut progress_ms = self.now_ms();
@@ -355,7 +360,7 @@ impl Engine {
             .iter()
             .map(|entry| Item { bytes: &content[entry.start..entry.end], meta: entry.meta })
             .collect();
-        let strong = frame::encode(&items, self.options.cold_level).ok()?;
+        let strong = self.encode(&items, self.options.cold_level).ok()?;
         (strong.len() < stored.len()).then_some(strong)
     }
 

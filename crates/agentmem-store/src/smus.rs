@@ -61,8 +61,6 @@ pub struct Smu {
     pub stays_raw: bool,
     /// A job works on it.
     pub is_busy: bool,
-    /// Names that point here.
-    pub names: Vec<Box<str>>,
 }
 
 /// What a slot is used for.
@@ -88,6 +86,8 @@ pub struct Smus {
     free: Vec<u32>,
     by_id: HashTable<u32>,
     names: HashMap<Box<str>, u32>,
+    /// The names of each slot that has any, oldest first: few have.
+    names_of: HashMap<u32, Vec<Box<str>>>,
     /// Names of content that is not sealed yet, oldest first: a name is given with the id, so that
     /// it outlives a second put of the same content.
     later: Vec<(Box<str>, u32)>,
@@ -140,8 +140,8 @@ impl Smus {
         let was = std::mem::replace(&mut self.slots[slot as usize], SlotUse::Free);
         if let SlotUse::Smu(smu) = &was {
             self.live -= 1;
-            for name in &smu.names {
-                self.names.remove(name);
+            for name in self.names_of.remove(&slot).unwrap_or_default() {
+                self.names.remove(&name);
             }
             if !smu.is_sealed {
                 self.later.retain(|(_, other)| *other != slot);
@@ -223,7 +223,7 @@ impl Smus {
 
     /// The newest name of `slot`, or the one that it waits for.
     pub fn name_of(&self, slot: u32) -> Option<&str> {
-        let given = self.get(slot)?.names.last();
+        let given = self.names_of.get(&slot).and_then(|names| names.last());
         let waiting = || self.later.iter().rev().find(|(_, other)| *other == slot).map(|(name, _)| name);
         given.or_else(waiting).map(|name| &**name)
     }
@@ -243,13 +243,16 @@ impl Smus {
     /// Makes `name` name `slot` and nothing else.
     pub fn name(&mut self, name: &str, slot: u32) {
         if let Some(before) = self.names.insert(name.into(), slot)
-            && let Some(smu) = self.get_mut(before)
+            && let Some(names) = self.names_of.get_mut(&before)
         {
-            smu.names.retain(|other| **other != *name);
+            names.retain(|other| **other != *name);
         }
-        if let Some(smu) = self.get_mut(slot) {
-            smu.names.push(name.into());
-        }
+        self.names_of.entry(slot).or_default().push(name.into());
+    }
+
+    /// The names of `slot`, oldest first.
+    pub fn names_of(&self, slot: u32) -> Vec<Box<str>> {
+        self.names_of.get(&slot).cloned().unwrap_or_default()
     }
 
     /// Every content with its slot.
@@ -264,10 +267,11 @@ impl Smus {
 
     /// Bytes that the tables take, the slot and claim words included.
     pub fn table_bytes(&self) -> u64 {
-        let slots = self.slots.len() * (size_of::<SlotUse>() + 16) + self.free.capacity() * 4;
-        let contents = self.live * (size_of::<Smu>() + 80);
+        let slots = self.slots.len() * (size_of::<SlotUse>() + 24) + self.free.capacity() * 4;
+        // The box, the raw bytes' `Arc`, and their allocator headers.
+        let contents = self.live * (size_of::<Smu>() + 8 + 16 + size_of::<Raw>() + 8);
         let index = self.by_id.capacity() * 5;
-        let names: usize = self.names.len() * 128;
+        let names: usize = self.names.len() * 192 + self.later.capacity() * 24;
         (slots + contents + index + names) as u64
     }
 }

@@ -277,13 +277,15 @@ impl Agent {
 
     /// Leaves large content in a memfd of its own; returns the key under which it is found.
     fn leave_large(&self, content: &[u8]) -> Result<u64> {
+        // What others left and the engine has not taken in yet cannot be demoted: take it in first.
+        self.engine.drain()?;
         self.engine.make_room(content.len() as u64)?;
         let large = Large::with(&self.engine.segments, content.len(), |bytes| {
             bytes.copy_from_slice(content);
             Ok(())
         })?;
         let key = self.engine.next_key.fetch_add(1, Ordering::Relaxed);
-        self.engine.inbox.lock().insert(key, Arc::new(Raw::Large(large)));
+        self.engine.inbox.lock().insert(key, Arc::new(Raw::Large(Box::new(large))));
         Ok(key)
     }
 

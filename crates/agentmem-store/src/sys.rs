@@ -92,6 +92,7 @@ impl Mapping {
     /// A memfd of `len` bytes that `fill` wrote, and that nobody can write or resize any more.
     pub fn sealed(name: &str, len: usize, fill: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<Self> {
         let (mapping, fd) = Self::create(name, len)?;
+        mapping.populate(0, len as u64);
         // SAFETY: the mapping is new, at least `len` bytes long, and nobody else knows of it.
         fill(unsafe { std::slice::from_raw_parts_mut(mapping.as_ptr(), len) })?;
         injected("fcntl(F_ADD_SEALS)")?;
@@ -144,6 +145,18 @@ impl Mapping {
     /// Length in bytes, a multiple of the page size.
     pub fn len(&self) -> usize {
         self.len
+    }
+
+    /// Makes the pages of `offset..offset + len` present at once, which is cheaper than a fault for
+    /// each. Where the kernel cannot, they appear when touched.
+    pub fn populate(&self, offset: u64, len: u64) {
+        let (start, end) = (offset / PAGE_BYTES * PAGE_BYTES, (offset + len).next_multiple_of(PAGE_BYTES));
+        assert!(end <= self.len as u64);
+        // SAFETY: whole pages of this mapping; their content stays as it is.
+        unsafe {
+            let from = self.start.as_ptr().add(start as usize).cast();
+            libc::madvise(from, (end - start) as usize, libc::MADV_POPULATE_WRITE);
+        }
     }
 
     /// Gives the whole pages of `offset..offset + len` back; they read as zeros afterwards.

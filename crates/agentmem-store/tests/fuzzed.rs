@@ -26,7 +26,7 @@ fn seeds() -> Vec<(&'static str, Body, Vec<Vec<u8>>)> {
     };
     let stream = |bytes: usize| {
         let (one, other) = (text(1, bytes), text(2, bytes));
-        let stored = codec::compress(&[&one, &other], 3).unwrap();
+        let stored = codec::Compressor::new(3).unwrap().compress(&[&one, &other]).unwrap();
         [&(bytes as u16 * 2).to_le_bytes()[..], &stored].concat()
     };
     let messages = r#"{"role":"user","content":"a \"b\" [c] {d}"},{"role":"tool","content":[{"type":"text"}]}"#;

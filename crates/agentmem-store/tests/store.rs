@@ -192,3 +192,25 @@ fn a_budget_full_of_pins_refuses_and_loses_nothing() {
         assert_eq!(&*smu.view().unwrap(), &text(seed as u64, 200_000)[..]);
     }
 }
+
+#[test]
+fn what_was_read_lately_makes_room_for_what_is_needed_now() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = Some(folder.path().to_owned());
+    let options = Options { path, memory_max_bytes: 16 << 20, pressure: false, ..Options::default() };
+    let store = Store::open(options).unwrap();
+    let agent = agent(&store, "a");
+    let conversation = agent.conversation(None).unwrap();
+    for seed in 0..6 {
+        conversation.append(&text(seed, 900_000), Meta::default(), OnFull::Wait).unwrap();
+        conversation.advise(Advice::Cold).unwrap();
+    }
+    let content = text(9, 3 << 20);
+    let smu = agent.put(&content, Kind::ToolResult, None, 50, OnFull::Wait).unwrap();
+    smu.id().unwrap();
+    store.reclaim(Some(0)).unwrap();
+    for seed in 0..6 {
+        assert!(conversation.read(seed, seed + 1).unwrap()[0].bytes == text(seed, 900_000));
+    }
+    assert!(*smu.view().unwrap() == content[..]);
+}
