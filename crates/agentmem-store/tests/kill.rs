@@ -66,6 +66,8 @@ impl Certain {
 #[test]
 fn child() {
     let (Ok(folder), Ok(state)) = (std::env::var(FOLDER), std::env::var(STATE)) else { return };
+    // The test runner leaves its line unfinished, and what is said has lines of its own.
+    println!();
     let mut now = Certain::from_line(&state);
     let mut random = Random::new(std::process::id().into());
     let store = open(Path::new(&folder));
