@@ -297,8 +297,8 @@ Message: TypeAlias = Mapping[str, Any] | Sequence[Any] | str | Buffer
 class Conversation:
     """An ordered, forkable list of messages.
 
-    Its name is unique among its agent's. A message given as bytes (or another buffer) comes back as the same bytes; one given as a
-    dict, list or str comes back equal as a value.
+    Its name is unique among its agent's. A message given as bytes (or another buffer) comes back as
+    the same bytes; one given as a dict, list or str comes back equal as a value.
     """
 
     @property

@@ -34,6 +34,8 @@ use std::sync::Arc;
 
 /// What the engine needs beside tables and content: contexts of the codec, stacks, buffers.
 const FIXED_BYTES: u64 = 3 << 20;
+/// One part in so many of the budget is left for what is not counted.
+const UNCOUNTED_SHARE: u64 = 16;
 /// Address space of a heap, in budgets: best fit leaves holes, and holes cost addresses only.
 const HEAP_ADDRESS_FACTOR: u64 = 8;
 const HEAP_ADDRESS_BYTES_MAX: u64 = 1 << 40;
@@ -305,6 +307,12 @@ impl Engine {
     /// Whether it was closed.
     pub fn is_closed(&self) -> bool {
         self.is_closed.load(Ordering::Acquire)
+    }
+
+    /// What may be planned for: the budget less what an allocator and jobs under way take beside
+    /// what is counted.
+    pub fn budget_bytes(&self) -> u64 {
+        self.options.memory_max_bytes - self.options.memory_max_bytes / UNCOUNTED_SHARE
     }
 
     /// RAM that the engine takes, everything included.

@@ -20,7 +20,7 @@ impl Engine {
     /// for which there is no room.
     pub fn ingest(&self, state: &mut State, limit: usize, beyond_budget: bool) -> Ingest {
         let now_ms = self.now_ms();
-        let mut room = self.options.memory_max_bytes as i64 - self.planned_bytes(state) as i64;
+        let mut room = self.budget_bytes() as i64 - self.planned_bytes(state) as i64;
         for _ in 0..limit {
             let Some(found) = self.ring.peek() else { return Ingest::Empty };
             let Ok((cell, bytes)) = found else {

@@ -88,7 +88,7 @@ impl Engine {
     /// budget has room.
     fn note_use(&self, state: &mut State, number: u32, bytes: &FrameBytes) {
         let now_ms = self.now_ms();
-        let has_room = self.resident_bytes(state) + bytes.bytes().len() as u64 <= self.options.memory_max_bytes;
+        let has_room = self.resident_bytes(state) + bytes.bytes().len() as u64 <= self.budget_bytes();
         let Some(entry) = state.frames.get_mut(number) else { return };
         entry.used_ms = now_ms;
         entry.uses += 1;
@@ -287,7 +287,7 @@ impl Engine {
             let subject = || format!("conversation {conversation}");
             if let Some(FrameBytes::Cold(bytes)) = self.load_frame(number, &subject)? {
                 let mut state = self.lock();
-                let full = self.resident_bytes(&state) + bytes.len() as u64 > self.options.memory_max_bytes;
+                let full = self.resident_bytes(&state) + bytes.len() as u64 > self.budget_bytes();
                 if full {
                     break;
                 }

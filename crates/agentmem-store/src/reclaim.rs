@@ -125,7 +125,7 @@ impl State {
 impl Engine {
     /// Makes room for `bytes` more, or says that nothing can be demoted.
     pub fn make_room(&self, bytes: u64) -> Result<()> {
-        let max = self.options.memory_max_bytes;
+        let max = self.budget_bytes();
         let has_room = || self.planned_bytes(&self.lock()) + bytes <= max;
         if !has_room() {
             self.reclaim_to((max * LOW_PERCENT / 100).saturating_sub(bytes));
@@ -142,8 +142,8 @@ impl Engine {
     /// Demotes to the low mark if the high one is passed.
     pub fn keep_budget(&self) {
         let planned_bytes = self.planned_bytes(&self.lock());
-        if planned_bytes > self.options.memory_max_bytes * HIGH_PERCENT / 100 && !self.is_full() {
-            self.reclaim_to(self.options.memory_max_bytes * LOW_PERCENT / 100);
+        if planned_bytes > self.budget_bytes() * HIGH_PERCENT / 100 && !self.is_full() {
+            self.reclaim_to(self.budget_bytes() * LOW_PERCENT / 100);
         }
     }
 
