@@ -195,18 +195,29 @@ impl Engine {
 
     /// Compresses everything that is hot and can be; returns what was given back.
     pub fn reclaim_hot(&self) -> u64 {
-        while self.seal_some() {}
-        let (before, units) = {
-            let state = self.lock();
-            let units = state.hot.iter().map(Unit::Smu).chain(state.tails.iter().map(Unit::Tail));
-            (self.planned_bytes(&state), units.collect::<Vec<_>>())
-        };
-        for batch in units.chunks(SAMPLE) {
-            self.demote(batch);
+        let before = self.planned_bytes(&self.lock());
+        let started_ms = self.now_ms();
+        loop {
+            while self.seal_some() {}
+            let units: Vec<Unit> = {
+                let state = self.lock();
+                state.hot.iter().map(Unit::Smu).chain(state.tails.iter().map(Unit::Tail)).collect()
+            };
+            for batch in units.chunks(SAMPLE) {
+                self.demote(batch);
+            }
+            // What another thread is just compressing is waited for.
+            let mut state = self.lock();
+            let is_busy = |number: u32| state.tree.get(number).is_some_and(|node| node.is_busy);
+            let waits = state.tails.iter().any(is_busy)
+                || state.hot.iter().any(|slot| state.smus.get(slot).is_some_and(|smu| smu.is_busy));
+            if !waits || self.now_ms() >= started_ms + OTHERS_MS {
+                self.empty_limbo(&mut state);
+                return before.saturating_sub(self.planned_bytes(&state));
+            }
+            drop(state);
+            std::thread::sleep(PAUSE);
         }
-        let mut state = self.lock();
-        self.empty_limbo(&mut state);
-        before.saturating_sub(self.planned_bytes(&state))
     }
 
     /// Gives back what is only kept to be quick; returns how much.
