@@ -10,7 +10,7 @@ use agentmem_core::{ContentId, Error, ErrorKind, Kind, Result};
 /// Frames looked at by the collector at a tick, and how long a frame counts as young.
 const REWRITES: usize = 16;
 const YOUNG_MS: u64 = 60_000;
-/// Old frames are looked at in every so manieth tick only.
+/// Old frames are looked at in one of so many ticks only.
 const OLD_TICKS: u64 = 16;
 
 impl Engine {
@@ -38,15 +38,13 @@ impl Engine {
             let mut state = self.lock();
             state.sparse.remove(&number);
             let Some(entry) = state.frames.get(number) else { return Ok(()) };
-            let mut ranges: Vec<(u32, u32)> = entry.refs.iter().filter_map(|&r| state.items_of(number, r)).collect();
-            ranges.sort_unstable();
+            let ranges: Vec<(u32, u32)> = entry.refs.iter().filter_map(|&r| state.items_of(number, r)).collect();
             (ranges, entry.agent, entry.kind, entry.made_ms)
         };
         let Some(bytes) = self.load_frame(number, &|| format!("frame {number}"))? else { return Ok(()) };
         let frame = Frame::parse(bytes.bytes())?;
         let content = frame.decode()?;
         let mut kept: Vec<u32> = ranges.iter().flat_map(|&(from, to)| from..to).collect();
-        kept.dedup();
         kept.sort_unstable();
         kept.dedup();
         let mut items: Vec<Item<'_>> = Vec::with_capacity(kept.len());
