@@ -1,0 +1,5 @@
+//! The pager of agentmem: unmodified process trees page out, freeze, and wake with everything
+//! still there.
+//!
+//! One supervisor per tree. ARCHITECTURE.md says how the parts fit together and which order of
+//! steps cannot lose memory.
