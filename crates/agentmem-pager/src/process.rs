@@ -279,8 +279,7 @@ impl Process {
             Some(error) => return Err(error),
             None => {
                 for range in &self.guarded {
-                    userfault.track(range.clone())?;
-                    let _ = sys::uffd_wake(userfault.fd(), range.clone());
+                    userfault.unguard(range.clone())?;
                 }
             }
         }

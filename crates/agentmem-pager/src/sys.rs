@@ -347,9 +347,8 @@ pub fn uffd_unregister(uffd: BorrowedFd<'_>, range: Range<u64>) -> Result<()> {
     ioctl(uffd, 0x8010_aa01, &mut UffdRange::from(range)).map(drop)
 }
 
-/// Copies `bytes` into missing pages at `address`; with `protect`, they count as not written.
-/// Returns how many bytes were copied, and why not all.
-pub fn uffd_copy(uffd: BorrowedFd<'_>, address: u64, bytes: &[u8], protect: bool) -> (u64, Option<Error>) {
+/// Copies `bytes` into missing pages at `address`. Returns how many bytes were copied, and why not all.
+pub fn uffd_copy(uffd: BorrowedFd<'_>, address: u64, bytes: &[u8]) -> (u64, Option<Error>) {
     #[repr(C)]
     struct Copy {
         dst: u64,
@@ -361,8 +360,7 @@ pub fn uffd_copy(uffd: BorrowedFd<'_>, address: u64, bytes: &[u8], protect: bool
     if let Err(error) = injected() {
         return (0, Some(error));
     }
-    let mode = if protect { 2 } else { 0 };
-    let mut copy = Copy { dst: address, src: bytes.as_ptr() as u64, len: bytes.len() as u64, mode, copied: 0 };
+    let mut copy = Copy { dst: address, src: bytes.as_ptr() as u64, len: bytes.len() as u64, mode: 0, copied: 0 };
     let outcome = ioctl(uffd, 0xc028_aa03, &mut copy);
     (copy.copied.max(0) as u64, outcome.err())
 }
@@ -381,11 +379,6 @@ pub fn uffd_zero(uffd: BorrowedFd<'_>, range: Range<u64>) -> (u64, Option<Error>
     let mut zero = Zero { range: range.into(), mode: 0, zeroed: 0 };
     let outcome = ioctl(uffd, 0xc020_aa04, &mut zero);
     (zero.zeroed.max(0) as u64, outcome.err())
-}
-
-/// Wakes whoever waits for a page of a range, so that it looks again.
-pub fn uffd_wake(uffd: BorrowedFd<'_>, range: Range<u64>) -> Result<()> {
-    ioctl(uffd, 0x8010_aa02, &mut UffdRange::from(range)).map(drop)
 }
 
 /// A run of pages that are alike.

@@ -78,13 +78,21 @@ impl Userfault {
         self.tracks_writes
     }
 
-    /// From now on, writes to `range` are recorded and nothing of it faults.
+    /// From now on, writes to `range` are recorded, and nothing of it faults. Registering cannot take a mode away
+    /// from a range that is guarded: see [`Userfault::unguard`].
     pub fn track(&self, range: Range<u64>) -> io::Result<()> {
+        sys::uffd_register(self.fd(), range, sys::MODE_WP)
+    }
+
+    /// Ends what [`Userfault::guard`] began. The process must not have run since: what is there counts as not
+    /// written.
+    pub fn unguard(&self, range: Range<u64>) -> io::Result<()> {
+        sys::uffd_unregister(self.fd(), range.clone())?;
         if self.tracks_writes {
-            sys::uffd_register(self.fd(), range, sys::MODE_WP)
-        } else {
-            sys::uffd_unregister(self.fd(), range)
+            // Where this fails, the range counts as written, and nothing else is lost.
+            let _ = self.track(range.clone()).and_then(|()| self.scan(range, true, |_| {}));
         }
+        Ok(())
     }
 
     /// From now on, whoever touches a missing page of `range` waits.
@@ -112,7 +120,7 @@ impl Userfault {
     pub fn fill(&self, address: u64, bytes: &[u8]) -> io::Result<()> {
         let mut done = 0;
         while done < bytes.len() {
-            let (copied, error) = sys::uffd_copy(self.fd(), address + done as u64, &bytes[done..], self.tracks_writes);
+            let (copied, error) = sys::uffd_copy(self.fd(), address + done as u64, &bytes[done..]);
             done += copied as usize;
             done += skipped(error)?;
         }
