@@ -72,6 +72,11 @@ fn take_note_of_end(pid: u32, tid: u32) {
     }
 }
 
+fn is_traced(pid: u32, tid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")).unwrap_or_default();
+    status.lines().find_map(|line| line.strip_prefix("TracerPid:")).is_some_and(|tracer| tracer.trim() != "0")
+}
+
 fn tasks(pid: u32) -> io::Result<Vec<u32>> {
     let entries = std::fs::read_dir(format!("/proc/{pid}/task"))?;
     Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect())
@@ -229,14 +234,18 @@ impl Stopped {
         }
     }
 
-    /// Lets one thread go.
+    /// Lets one thread go. Linux detaches only from a stopped thread, and one that we left traced would hang at
+    /// its next signal: so this waits for a thread that has not stopped yet, for as long as that takes.
     fn let_go(pid: u32, thread: Thread) {
-        if sys::detach(thread.tid, thread.signal).is_err() {
-            // It never stopped, or is ending: stop it to let it go, or take note of its end.
-            match sys::wait_stop(thread.tid, Instant::now() + Duration::from_millis(100)) {
-                Ok(Stop::Signal(signal)) => drop(sys::detach(thread.tid, signal)),
-                Ok(Stop::Event | Stop::Syscall) => drop(sys::detach(thread.tid, thread.signal)),
-                Ok(Stop::Gone | Stop::No) | Err(_) => take_note_of_end(pid, thread.tid),
+        let mut signal = thread.signal;
+        let mut asked = false;
+        while sys::detach(thread.tid, signal).is_err() {
+            match sys::wait_stop(thread.tid, Instant::now() + Duration::from_millis(20)) {
+                Ok(Stop::Gone) | Err(_) => return take_note_of_end(pid, thread.tid),
+                Ok(Stop::Signal(pending)) => signal = pending,
+                Ok(Stop::Event | Stop::Syscall) => {}
+                Ok(Stop::No) if asked && !is_traced(pid, thread.tid) => return,
+                Ok(Stop::No) => asked = sys::interrupt(thread.tid).is_ok() || asked,
             }
         }
     }
