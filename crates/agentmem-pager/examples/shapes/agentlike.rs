@@ -7,7 +7,7 @@ use crate::world::{Shape, World};
 
 /// Pages of a block of one kind, and of a mapping.
 const BLOCK: usize = 16;
-const CHUNK: usize = 64;
+const CHUNK: usize = 256;
 
 pub fn world(seed: u64, pages: usize) -> World {
     let mut rng = Rng::new(seed);
