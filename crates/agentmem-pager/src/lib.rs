@@ -3,3 +3,19 @@
 //!
 //! One supervisor per tree. ARCHITECTURE.md says how the parts fit together and which order of
 //! steps cannot lose memory.
+
+pub mod agent;
+pub mod arguments;
+pub mod control;
+pub mod copies;
+pub mod gate;
+pub mod launch;
+pub mod observer;
+pub mod os;
+pub mod paging;
+pub mod registry;
+pub mod root;
+pub mod session;
+pub mod status;
+pub mod supervisor;
+pub mod terminal;
