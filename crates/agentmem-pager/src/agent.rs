@@ -138,6 +138,8 @@ pub enum Event {
     BreathDue,
     /// Something that the frozen tree waits for is ready.
     Readable,
+    /// A process of the frozen tree ended.
+    ChildEnded,
     /// Somebody else thawed the tree and it ran into a missing page.
     Fault,
     /// The root stopped by this signal.
@@ -288,7 +290,8 @@ impl Agent {
             Event::Tick(quiet) => self.tick(&quiet, now_ms, &mut actions),
             Event::BreathDue => self.breath_due(now_ms, &mut actions),
             Event::Readable if !self.paused => self.call(Reason::Input, now_ms, &mut actions),
-            Event::Readable => {}
+            Event::ChildEnded if !self.paused => self.call(Reason::Child, now_ms, &mut actions),
+            Event::Readable | Event::ChildEnded => {}
             Event::Fault if self.is_away() => self.call(Reason::Fault, now_ms, &mut actions),
             Event::Fault => {}
             // While the pager is at work or the tree is away, it is the pager who stops it.

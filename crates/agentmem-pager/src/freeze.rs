@@ -13,7 +13,7 @@ pub enum Freezer {
     /// By SIGSTOP to each process. Its parent can see that, and a shell would say so.
     Stop {
         /// Processes that somebody else had stopped before; they are not continued.
-        stopped_before: Vec<u32>,
+        stopped_before: Vec<i32>,
     },
 }
 
@@ -21,14 +21,14 @@ pub enum Freezer {
 const FREEZE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The state letter of a process.
-fn state(pid: u32) -> Option<u8> {
+fn state(pid: i32) -> Option<u8> {
     let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
     let end = stat.iter().rposition(|&byte| byte == b')')?;
     stat.get(end + 2).copied()
 }
 
 /// Whether a process can run no more: stopped, ended, or gone.
-fn is_stopped(pid: u32) -> bool {
+fn is_stopped(pid: i32) -> bool {
     matches!(state(pid), None | Some(b'T' | b'Z' | b'X'))
 }
 
@@ -41,9 +41,9 @@ fn is_frozen(cgroup: &Path) -> bool {
         .is_ok_and(|events| events.lines().any(|line| line == "frozen 1"))
 }
 
-fn signal(pid: u32, signal: i32) -> io::Result<()> {
+fn signal(pid: i32, signal: i32) -> io::Result<()> {
     // SAFETY: plain integers.
-    if unsafe { libc::kill(pid as libc::pid_t, signal) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if unsafe { libc::kill(pid, signal) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 impl Freezer {
@@ -85,7 +85,7 @@ impl Freezer {
     }
 
     /// Lets `pids`, children before their parents, run again.
-    pub fn thaw(&mut self, pids: &[u32]) -> io::Result<()> {
+    pub fn thaw(&mut self, pids: &[i32]) -> io::Result<()> {
         match self {
             Freezer::Cgroup(cgroup) => set_frozen(cgroup, false),
             Freezer::Stop { stopped_before } => {

@@ -2,6 +2,7 @@
 
 use crate::agent::Quiet;
 use crate::arguments::Settings;
+use crate::cgroup::Cgroup;
 use crate::gate::Gate;
 use crate::paging::Paging;
 use crate::registry::Registration;
@@ -40,6 +41,8 @@ pub struct Tree {
     pub leader: Option<Pid>,
     /// Whether the supervisor started it.
     pub launched: bool,
+    /// A cgroup of its own, if it has one.
+    pub cgroup: Option<Cgroup>,
     /// How to supervise it.
     pub settings: Settings,
     /// To be closed while tracing.
@@ -62,6 +65,9 @@ pub trait Equip {
     /// helps. Asked before the command starts.
     fn check(&self, settings: &Settings) -> Result<(), String>;
 
+    /// Whether a tree wants a cgroup of its own with these settings.
+    fn wants_cgroup(&self, settings: &Settings) -> bool;
+
     /// Pager and observer for a tree.
     fn equip(&self, tree: Tree) -> Equipment;
 }
@@ -72,6 +78,10 @@ pub struct Unpaged;
 impl Equip for Unpaged {
     fn check(&self, _settings: &Settings) -> Result<(), String> {
         Ok(())
+    }
+
+    fn wants_cgroup(&self, _settings: &Settings) -> bool {
+        false
     }
 
     fn equip(&self, _tree: Tree) -> Equipment {

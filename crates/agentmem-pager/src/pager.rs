@@ -10,15 +10,18 @@
 
 use crate::frames::{Block, Frames};
 use crate::freeze::Freezer;
+use crate::gate::Gate;
 use crate::process::{Plan, Process, mappings};
 use crate::refusals::Facts;
 use crate::sys;
 use crate::target::Stopped;
+use crate::tree::Member;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
@@ -29,20 +32,11 @@ const LEVEL: i32 = 3;
 /// Threads that compress while the tree is stopped, or that bring it back.
 const THREADS_MAX: usize = 8;
 
-/// A process of the tree: its number, and when it started, so that another with its number is not taken for it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Member {
-    /// Its number.
-    pub pid: u32,
-    /// When it started, in clock ticks since boot.
-    pub start_ticks: u64,
-}
-
 /// What was not paged out, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeftAlone {
     /// The process.
-    pub pid: u32,
+    pub pid: i32,
     /// Bytes of private anonymous memory that it concerns.
     pub bytes: u64,
     /// The reason, in words.
@@ -126,8 +120,9 @@ pub struct Pager {
     freezer: Freezer,
     processes: HashMap<Member, Process>,
     /// While frozen: children before parents, which is how they are thawed.
-    frozen: Option<Vec<u32>>,
+    frozen: Option<Vec<i32>>,
     threads: usize,
+    gate: Arc<Gate>,
 }
 
 /// Processor time of this process.
@@ -137,11 +132,11 @@ fn cpu_time() -> Duration {
 }
 
 impl Pager {
-    /// A pager for a tree that `freezer` freezes; frames on SSD lie in `folder`.
-    pub fn new(freezer: Freezer, folder: &Path) -> agentmem_core::Result<Self> {
+    /// A pager for a tree that `freezer` freezes; frames on SSD lie in `folder`. `gate` is closed while it traces.
+    pub fn new(freezer: Freezer, folder: &Path, gate: Arc<Gate>) -> agentmem_core::Result<Self> {
         let threads = std::thread::available_parallelism().map_or(1, |count| count.get().min(THREADS_MAX));
         let frames = Frames::new(folder, LEVEL)?;
-        Ok(Pager { frames, freezer, processes: HashMap::new(), frozen: None, threads })
+        Ok(Pager { frames, freezer, processes: HashMap::new(), frozen: None, threads, gate })
     }
 
     /// Whether the tree is frozen.
@@ -149,12 +144,14 @@ impl Pager {
         self.frozen.is_some()
     }
 
-    /// Descriptors that become readable when somebody touches a missing page, or a process ends.
-    pub fn alarms(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.processes
-            .values()
-            .flat_map(|process| [process.userfault().map(|userfault| userfault.fd()), Some(process.pidfd())])
-            .flatten()
+    /// Descriptors that become readable when somebody touches a missing page.
+    pub fn faults(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.processes.values().filter(|process| process.is_out()).filter_map(|p| p.userfault()).map(|u| u.fd())
+    }
+
+    /// Descriptors that become readable when a process ends.
+    pub fn ends(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.processes.values().map(Process::pidfd)
     }
 
     /// What the frames hold.
@@ -240,6 +237,8 @@ impl Pager {
         if process.is_prepared() {
             return None;
         }
+        let gate = self.gate.clone();
+        let _tracing = gate.trace();
         let mut stopped = match stop(&[*member]) {
             Ok(stopped) => stopped,
             Err(why) => return Some(why.to_string()),
@@ -255,6 +254,8 @@ impl Pager {
         check: Check<'_>,
         report: &mut PageOut,
     ) -> Result<(), NotOut> {
+        let gate = self.gate.clone();
+        let _tracing = gate.trace();
         let began = Instant::now();
         let mut stopped = stop(members)?;
         check(&stopped).map_err(NotOut::NotNow)?;
@@ -345,7 +346,7 @@ impl Pager {
         match self.restore() {
             Ok(_) => {
                 // Asked for or not: it must not freeze once it is let go.
-                let pids: Vec<u32> = stopped.iter().rev().map(Stopped::pid).collect();
+                let pids: Vec<i32> = stopped.iter().rev().map(Stopped::pid).collect();
                 let thawed = self.freezer.thaw(&pids);
                 drop(stopped);
                 match thawed {
@@ -396,7 +397,7 @@ impl Pager {
 
 /// Stops all threads of all of `members`, or none.
 fn stop(members: &[Member]) -> Result<Vec<Stopped>, NotOut> {
-    let not_now = |pid: u32, why: &dyn std::fmt::Display| NotOut::NotNow(format!("process {pid}: {why}"));
+    let not_now = |pid: i32, why: &dyn std::fmt::Display| NotOut::NotNow(format!("process {pid}: {why}"));
     let mut stopped = Vec::new();
     for member in members {
         stopped.push(Stopped::begin(member.pid).map_err(|why| not_now(member.pid, &why))?);
@@ -408,7 +409,7 @@ fn stop(members: &[Member]) -> Result<Vec<Stopped>, NotOut> {
     Ok(stopped)
 }
 
-fn anonymous_bytes(pid: u32) -> u64 {
+fn anonymous_bytes(pid: i32) -> u64 {
     mappings(pid).unwrap_or_default().iter().map(|mapping| mapping.anonymous_bytes).sum()
 }
 

@@ -19,7 +19,7 @@ use std::thread::JoinHandle;
 pub trait Paging: Send {
     /// Pages out and freezes. Gives up, with the tree running on as if nothing had been, soon after
     /// `abort` turns true, unless pages are missing already.
-    fn page_out(&mut self, abort: &AtomicBool) -> Result<PageOutReport, Refused>;
+    fn page_out(&mut self, abort: &AtomicBool) -> Result<PageOutReport, NotAway>;
 
     /// Brings everything back and thaws.
     fn wake(&mut self) -> Result<WakeReport, Damage>;
@@ -92,6 +92,8 @@ pub struct Watched {
 pub enum Source {
     /// Input of some process of the tree: its stdin, a pipe, a socket.
     Input,
+    /// A process of the tree: it ended.
+    Child,
     /// A userfaultfd: somebody touches a missing page, which nobody should.
     Fault,
 }
@@ -115,6 +117,15 @@ pub struct Refused {
 pub struct Damage {
     /// What is damaged, in one line.
     pub what: String,
+}
+
+/// Why a tree is not away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotAway {
+    /// It runs.
+    Refused(Refused),
+    /// It stays frozen.
+    Damaged(Damage),
 }
 
 /// What the pager's thread tells the main loop.
@@ -206,7 +217,9 @@ fn obey(paging: &mut dyn Paging, order: Order, abort: &AtomicBool) -> Report {
     let panicked = || "the pager failed; the agent stays as it is".to_owned();
     match order {
         Order::PageOut => match catch_unwind(AssertUnwindSafe(|| paging.page_out(abort))) {
-            Ok(result) => Report::PageOut(result),
+            Ok(Ok(report)) => Report::PageOut(Ok(report)),
+            Ok(Err(NotAway::Refused(refused))) => Report::PageOut(Err(refused)),
+            Ok(Err(NotAway::Damaged(damage))) => Report::Wake(Err(damage)),
             Err(_) => Report::Wake(Err(Damage { what: panicked() })),
         },
         Order::Wake => {

@@ -25,7 +25,7 @@ const EXCLUSIVE: u64 = 1 << 56;
 /// A process under management.
 #[derive(Debug)]
 pub struct Process {
-    pid: u32,
+    pid: i32,
     pidfd: OwnedFd,
     userfault: Option<Userfault>,
     /// Held pages, by the address of their block. Those that were not written since are worth as much as the
@@ -69,13 +69,13 @@ pub struct Plan {
 
 impl Process {
     /// Takes a process under management; nothing happens to it yet.
-    pub fn new(pid: u32) -> io::Result<Self> {
+    pub fn new(pid: i32) -> io::Result<Self> {
         let pidfd = sys::pidfd_open(pid)?;
         Ok(Process { pid, pidfd, userfault: None, blocks: BTreeMap::new(), guarded: Vec::new(), missing: Vec::new() })
     }
 
     /// Its number.
-    pub fn pid(&self) -> u32 {
+    pub fn pid(&self) -> i32 {
         self.pid
     }
 
@@ -370,7 +370,7 @@ fn bytes_of(pages: u16) -> u64 {
 }
 
 /// What a process has mapped.
-pub fn mappings(pid: u32) -> io::Result<Vec<Mapping>> {
+pub fn mappings(pid: i32) -> io::Result<Vec<Mapping>> {
     let mappings = regions::parse(&std::fs::read_to_string(format!("/proc/{pid}/smaps"))?);
     if mappings.len() > regions::MAPPINGS_MAX {
         return Err(io::Error::other(format!("more than {} mappings", regions::MAPPINGS_MAX)));
@@ -425,7 +425,7 @@ fn read_pagemap(userfault: &Userfault, run: &PageRun, entries: &mut Vec<u64>) ->
 
 /// Reads the pages of a block that are worth holding to the front of `buffer`; returns which are stored and which
 /// are zeros, or `None` if they cannot be read.
-fn read_block(pid: u32, address: u64, pages: Pages, buffer: &mut [u8]) -> Option<(u16, u16)> {
+fn read_block(pid: i32, address: u64, pages: Pages, buffer: &mut [u8]) -> Option<(u16, u16)> {
     let wanted = pages.own & !pages.zero;
     let ranges = bit_runs(wanted).map(|run| address + run.start * PAGE_BYTES..address + run.end * PAGE_BYTES);
     let ranges: Vec<Range<u64>> = ranges.collect();

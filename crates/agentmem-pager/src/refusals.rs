@@ -19,7 +19,7 @@ pub struct Facts {
 
 impl Facts {
     /// Reads them. What cannot be read is empty, and then it is refused.
-    pub fn of(pid: u32) -> Self {
+    pub fn of(pid: i32) -> Self {
         let text = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
         let folder = format!("/proc/{pid}/fd");
         let links = std::fs::read_dir(Path::new(&folder)).into_iter().flatten().flatten();

@@ -8,9 +8,13 @@ pub const SYSCALL: [u8; 2] = [0x0f, 0x05];
 /// Bytes below the stack pointer that belong to the running function.
 const RED_ZONE_BYTES: u64 = 128;
 
+/// A system call: its number and its first three arguments.
+pub type Call = (u64, [u64; 3]);
+
 /// The system call that the thread was in when it stopped, if it was in one.
-pub fn interrupted(registers: &Registers) -> Option<u64> {
-    (registers.orig_rax as i64 >= 0).then_some(registers.orig_rax)
+pub fn interrupted(registers: &Registers) -> Option<Call> {
+    let arguments = [registers.rdi, registers.rsi, registers.rdx];
+    (registers.orig_rax as i64 >= 0).then_some((registers.orig_rax, arguments))
 }
 
 /// What makes a thread at `instruction` (a [`SYSCALL`]) call `number`.

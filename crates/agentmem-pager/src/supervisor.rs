@@ -3,6 +3,7 @@
 
 use crate::agent::{Action, Agent, Event, Reason, Rules, Ticket};
 use crate::arguments::Settings;
+use crate::cgroup::Cgroup;
 use crate::control::{Answer, Control, Request};
 use crate::gate::{Bell, Change, Gate};
 use crate::launch::{Exit, Inherited, LaunchError};
@@ -28,16 +29,22 @@ const FOREGROUND_MS: u64 = 1_000;
 /// Starts `command` and supervises it until it ends. Returns how it ended.
 pub fn run(settings: Settings, command: &[OsString], equip: &dyn Equip) -> Result<Exit, LaunchError> {
     let own = |error: std::io::Error| LaunchError::own("cannot supervise", error);
-    let (inherited, signals) = Inherited::take().map_err(own)?;
+    let (mut inherited, signals) = Inherited::take().map_err(own)?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(|e| own(e.into()))?;
     let words: Vec<String> = command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     let (registration, control) = register(&settings, &words, equip)?;
     // SAFETY: this process has one thread yet.
     unsafe { std::env::set_var("AGENTMEM_AGENT", registration.record().name) };
+    let cgroup = equip.wants_cgroup(&settings).then(|| Cgroup::create(&registration.record().name)).flatten();
+    if let Some(cgroup) = &cgroup {
+        inherited.start_in(cgroup.path());
+    }
     let (terminal, side) = Terminal::open().map_err(own)?.unzip();
     let root = Root::start(command, &inherited, side)?;
     inherited.let_go().map_err(own)?;
-    Supervisor::new(settings, signals, registration, control, root, true, terminal, equip).map_err(own)?.supervise()
+    Supervisor::new(settings, signals, registration, control, root, true, cgroup, terminal, equip)
+        .map_err(own)?
+        .supervise()
 }
 
 /// Supervises a process that runs already, until it or the supervisor is told to end.
@@ -49,7 +56,10 @@ pub fn adopt(settings: Settings, pid: i32, whole: bool, equip: &dyn Equip) -> Re
     let words = command_of(pid);
     let (registration, control) = register(&settings, &words, equip)?;
     inherited.let_go().map_err(own)?;
-    Supervisor::new(settings, signals, registration, control, root, whole, None, equip).map_err(own)?.supervise()
+    let cgroup = equip.wants_cgroup(&settings).then(|| Cgroup::create(&registration.record().name)).flatten();
+    Supervisor::new(settings, signals, registration, control, root, whole, cgroup, None, equip)
+        .map_err(own)?
+        .supervise()
 }
 
 fn register(
@@ -122,12 +132,15 @@ impl Supervisor {
         control: Control,
         root: Root,
         whole: bool,
+        cgroup: Option<Cgroup>,
         mut terminal: Option<Terminal>,
         equip: &dyn Equip,
     ) -> std::io::Result<Self> {
         let gate = Arc::new(Gate::new(Bell::new()?));
+        let cgroup_path = cgroup.as_ref().map(|cgroup| cgroup.path().to_owned());
         let tree = Tree {
             root: root.pid(),
+            cgroup,
             whole,
             leader: root.leader(),
             launched: !root.is_adopted(),
@@ -139,7 +152,10 @@ impl Supervisor {
             terminal.take();
         }
         // The command runs; what fails from here on is not worth its life.
-        let _ = registration.update(|record| record.root_pid = Some(root.pid().as_raw_nonzero().get()));
+        let _ = registration.update(|record| {
+            record.root_pid = Some(root.pid().as_raw_nonzero().get());
+            record.cgroup = cgroup_path;
+        });
         let Equipment { paging, observer } = equip.equip(tree);
         let pager = paging.map(|paging| Pager::start(paging, Arc::clone(&gate))).transpose()?;
         let rules =
@@ -259,6 +275,7 @@ impl Supervisor {
             }
             Token::Watched(Source::Fault) => self.happen(Event::Fault),
             Token::Watched(Source::Input) => self.happen(Event::Readable),
+            Token::Watched(Source::Child) => self.happen(Event::ChildEnded),
         }
     }
 

@@ -51,14 +51,14 @@ fn checked(outcome: libc::c_long) -> Result<u64> {
 /// Registers of a stopped thread.
 pub type Registers = libc::user_regs_struct;
 
-fn ptrace(request: libc::c_uint, tid: u32, address: u64, data: u64) -> Result<u64> {
+fn ptrace(request: libc::c_uint, tid: i32, address: u64, data: u64) -> Result<u64> {
     // SAFETY: the requests used here either take no pointer, or one to a live local of the right
     // type and length; a tid that is not our tracee is an error.
-    checked(unsafe { libc::ptrace(request, tid as libc::pid_t, address, data) })
+    checked(unsafe { libc::ptrace(request, tid, address, data) })
 }
 
 /// Becomes the tracer of a thread, without stopping it. It is killed if the tracer dies.
-pub fn seize(tid: u32, suspend_seccomp: bool) -> Result<()> {
+pub fn seize(tid: i32, suspend_seccomp: bool) -> Result<()> {
     injected()?;
     let suspend = if suspend_seccomp { libc::PTRACE_O_SUSPEND_SECCOMP } else { 0 };
     let options = libc::PTRACE_O_EXITKILL | libc::PTRACE_O_TRACESYSGOOD | suspend;
@@ -66,18 +66,18 @@ pub fn seize(tid: u32, suspend_seccomp: bool) -> Result<()> {
 }
 
 /// Asks a seized thread to stop.
-pub fn interrupt(tid: u32) -> Result<()> {
+pub fn interrupt(tid: i32) -> Result<()> {
     injected()?;
     ptrace(libc::PTRACE_INTERRUPT, tid, 0, 0).map(drop)
 }
 
 /// Lets a stopped thread go, with `signal` delivered if it is not 0.
-pub fn detach(tid: u32, signal: i32) -> Result<()> {
+pub fn detach(tid: i32, signal: i32) -> Result<()> {
     ptrace(libc::PTRACE_DETACH, tid, 0, signal as u64).map(drop)
 }
 
 /// The registers of a stopped thread.
-pub fn registers(tid: u32) -> Result<Registers> {
+pub fn registers(tid: i32) -> Result<Registers> {
     injected()?;
     // SAFETY: plain integers, for which zero is a value.
     let mut registers: Registers = unsafe { std::mem::zeroed() };
@@ -86,22 +86,22 @@ pub fn registers(tid: u32) -> Result<Registers> {
 }
 
 /// Sets the registers of a stopped thread.
-pub fn set_registers(tid: u32, registers: &Registers) -> Result<()> {
+pub fn set_registers(tid: i32, registers: &Registers) -> Result<()> {
     ptrace(libc::PTRACE_SETREGS, tid, 0, &raw const *registers as u64).map(drop)
 }
 
 /// Lets a stopped thread run until it enters or leaves a system call.
-pub fn run_to_syscall(tid: u32) -> Result<()> {
+pub fn run_to_syscall(tid: i32) -> Result<()> {
     ptrace(libc::PTRACE_SYSCALL, tid, 0, 0).map(drop)
 }
 
 /// Lets a stopped thread run.
-pub fn run(tid: u32) -> Result<()> {
+pub fn run(tid: i32) -> Result<()> {
     ptrace(libc::PTRACE_CONT, tid, 0, 0).map(drop)
 }
 
 /// The signals that a stopped thread blocks, as bits.
-pub fn signal_mask(tid: u32) -> Result<u64> {
+pub fn signal_mask(tid: i32) -> Result<u64> {
     injected()?;
     let mut mask = 0u64;
     ptrace(libc::PTRACE_GETSIGMASK, tid, 8, &raw mut mask as u64)?;
@@ -109,13 +109,13 @@ pub fn signal_mask(tid: u32) -> Result<u64> {
 }
 
 /// Sets the signals that a stopped thread blocks.
-pub fn set_signal_mask(tid: u32, mask: u64) -> Result<()> {
+pub fn set_signal_mask(tid: i32, mask: u64) -> Result<()> {
     ptrace(libc::PTRACE_SETSIGMASK, tid, 8, &raw const mask as u64).map(drop)
 }
 
 /// Address of the rseq area of a stopped thread, which the kernel writes whenever it returns to
 /// user mode; 0 if it has none.
-pub fn rseq_address(tid: u32) -> Result<u64> {
+pub fn rseq_address(tid: i32) -> Result<u64> {
     injected()?;
     #[repr(C)]
     #[derive(Default)]
@@ -149,12 +149,12 @@ pub enum Stop {
 }
 
 /// Looks whether a traced thread has stopped. The end of a thread is left for its parent to learn.
-pub fn poll_stop(tid: u32) -> Result<Stop> {
+pub fn poll_stop(tid: i32) -> Result<Stop> {
     // SAFETY: plain integers, for which zero is a value.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     let flags = libc::WSTOPPED | libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
     // SAFETY: `info` is a live local.
-    if unsafe { libc::waitid(libc::P_PID, tid, &mut info, flags) } != 0 {
+    if unsafe { libc::waitid(libc::P_PID, tid as u32, &mut info, flags) } != 0 {
         let error = Error::last_os_error();
         return if error.raw_os_error() == Some(libc::ECHILD) { Ok(Stop::Gone) } else { Err(error) };
     }
@@ -167,7 +167,7 @@ pub fn poll_stop(tid: u32) -> Result<Stop> {
         return Ok(Stop::Gone);
     }
     // SAFETY: as above; this one takes the stop off the list.
-    unsafe { libc::waitid(libc::P_PID, tid, &mut info, libc::WSTOPPED | libc::WNOHANG | libc::__WALL) };
+    unsafe { libc::waitid(libc::P_PID, tid as u32, &mut info, libc::WSTOPPED | libc::WNOHANG | libc::__WALL) };
     let (signal, event) = (status & 0xff, status >> 8);
     Ok(match (event, signal) {
         (0, signal) if signal == libc::SIGTRAP | 0x80 => Stop::Syscall,
@@ -178,13 +178,13 @@ pub fn poll_stop(tid: u32) -> Result<Stop> {
 
 /// Takes the end of a traced thread that is no child of ours off the list, so that its own parent
 /// learns of it.
-pub fn forget(tid: u32) {
+pub fn forget(tid: i32) {
     // SAFETY: no pointer but null.
-    unsafe { libc::waitpid(tid as libc::pid_t, std::ptr::null_mut(), libc::WNOHANG | libc::__WALL) };
+    unsafe { libc::waitpid(tid, std::ptr::null_mut(), libc::WNOHANG | libc::__WALL) };
 }
 
 /// Waits for a stop until `deadline`.
-pub fn wait_stop(tid: u32, deadline: Instant) -> Result<Stop> {
+pub fn wait_stop(tid: i32, deadline: Instant) -> Result<Stop> {
     let mut pause_us = 5;
     loop {
         match poll_stop(tid)? {
@@ -201,7 +201,7 @@ pub fn wait_stop(tid: u32, deadline: Instant) -> Result<Stop> {
 ///
 /// # Errors
 /// `ESRCH` if the process is gone, `EFAULT` if a range is not mapped.
-pub fn read_memory(pid: u32, into: &mut [u8], ranges: &[Range<u64>]) -> Result<()> {
+pub fn read_memory(pid: i32, into: &mut [u8], ranges: &[Range<u64>]) -> Result<()> {
     injected()?;
     assert!(ranges.len() <= READ_RANGES_MAX, "too many ranges");
     let wanted: u64 = ranges.iter().map(|range| range.end - range.start).sum();
@@ -215,9 +215,7 @@ pub fn read_memory(pid: u32, into: &mut [u8], ranges: &[Range<u64>]) -> Result<(
         })
         .collect();
     // SAFETY: `into` is as long as the local range says; remote ranges are checked by the kernel.
-    let read = unsafe {
-        libc::process_vm_readv(pid as libc::pid_t, &local, 1, remote.as_ptr(), remote.len() as libc::c_ulong, 0)
-    };
+    let read = unsafe { libc::process_vm_readv(pid, &local, 1, remote.as_ptr(), remote.len() as libc::c_ulong, 0) };
     match read {
         -1 => Err(Error::last_os_error()),
         read if read as u64 == wanted => Ok(()),
@@ -226,22 +224,22 @@ pub fn read_memory(pid: u32, into: &mut [u8], ranges: &[Range<u64>]) -> Result<(
 }
 
 /// Writes `bytes` into another process at `address`.
-pub fn write_memory(pid: u32, address: u64, bytes: &[u8]) -> Result<()> {
+pub fn write_memory(pid: i32, address: u64, bytes: &[u8]) -> Result<()> {
     injected()?;
     let local = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     let remote = libc::iovec { iov_base: address as *mut libc::c_void, iov_len: bytes.len() };
     // SAFETY: `bytes` is only read; the remote range is checked by the kernel.
-    let written = unsafe { libc::process_vm_writev(pid as libc::pid_t, &local, 1, &remote, 1, 0) };
+    let written = unsafe { libc::process_vm_writev(pid, &local, 1, &remote, 1, 0) };
     if written == bytes.len() as isize { Ok(()) } else { Err(Error::last_os_error()) }
 }
 
 /// Whether descriptor `theirs` of process `pid` is the open file behind `ours`; `None` where the
 /// kernel does not say.
-pub fn is_same_file(ours: BorrowedFd<'_>, pid: u32, theirs: i32) -> Option<bool> {
+pub fn is_same_file(ours: BorrowedFd<'_>, pid: i32, theirs: i32) -> Option<bool> {
     const KCMP_FILE: i32 = 0;
     // SAFETY: only integers are passed.
     let order = unsafe {
-        libc::syscall(libc::SYS_kcmp, std::process::id(), pid, KCMP_FILE, ours.as_raw_fd() as u64, theirs as u64)
+        libc::syscall(libc::SYS_kcmp, std::process::id() as i32, pid, KCMP_FILE, ours.as_raw_fd() as u64, theirs as u64)
     };
     match order {
         0 => Some(true),
@@ -274,7 +272,7 @@ pub fn page_to_swap(pidfd: BorrowedFd<'_>, ranges: &[Range<u64>]) -> Result<u64>
 }
 
 /// The process behind `pid`, which stays that process whatever becomes of the number.
-pub fn pidfd_open(pid: u32) -> Result<OwnedFd> {
+pub fn pidfd_open(pid: i32) -> Result<OwnedFd> {
     injected()?;
     // SAFETY: only integers are passed; the descriptor is new and ours.
     unsafe { Ok(OwnedFd::from_raw_fd(checked(libc::syscall(libc::SYS_pidfd_open, pid, 0))? as i32)) }
@@ -317,6 +315,13 @@ pub const MODE_MISSING: u64 = 1;
 pub const MODE_WP: u64 = 2;
 /// The kernel notes what was written by itself, with no fault to answer.
 pub const FEATURE_WP_ASYNC: u64 = 1 << 15;
+
+/// Whether this process may make a userfaultfd that handles faults of the kernel too.
+pub fn has_userfaultfd() -> bool {
+    // SAFETY: only an integer is passed; the descriptor is new and ours, and closed at once.
+    checked(unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC) })
+        .is_ok_and(|fd| unsafe { OwnedFd::from_raw_fd(fd as i32) }.as_raw_fd() >= 0)
+}
 
 /// The handshake of a new userfaultfd.
 pub fn uffd_api(uffd: BorrowedFd<'_>, features: u64) -> Result<()> {

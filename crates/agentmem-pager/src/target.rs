@@ -1,6 +1,6 @@
 //! One process, stopped: every thread traced, and system calls made in its name.
 
-use crate::registers;
+use crate::registers::{self, Call};
 use crate::sys::{self, Registers, Stop};
 use std::io;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// nothing had happened.
 #[derive(Debug)]
 pub struct Stopped {
-    pid: u32,
+    pid: i32,
     threads: Vec<Thread>,
     injector: Option<Injector>,
     suspend_seccomp: bool,
@@ -23,7 +23,7 @@ pub struct Stopped {
 
 #[derive(Debug, Clone, Copy)]
 struct Thread {
-    tid: u32,
+    tid: i32,
     /// A signal that was about to be delivered, and is delivered when the thread is let go.
     signal: i32,
 }
@@ -31,7 +31,7 @@ struct Thread {
 /// A thread that calls in the process's name.
 #[derive(Debug)]
 struct Injector {
-    tid: u32,
+    tid: i32,
     /// Its registers, as they were when it stopped.
     registers: Registers,
     signal_mask: u64,
@@ -64,20 +64,20 @@ pub enum NotStopped {
 
 /// Takes the end of a traced thread off our list, so that its own parent learns of it; the end of a
 /// child of ours is left for who launched it.
-fn take_note_of_end(pid: u32, tid: u32) {
+fn take_note_of_end(pid: i32, tid: i32) {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
-    if tid != pid || parent != Some(std::process::id()) {
+    if tid != pid || parent != Some(std::process::id() as i32) {
         sys::forget(tid);
     }
 }
 
-fn is_traced(pid: u32, tid: u32) -> bool {
+fn is_traced(pid: i32, tid: i32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")).unwrap_or_default();
     status.lines().find_map(|line| line.strip_prefix("TracerPid:")).is_some_and(|tracer| tracer.trim() != "0")
 }
 
-fn tasks(pid: u32) -> io::Result<Vec<u32>> {
+fn tasks(pid: i32) -> io::Result<Vec<i32>> {
     let entries = std::fs::read_dir(format!("/proc/{pid}/task"))?;
     Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect())
 }
@@ -85,7 +85,7 @@ fn tasks(pid: u32) -> io::Result<Vec<u32>> {
 impl Stopped {
     /// Begins to stop all threads of `pid`; [`Stopped::settle`] waits for them. Several processes
     /// are best begun together.
-    pub fn begin(pid: u32) -> Result<Self, NotStopped> {
+    pub fn begin(pid: i32) -> Result<Self, NotStopped> {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).map_err(|_| NotStopped::Gone)?;
         let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
         let suspend_seccomp = field("Seccomp:").is_some_and(|mode| mode != "0");
@@ -151,7 +151,7 @@ impl Stopped {
     }
 
     /// Its number.
-    pub fn pid(&self) -> u32 {
+    pub fn pid(&self) -> i32 {
         self.pid
     }
 
@@ -161,12 +161,12 @@ impl Stopped {
     }
 
     /// Its threads.
-    pub fn threads(&self) -> impl Iterator<Item = u32> {
+    pub fn threads(&self) -> impl Iterator<Item = i32> {
         self.threads.iter().map(|thread| thread.tid)
     }
 
-    /// The system call that a thread was in when it stopped: `None` if it was in none.
-    pub fn interrupted(&self, tid: u32) -> io::Result<Option<u64>> {
+    /// The system call that a thread was in when it stopped, with its first arguments: `None` if it was in none.
+    pub fn interrupted(&self, tid: i32) -> io::Result<Option<Call>> {
         sys::registers(tid).map(|registers| registers::interrupted(&registers))
     }
 
@@ -236,7 +236,7 @@ impl Stopped {
 
     /// Lets one thread go. Linux detaches only from a stopped thread, and one that we left traced would hang at
     /// its next signal: so this waits for a thread that has not stopped yet, for as long as that takes.
-    fn let_go(pid: u32, thread: Thread) {
+    fn let_go(pid: i32, thread: Thread) {
         let mut signal = thread.signal;
         let mut asked = false;
         while sys::detach(thread.tid, signal).is_err() {
@@ -273,7 +273,7 @@ impl Drop for Stopped {
             // Its registers are not its own: running on would be worse than ending. Only a process
             // that is being killed, or a kernel that refuses what it granted before, comes here.
             // SAFETY: plain integers.
-            unsafe { libc::kill(self.pid as libc::pid_t, libc::SIGKILL) };
+            unsafe { libc::kill(self.pid, libc::SIGKILL) };
         }
         for thread in self.threads.drain(..) {
             Self::let_go(self.pid, thread);
@@ -337,7 +337,7 @@ impl Injector {
 }
 
 /// Address of a system call instruction in the vdso, which every process maps.
-fn find_syscall(pid: u32) -> io::Result<u64> {
+fn find_syscall(pid: i32) -> io::Result<u64> {
     let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
     let range = maps
         .lines()

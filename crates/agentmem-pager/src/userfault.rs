@@ -151,6 +151,11 @@ fn skipped(error: Option<io::Error>) -> io::Result<usize> {
     }
 }
 
+/// Whether processes of this user may have userfaultfds for the kernel's faults too.
+pub fn is_permitted() -> bool {
+    sys::has_userfaultfd() || File::options().read(true).write(true).open("/dev/userfaultfd").is_ok()
+}
+
 /// By /dev/userfaultfd, which its owner may open to users who may not call `userfaultfd`.
 fn create_by_device(stopped: &mut Stopped, flags: u64) -> io::Result<u64> {
     let device = stopped.call_with_text(libc::SYS_openat, &[libc::AT_FDCWD as u64], c"/dev/userfaultfd")?;

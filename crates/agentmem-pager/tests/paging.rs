@@ -3,12 +3,14 @@
 mod target;
 
 use agentmem_pager::freeze::Freezer;
-use agentmem_pager::pager::{Member, NotOut, Pager};
+use agentmem_pager::gate::{Bell, Gate};
+use agentmem_pager::pager::{NotOut, Pager};
 use agentmem_pager::sys::faults;
+use agentmem_pager::tree::Member;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use target::Target;
 
@@ -30,7 +32,7 @@ impl Random {
 }
 
 /// (parent, start) by process.
-fn processes() -> HashMap<u32, (u32, u64)> {
+fn processes() -> HashMap<i32, (i32, u64)> {
     let entries = std::fs::read_dir("/proc").unwrap().flatten();
     entries
         .filter_map(|entry| {
@@ -44,12 +46,12 @@ fn processes() -> HashMap<u32, (u32, u64)> {
 }
 
 /// A process and all that it started, parents before children.
-fn tree(root: u32) -> Vec<Member> {
+fn tree(root: i32) -> Vec<Member> {
     let all = processes();
     let mut members = vec![root];
     let mut next = 0;
     while next < members.len() {
-        let mut children: Vec<u32> =
+        let mut children: Vec<i32> =
             all.iter().filter(|(_, (parent, _))| *parent == members[next]).map(|(&pid, _)| pid).collect();
         children.sort_unstable();
         members.extend(children);
@@ -73,7 +75,7 @@ struct Cgroup(PathBuf);
 
 impl Cgroup {
     fn new() -> Option<Self> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
+        static COUNT: AtomicI32 = AtomicI32::new(0);
         let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
         let root = mounts.lines().find_map(|line| {
             let words: Vec<&str> = line.split(' ').collect();
@@ -110,7 +112,7 @@ fn by_signals() -> Freezer {
 }
 
 fn pager(freezer: Freezer, folder: &Path) -> Pager {
-    Pager::new(freezer, &folder.join("pages")).unwrap()
+    Pager::new(freezer, &folder.join("pages"), Arc::new(Gate::new(Bell::new().unwrap()))).unwrap()
 }
 
 const GO: AtomicBool = AtomicBool::new(false);
@@ -135,7 +137,7 @@ fn survives(arguments: &str, rounds: u64, seed: u64, cgroup: Option<Cgroup>) {
     let mut random = Random(seed);
     let (mut untouched, mut paged) = (Target::start(arguments), Target::start(arguments));
     assert_eq!(untouched.check(), paged.check());
-    let root = paged.pid().as_raw_nonzero().get() as u32;
+    let root = paged.pid().as_raw_nonzero().get();
     let freezer = cgroup.as_ref().map_or_else(by_signals, |cgroup| {
         cgroup.take(&tree(root));
         Freezer::Cgroup(cgroup.0.clone())
@@ -195,7 +197,7 @@ fn whatever_call_fails_the_target_goes_on_with_every_byte() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let mut paged = Target::start("serve --seed 21 --mib 4 --threads 1 --children 1");
-    let root = paged.pid().as_raw_nonzero().get() as u32;
+    let root = paged.pid().as_raw_nonzero().get();
     let mut pager = pager(by_signals(), folder.path());
     let (mut nth, mut succeeded) = (1, 0);
     // Past the last call of a page-out and a wake, nothing is left to fail.
@@ -215,7 +217,7 @@ fn whatever_call_fails_the_target_goes_on_with_every_byte() {
             pager.wake().unwrap();
         }
         paged.check();
-        succeeded += u32::from(!failed);
+        succeeded += i32::from(!failed);
         // Every call at first, then ever fewer: there are thousands.
         nth += 1 + nth / 12;
     }
@@ -227,7 +229,7 @@ fn what_comes_in_aborts_at_any_moment() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let mut paged = Target::start("serve --seed 31 --mib 32 --threads 2 --children 1");
-    let root = paged.pid().as_raw_nonzero().get() as u32;
+    let root = paged.pid().as_raw_nonzero().get();
     let mut pager = pager(by_signals(), folder.path());
     let mut random = Random(5);
     let (mut aborted, mut out) = (0, 0);
@@ -263,14 +265,14 @@ fn somebody_elses_thaw_makes_it_wait_and_not_read_zeros() {
     let folder = tempfile::tempdir().unwrap();
     let mut paged = Target::start("serve --seed 41 --mib 8 --threads 2");
     let before = paged.check();
-    let members = tree(paged.pid().as_raw_nonzero().get() as u32);
+    let members = tree(paged.pid().as_raw_nonzero().get());
     let mut pager = pager(by_signals(), folder.path());
     page_out(&mut pager, &members);
     paged.signal(rustix::process::Signal::CONT);
     paged.tell("check");
     std::thread::sleep(Duration::from_millis(100));
     let mut alarms: Vec<rustix::event::PollFd<'_>> =
-        pager.alarms().map(|fd| rustix::event::PollFd::from_borrowed_fd(fd, rustix::event::PollFlags::IN)).collect();
+        pager.faults().map(|fd| rustix::event::PollFd::from_borrowed_fd(fd, rustix::event::PollFlags::IN)).collect();
     let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
     assert!(rustix::event::poll(&mut alarms, Some(&now)).unwrap() > 0, "the fault is noticed");
     drop(alarms);
