@@ -53,7 +53,8 @@ class Chat {
   }
 
   word() {
-    const letters = Array.from({ length: 3 + this.random.below(7) }, () => 97 + this.random.below(26));
+    const letter = () => 97 + this.random.below(26);
+    const letters = Array.from({ length: 3 + this.random.below(7) }, letter);
     return String.fromCharCode(...letters);
   }
 
@@ -72,7 +73,8 @@ class Chat {
     });
     this.texts.push(text);
     this.turns.push(JSON.parse(text));
-    this.vectors.push(Float64Array.from({ length: DIMENSIONS }, () => this.random.next() / 2 ** 32));
+    const coordinate = () => this.random.next() / 2 ** 32;
+    this.vectors.push(Float64Array.from({ length: DIMENSIONS }, coordinate));
     for (const word of said.slice(0, 20)) this.note(word);
     this.remember(said[1], text);
     const [start, id] = [this.random.next(), this.count];
