@@ -23,7 +23,11 @@
 //! agent instead of shapes.
 //!
 //! Every shape's memory comes to about M MiB together, huge pages (2 MiB a thread at least) and children not counted.
-//! Children are, in turn: started by posix_spawn; forked, with all memory shared copy-on-write; forked to execute.
+//! Children are, in turn: started by posix_spawn; forked, with all memory shared copy-on-write; forked to execute. With less
+//! than two of them, no anonymous memory is shared with another process.
+//!
+//! A static program comes of `RUSTFLAGS='-C target-feature=+crt-static' cargo build -p agentmem-pager --example shapes
+//! --target x86_64-unknown-linux-gnu`; AGENTMEM_SHAPES names it to the tests.
 
 mod agentlike;
 mod children;

@@ -11,7 +11,7 @@ use std::ptr::null_mut;
 pub fn makers() -> Vec<Maker> {
     vec![
         (250, |rng, pages, key| Box::new(Anonymous::new(rng, pages, key))),
-        (100, |rng, pages, key| Box::new(Remap(several(rng, pages, key)))),
+        (100, |rng, pages, key| Box::new(Remap::new(rng, pages, key))),
         (100, |rng, pages, key| Box::new(Advised(several(rng, pages, key)))),
         (150, |rng, pages, key| Box::new(Huge::new(rng, pages, key))),
         (50, |rng, pages, key| Box::new(Guarded::new(rng, pages, key))),
@@ -97,9 +97,17 @@ impl Shape for Anonymous {
 }
 
 /// Mappings that grow, shrink and move with mremap.
-struct Remap(Vec<Mapping>);
+struct Remap {
+    mappings: Vec<Mapping>,
+    /// Pages of one of them.
+    most: usize,
+}
 
 impl Remap {
+    fn new(rng: &mut Rng, pages: usize, key: u64) -> Self {
+        Remap { mappings: several(rng, pages, key), most: pages.div_ceil(2) }
+    }
+
     fn resize(mapping: &mut Mapping, pages: usize, flags: MremapFlags) -> rustix::io::Result<()> {
         // SAFETY: this mapping alone; its address and its model follow.
         let at = unsafe { mremap(mapping.address(), mapping.bytes(), pages * PAGE, flags) }?;
@@ -127,21 +135,20 @@ impl Shape for Remap {
     }
 
     fn regions(&self) -> Vec<&Region> {
-        regions(&self.0)
+        regions(&self.mappings)
     }
 
     fn mutate(&mut self, rng: &mut Rng) -> Result<(), Wrong> {
-        let most = 2 * self.0.iter().map(|mapping| mapping.pages.len()).sum::<usize>() / self.0.len();
-        let index = rng.below(self.0.len());
-        let mapping = &mut self.0[index];
+        let index = rng.below(self.mappings.len());
+        let mapping = &mut self.mappings[index];
         let pages = mapping.pages.len();
-        let grown = (pages + 1 + rng.below(8)).min(most.max(pages + 1));
+        let grown = (pages + 1 + rng.below(8)).min(self.most);
         match rng.below(5) {
             // Whether there is room behind it is luck, and must not show in the digest.
-            0 if pages < most => Remap::resize(mapping, grown, MremapFlags::empty())
+            0 if pages < grown => Remap::resize(mapping, grown, MremapFlags::empty())
                 .or_else(|_| Remap::resize(mapping, grown, MremapFlags::MAYMOVE))
                 .expect("mremap"),
-            1 if pages < most => Remap::resize(mapping, grown, MremapFlags::MAYMOVE).expect("mremap"),
+            1 if pages < grown => Remap::resize(mapping, grown, MremapFlags::MAYMOVE).expect("mremap"),
             2 if pages > 1 => Remap::resize(mapping, pages - pages.div_ceil(8), MremapFlags::MAYMOVE).expect("mremap"),
             3 => Remap::relocate(mapping),
             _ => mapping.scribble(rng),

@@ -10,7 +10,7 @@ use crate::threads::Worker;
 use crate::world::{Owner, World};
 use crate::{Options, agentlike};
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::mem::{self, ManuallyDrop};
 use std::os::fd::FromRawFd;
 use std::thread;
@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 
 /// Pages of a MiB.
 const MIB: usize = 256;
+/// Bytes of a command at most.
+const LINE: u64 = 64;
 /// Frames of the main stack at most.
 const DEPTH: usize = 1500;
 
@@ -135,7 +137,7 @@ impl Fleet {
     fn attend(&mut self, input: &mut dyn BufRead, frame: &Frame<'_>) -> Result<Command, Wrong> {
         loop {
             let mut line = String::new();
-            if input.read_line(&mut line).expect("input") == 0 {
+            if (&mut *input).take(LINE).read_line(&mut line).expect("input") == 0 {
                 return Ok(Command::Quit);
             }
             match Command::parse(&line) {
