@@ -66,6 +66,11 @@ class Tree:
         return self._process
 
     @property
+    def is_started(self) -> bool:
+        """Whether there is a process to talk about."""
+        return self._process is not None
+
+    @property
     def pid(self) -> int:
         """Of `process`."""
         return self.process.pid
