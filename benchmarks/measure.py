@@ -84,6 +84,23 @@ def memory_of_all(pids: Iterable[int]) -> Memory:
     return total
 
 
+def supervisor_bytes(pid: int) -> int:
+    """Memory of a supervisor with all its frames, those in memfds that it does not map too."""
+    held: dict[int, int] = {}
+    for link in Path(f"/proc/{pid}/fd").glob("*"):
+        with contextlib.suppress(OSError):
+            if str(link.readlink()).startswith("/memfd:"):
+                found = link.stat()
+                held[found.st_ino] = found.st_blocks * 512
+    try:
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    pss = {name: int(amount) * _KIB for name, amount in re.findall(r"(\w+):\s+(\d+) kB", rollup)}
+    # What of a memfd is mapped counts in both, so that part is taken out once.
+    return pss["Pss"] - min(pss["Pss_Shmem"], sum(held.values())) + sum(held.values())
+
+
 def file_resident_bytes(pids: Iterable[int], binary: Path) -> int:
     """PSS of the pages of `binary` over all these processes: each page once, if no other has it."""
     wanted, total = str(binary.resolve()), 0
