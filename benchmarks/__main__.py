@@ -4,9 +4,11 @@ import argparse
 import asyncio
 import dataclasses
 import json
+import os
 import sys
 import time
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from agentmem.bench.result import Figure, Result, commit, machine
@@ -32,15 +34,19 @@ def main() -> int:
     given = _arguments()
     settings = Settings(given.count, given.turns, given.seed, given.mcp, given.mib)
     print(f"{given.name}: {BENCHMARKS[given.name]} ...", file=sys.stderr)
-    began_s = time.monotonic()
+    began_s, load = time.monotonic(), os.getloadavg()[0]
     result: Result = asyncio.run(import_module(f"benchmarks.{given.name}").run(settings))
+    result.meaning.insert(0, given.name)
+    load = max(load, os.getloadavg()[0])
+    if load > 2 * len(os.sched_getaffinity(0)):
+        result.notes.append(f"the machine was busy (load {load:.1f}): times are upper bounds")
     record = as_record(given.name, settings, result) | {
+        "load": round(load, 1),
         "seconds": round(time.monotonic() - began_s, 1),
         "ended": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-    folder = CHECKOUT / "results"
-    folder.mkdir(exist_ok=True)
-    with (folder / f"{given.name}.jsonl").open("a") as file:
+    given.results.mkdir(parents=True, exist_ok=True)
+    with (given.results / f"{given.name}.jsonl").open("a") as file:
         file.write(json.dumps(record) + "\n")
     print(json.dumps(record) if given.json else table(given.name, result))
     return 1 if any(figure.is_met is False for figure in result.figures) else 0
@@ -59,6 +65,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--mcp", action="store_true", help="two MCP servers for each agent")
     parser.add_argument("--mib", type=int, default=64, help="of a synthetic agent (64)")
+    parser.add_argument("--results", type=Path, default=CHECKOUT / "results", metavar="DIR")
     parser.add_argument("--json", action="store_true", help="the record instead of a table")
     return parser.parse_args()
 
@@ -76,6 +83,8 @@ def as_record(name: str, settings: Settings, result: Result) -> dict[str, Any]:
         "notes": result.notes,
         "settings": dataclasses.asdict(settings),
         "claude_code": VERSION,
+        # Whoever measures something else than this checkout's own says so in the record.
+        "agentmem": os.environ.get("AGENTMEM", "of this checkout"),
         "machine": machine(),
         "commit": commit(),
         "digest": result.digest,

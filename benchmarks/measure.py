@@ -44,6 +44,12 @@ def _stat(pid: int) -> list[str]:
         return []
 
 
+def start_ticks(pid: int) -> int | None:
+    """When a process was started: with its number, what tells it from any other."""
+    fields = _stat(pid)
+    return int(fields[19]) if fields else None
+
+
 def tree_of(pid: int) -> list[int]:
     """`pid` and all its descendants that live, it first; empty when it is gone."""
     children: dict[int, list[int]] = {}
@@ -167,7 +173,7 @@ def percentile(values: Iterable[float], share: float) -> float:
 
 @dataclass(frozen=True)
 class Interval:
-    """A ratio of means, and where it lies with 95 % confidence."""
+    """A ratio, and where it lies with 95 % confidence."""
 
     value: float
     low: float
@@ -176,20 +182,16 @@ class Interval:
 
 @dataclass
 class Pairs:
-    """Times of two things that were done by turns in one run: what is measured, and the base."""
+    """Times of the same things done in two ways in one run: what is measured, and the base."""
 
     seed: int
     measured: list[float] = field(default_factory=list)
     base: list[float] = field(default_factory=list)
 
     def ratio(self, repetitions: int = 2000) -> Interval:
-        """The ratio of medians, with an interval by bootstrap over both sides."""
+        """The median of the ratios within pairs, with an interval by bootstrap over pairs."""
         choose = random.Random(self.seed)
-
-        def once() -> float:
-            top = percentile(choose.choices(self.measured, k=len(self.measured)), 0.5)
-            return top / percentile(choose.choices(self.base, k=len(self.base)), 0.5)
-
-        ratios = sorted(once() for _ in range(repetitions))
-        value = percentile(self.measured, 0.5) / percentile(self.base, 0.5)
-        return Interval(value, percentile(ratios, 0.025), percentile(ratios, 0.975))
+        each = [top / base for top, base in zip(self.measured, self.base, strict=True)]
+        medians = [percentile(choose.choices(each, k=len(each)), 0.5) for _ in range(repetitions)]
+        low, high = percentile(medians, 0.025), percentile(medians, 0.975)
+        return Interval(percentile(each, 0.5), low, high)

@@ -93,7 +93,7 @@ class Stage:
 
     async def end(self, tree: Tree) -> int:
         """End a tree before the stage ends; its exit code."""
-        self.trees.remove(tree)
+        assert tree in self.trees, "of this stage"
         return await tree.stop()
 
 

@@ -134,16 +134,18 @@ class Tree:
         return (self.folder / "stderr.txt").read_text(errors="replace")
 
     async def stop(self) -> int:
-        """End it by closing its stdin, else by signals to each of its processes; its exit code."""
+        """End it by closing its stdin, else by signals; its exit code. Again does nothing."""
+        if self.process.returncode is not None:
+            return self.process.returncode
         stdin = self.process.stdin
         assert stdin is not None, "a pipe"
-        pids = self.pids()
+        processes = {pid: measure.start_ticks(pid) for pid in self.pids()}
         stdin.close()
-        for number in (None, signal.SIGTERM, signal.SIGKILL):
-            for pid in pids if number else ():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, number or 0)
-                    os.kill(pid, signal.SIGCONT)
+        for step in ("wait", "terminate", "kill"):
+            if step == "terminate":
+                self.process.terminate()
+            elif step == "kill":
+                _kill(processes)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._ended(), _END_S)
                 break
@@ -161,3 +163,11 @@ class Tree:
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
+
+
+def _kill(processes: dict[int, int | None]) -> None:
+    """Kill what is left of a tree: a number that now is another process's is left alone."""
+    for pid, ticks in processes.items():
+        if ticks is not None and measure.start_ticks(pid) == ticks:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)

@@ -13,7 +13,7 @@ from benchmarks.claude_code import Claude
 from benchmarks.stage import Settings, Stage, meaning, stage, wrong
 from benchmarks.tree import Turn
 
-_PAUSE_S_MAX = 0.5
+_PAUSE_S = (1.0, 1.5)
 
 
 async def run(settings: Settings) -> Result:
@@ -30,11 +30,13 @@ async def run(settings: Settings) -> Result:
             await on.runtime.reach(managed.name, "paged_out")
             if ssd:
                 await on.runtime.to_ssd(managed.name)
-            await asyncio.sleep(choose.uniform(0, _PAUSE_S_MAX))
-            turns["woken from SSD" if ssd else "woken"].append(await managed.turn())
+            # Neither is always the first, and neither begins while the other still tidies up.
+            for agent in choose.sample((untouched, managed), 2):
+                await asyncio.sleep(choose.uniform(*_PAUSE_S))
+                name = "untouched" if agent is untouched else f"woken{' from SSD' * ssd}"
+                turns[name].append(await agent.turn())
             if ssd:
                 await on.runtime.request(managed.name, "limit", memory_max_bytes=None)
-            turns["untouched"].append(await untouched.turn())
         figures = [figure for name, each in turns.items() for figure in _times(name, each)]
         figures += _added(turns)
         figures += await _wakes(on, managed)
