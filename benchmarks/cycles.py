@@ -62,7 +62,7 @@ def _runners(on: Stage, count: int) -> dict[str, Callable[[], Awaitable[Outcome]
         "claude": lambda: _claude(on, count),
         "chatty": lines("chatty", lambda: _there(programs.chatty())),
         "notebook": lines("notebook", lambda: _there(programs.notebook())),
-        "static": lines("static", lambda: programs.shapes(_SHAPES_MIB, seed, static=True)),
+        "static": lines("static", lambda: programs.static_shapes(_SHAPES_MIB, seed)),
     }
 
 

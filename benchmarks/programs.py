@@ -10,17 +10,25 @@ _RELEASE = CHECKOUT / "target" / "release" / "examples" / "shapes"
 _STATIC = CHECKOUT / "target" / "static" / "release" / "examples" / "shapes"
 
 
-def shapes(mib: int, seed: int, *, static: bool = False) -> list[str]:
+def shapes(mib: int, seed: int) -> list[str]:
     """A program of so many MiB that compress as an agent's do; `check` looks at all of it."""
-    variable = "AGENTMEM_SHAPES_STATIC" if static else "AGENTMEM_SHAPES"
-    program = Path(os.environ.get(variable) or (_STATIC if static else _RELEASE))
+    program = _built("AGENTMEM_SHAPES", _RELEASE, "")
+    return [program, "compress-like", "--mib", str(mib), "--seed", str(seed)]
+
+
+def static_shapes(mib: int, seed: int) -> list[str]:
+    """A static binary with memory and threads of all kinds, so many MiB in all."""
+    program = _built("AGENTMEM_SHAPES_STATIC", _STATIC, "RUSTFLAGS='-C target-feature=+crt-static'")
+    return [program, "serve", "--mib", str(mib), "--seed", str(seed), "--threads", "2"]
+
+
+def _built(variable: str, place: Path, flags: str) -> str:
+    program = Path(os.environ.get(variable) or place)
     if not program.exists():
-        flags = "RUSTFLAGS='-C target-feature=+crt-static' " if static else ""
-        target = " --target-dir target/static" if static else ""
-        raise SystemExit(
-            f"no {program}: {flags}cargo build --release -p agentmem-pager --example shapes{target}"
-        )
-    return [str(program), "compress-like", f"--mib={mib}", f"--seed={seed}"]
+        target = f"--target-dir {place.parents[2].relative_to(CHECKOUT)}"
+        build = f"cargo build --release -p agentmem-pager --example shapes {target}"
+        raise SystemExit(f"{program.name} is not built: {flags} {build}")
+    return str(program)
 
 
 def blocks(mib: int, seed: int) -> list[str]:
