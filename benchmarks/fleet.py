@@ -1,7 +1,7 @@
 """`--count` instances of Claude Code at once (100), all idle and paged out; then 20 are asked.
 
 Without the binary, whose pages all instances share, each may take 33 MB: its own memory, its
-supervisor and its frames.
+supervisor and its frames. With MCP servers (`--mcp`, 25 trees) there is no such limit.
 """
 
 import random
@@ -25,7 +25,7 @@ async def run(settings: Settings) -> Result:
         available = measure.mem_available_bytes()
         agents, turns = await _start(on, settings.count_or(25 if settings.mcp else 100))
         again = await _settle(on, agents)
-        figures = [Figure("instances", len(agents), ""), *_memory(agents, available)]
+        figures = [Figure("instances", len(agents), ""), *_memory(on, agents, available)]
         asked = random.Random(settings.seed).sample(agents, min(_ASKED, len(agents)))
         woken = [await agent.turn() for agent in asked]
         first = [turn.first_event_ms for turn in woken]
@@ -65,7 +65,7 @@ async def _settle(on: Stage, agents: list[Claude]) -> dict[str, str]:
     return late
 
 
-def _memory(agents: list[Claude], available: int) -> list[Figure]:
+def _memory(on: Stage, agents: list[Claude], available: int) -> list[Figure]:
     available -= measure.mem_available_bytes()
     pids = [pid for agent in agents for pid in agent.agent_pids()]
     memory = measure.memory_of_all(pids)
@@ -73,9 +73,10 @@ def _memory(agents: list[Claude], available: int) -> list[Figure]:
     supervisors = sum(measure.supervisor_bytes(agent.pid) for agent in agents)
     count = len(agents)
     each = (memory.pss - binary + supervisors) / count / MB
+    goal = None if on.settings.mcp else _EACH_MB_MAX
     return [
         Figure("processes, without supervisors", len(pids), ""),
-        Figure("each, everything without the binary", each, "MB", _EACH_MB_MAX),
+        Figure("each, everything without the binary", each, "MB", goal),
         Figure("each, its own PSS", (memory.pss - binary) / count / MB, "MB"),
         Figure("each, private anonymous", memory.private_anonymous / count / MB, "MB"),
         Figure("each, supervisor and frames", supervisors / count / MB, "MB"),
