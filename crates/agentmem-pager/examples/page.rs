@@ -29,7 +29,7 @@ fn main() {
                 Ok(report) => println!("{report:?} {:?}", pager.held()),
                 Err(why) => println!("not out: {why}"),
             },
-            "s" => println!("{:?} {:?}", pager.demote(), pager.held()),
+            "s" => println!("{:?} {:?}", pager.demote(&AtomicBool::new(false)), pager.held()),
             "w" => println!("{:?}", pager.wake()),
             other => println!("{other}: o, s or w"),
         }

@@ -1,6 +1,7 @@
 //! One managed tree for the supervisor: when asked, it looks at what the tree waits for, has it paged out if all of
 //! that is understood, and says what to watch while it is away.
 
+use crate::agent::Move;
 use crate::cgroup::Cgroup;
 use crate::freeze::Freezer;
 use crate::gate::Gate;
@@ -188,6 +189,15 @@ impl Paging for TreePager {
         self.pager.wake().map_err(|Damaged(what)| Damage { what })?;
         self.record(&[]);
         Ok(WakeReport { held: self.held() })
+    }
+
+    fn move_frames(&mut self, to: Move, abort: &AtomicBool) -> Held {
+        match to {
+            // What does not fit on SSD stays in RAM.
+            Move::ToSsd => drop(self.pager.demote(abort)),
+            Move::Drop => self.pager.drop_kept(),
+        }
+        self.held()
     }
 }
 

@@ -22,7 +22,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// All threads stop within this, or go on.
@@ -164,9 +164,10 @@ impl Pager {
         }
     }
 
-    /// Moves all frames from RAM to SSD.
-    pub fn demote(&mut self) -> agentmem_core::Result<()> {
-        let outcome = self.frames.demote(self.processes.values_mut().flat_map(Process::blocks_mut));
+    /// Moves all frames from RAM to SSD, until `abort` turns true.
+    pub fn demote(&mut self, abort: &AtomicBool) -> agentmem_core::Result<()> {
+        let blocks = self.processes.values_mut().flat_map(Process::blocks_mut);
+        let outcome = self.frames.demote(blocks.take_while(|_| !abort.load(Ordering::Relaxed)));
         release_free_memory();
         outcome
     }

@@ -3,6 +3,7 @@
 //! The pager works on a thread of its own, one order at a time, and the main loop never waits for it:
 //! orders go through a channel, reports come back with a ring of the bell.
 
+use crate::agent::Move;
 use crate::gate::Gate;
 use rustix::event::PollFlags;
 use serde::Serialize;
@@ -23,6 +24,9 @@ pub trait Paging: Send {
 
     /// Brings everything back and thaws.
     fn wake(&mut self) -> Result<WakeReport, Damage>;
+
+    /// Moves frames, as far as it goes; gives up soon after `abort` turns true. Nothing of the tree changes.
+    fn move_frames(&mut self, to: Move, abort: &AtomicBool) -> Held;
 }
 
 /// A tree is away.
@@ -135,12 +139,15 @@ pub enum Report {
     PageOut(Result<PageOutReport, Refused>),
     /// The answer to [`Pager::wake`].
     Wake(Result<WakeReport, Damage>),
+    /// The answer to [`Pager::move_frames`].
+    Frames(Held),
 }
 
 #[derive(Clone, Copy)]
 enum Order {
     PageOut,
     Wake,
+    Frames(Move),
 }
 
 /// The pager's thread.
@@ -181,7 +188,7 @@ impl Pager {
         self.order(Order::PageOut);
     }
 
-    /// Asks the page-out that is under way to give up.
+    /// Asks the page-out, or the moving of frames, that is under way to give up.
     pub fn abort(&self) {
         self.abort.store(true, Ordering::SeqCst);
     }
@@ -189,6 +196,12 @@ impl Pager {
     /// Orders a wake.
     pub fn wake(&self) {
         self.order(Order::Wake);
+    }
+
+    /// Orders frames to be moved.
+    pub fn move_frames(&self, to: Move) {
+        self.abort.store(false, Ordering::SeqCst);
+        self.order(Order::Frames(to));
     }
 
     /// What has been reported, if anything.
@@ -220,6 +233,10 @@ fn obey(paging: &mut dyn Paging, order: Order, abort: &AtomicBool) -> Report {
             Ok(Ok(report)) => Report::PageOut(Ok(report)),
             Ok(Err(NotAway::Refused(refused))) => Report::PageOut(Err(refused)),
             Ok(Err(NotAway::Damaged(damage))) => Report::Wake(Err(damage)),
+            Err(_) => Report::Wake(Err(Damage { what: panicked() })),
+        },
+        Order::Frames(to) => match catch_unwind(AssertUnwindSafe(|| paging.move_frames(to, abort))) {
+            Ok(held) => Report::Frames(held),
             Err(_) => Report::Wake(Err(Damage { what: panicked() })),
         },
         Order::Wake => {

@@ -303,6 +303,7 @@ impl Supervisor {
                 self.waking = Some((self.now_ms(), reason));
                 self.pager.iter().for_each(Pager::wake);
             }
+            Action::MoveFrames(to) => self.pager.iter().for_each(|pager| pager.move_frames(to)),
             Action::ForwardSignal(signal) => self.root.signal(signal),
             Action::StopSelf(signal) => self.stop_self(signal),
             Action::Answer(ticket, result) => {
@@ -472,6 +473,10 @@ impl Supervisor {
                 Event::Woken
             }
             Report::Wake(Err(damage)) => Event::Failed(damage.what),
+            Report::Frames(held) => {
+                self.history.moved(held);
+                Event::FramesMoved
+            }
         };
         self.happen(event);
     }
@@ -508,7 +513,7 @@ impl Supervisor {
             paused: self.agent.is_paused(),
             idle_ms: if away { self.now_ms() - self.away_since_ms } else { quiet.quiet_ms },
             busy_with: quiet.busy_with,
-            supervisor_bytes: status::supervisor_bytes(),
+            supervisor_bytes: status::supervisor_bytes().saturating_sub(self.history.held().compressed_bytes),
             measured: self.observer.measure(),
             history: self.history.summary(),
             left_alone: verbose.then(|| self.history.left_alone()),

@@ -152,7 +152,7 @@ fn survives(arguments: &str, rounds: u64, seed: u64, cgroup: Option<Cgroup>) {
         let after = private_kib(&members);
         assert!(report.dropped_bytes > 0 && after < before, "{before} KiB, {after} KiB: {report:?}");
         match random.below(8) {
-            0 => pager.demote().unwrap(),
+            0 => pager.demote(&GO).unwrap(),
             1 => std::thread::sleep(Duration::from_millis(random.below(30))),
             _ => {}
         }

@@ -44,7 +44,7 @@ fn descendants_belong_and_the_dead_do_not() {
         std::thread::yield_now();
     }
     assert_eq!(Member::of(root), Err(Unseen::Gone));
-    assert_eq!(pids(&tree), []);
+    assert_eq!(pids(&tree), Vec::<i32>::new());
     shell.0.wait().unwrap();
     assert_eq!(member.pidfd().err(), Some(Unseen::Gone));
 }
@@ -81,7 +81,7 @@ fn a_cgroup_lists_itself_and_those_below() {
     let mut tree = Tree { root: 1, cgroup: Some(folder.path().to_owned()), reaper: None };
     assert_eq!(pids(&tree), [me], "0 is nobody, and the other has ended");
     tree.cgroup = Some(folder.path().join("none"));
-    assert_eq!(pids(&tree), []);
+    assert_eq!(pids(&tree), Vec::<i32>::new());
 }
 
 /// Runs in the memory of the test, as a vfork child does until it calls exec.
