@@ -3,3 +3,7 @@
 //!
 //! One supervisor per tree. ARCHITECTURE.md says how the parts fit together and which order of
 //! steps cannot lose memory.
+
+pub mod peek;
+pub mod proc;
+pub mod tree;
