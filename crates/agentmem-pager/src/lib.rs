@@ -4,6 +4,9 @@
 //! One supervisor per tree. ARCHITECTURE.md says how the parts fit together and which order of
 //! steps cannot lose memory.
 
+pub mod calls;
 pub mod peek;
 pub mod proc;
 pub mod tree;
+pub mod waits;
+pub mod watch;
