@@ -5,8 +5,10 @@
 //! steps cannot lose memory.
 
 pub mod calls;
+pub mod idle;
 pub mod peek;
 pub mod proc;
+pub mod sample;
 pub mod tree;
 pub mod waits;
 pub mod watch;
