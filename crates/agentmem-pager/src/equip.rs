@@ -2,10 +2,11 @@
 
 use crate::agent::Quiet;
 use crate::arguments::Settings;
-use crate::idle::{self, Idleness};
+use crate::idle::{Idleness, Turn};
 use crate::managed::TreePager;
 use crate::memory;
 use crate::observer::{Activity, Equip, Equipment, Observer, Tree};
+use crate::sample::sample;
 use crate::status::Measured;
 use crate::tree;
 use std::path::PathBuf;
@@ -34,7 +35,7 @@ impl Equip for Paged {
         let reaper = tree.launched.then(|| std::process::id() as i32);
         let cgroup = tree.cgroup.as_ref().map(|cgroup| cgroup.path().to_owned());
         let whole = tree::Tree { root, cgroup, reaper };
-        let observer = Box::new(TreeObserver { tree: whole.clone(), idleness: Idleness::new(), input_ms: 0 });
+        let observer = Box::new(TreeObserver { tree: whole.clone(), idleness: Idleness::new(0), input_ms: 0 });
         let folder = cold_folder(&tree.settings);
         let paging =
             tree.settings.freeze.then(|| TreePager::new(whole, tree.cgroup, &folder, tree.gate, tree.registration));
@@ -78,9 +79,17 @@ impl Observer for TreeObserver {
             self.input_ms = terminal.input_ms;
             self.idleness.input(terminal.input_ms);
         }
-        self.idleness.observe(now_ms, &idle::sample(&self.members()));
+        self.idleness.observe(now_ms, &sample(&self.members()));
         let quiet_ms = self.idleness.quiet_since().map_or(0, |since_ms| now_ms.saturating_sub(since_ms));
         Quiet { quiet_ms, busy_with: self.idleness.busy_with() }
+    }
+
+    fn hint(&mut self, now_ms: u64, turn: Turn) {
+        self.idleness.hint(now_ms, turn);
+    }
+
+    fn woke(&mut self, now_ms: u64) {
+        self.idleness.woke(now_ms);
     }
 
     fn measure(&mut self) -> Measured {

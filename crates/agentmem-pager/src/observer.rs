@@ -4,6 +4,7 @@ use crate::agent::Quiet;
 use crate::arguments::Settings;
 use crate::cgroup::Cgroup;
 use crate::gate::Gate;
+use crate::idle::Turn;
 use crate::paging::Paging;
 use crate::registry::Registration;
 use crate::status::Measured;
@@ -17,6 +18,12 @@ pub trait Observer {
 
     /// How large the tree is. Asked for `status`.
     fn measure(&mut self) -> Measured;
+
+    /// A hook of the agent said something of its turn.
+    fn hint(&mut self, _now_ms: u64, _turn: Turn) {}
+
+    /// The tree was frozen and runs again: what was counted before says nothing any more.
+    fn woke(&mut self, _now_ms: u64) {}
 
     /// Its memory may not be larger than this while it is awake; none: it may.
     fn limit(&mut self, _memory_max_bytes: Option<u64>) {}

@@ -1,11 +1,12 @@
 //! The main loop: everything that can happen to a supervisor comes out of one poll, is told to the
 //! state machine, and what that decides is done here.
 
-use crate::agent::{Action, Agent, Event, Reason, Rules, Ticket};
+use crate::agent::{Action, Agent, Event, Op, Reason, Rules, Ticket};
 use crate::arguments::Settings;
 use crate::cgroup::Cgroup;
 use crate::control::{Answer, Control, Request};
 use crate::gate::{Bell, Change, Gate};
+use crate::idle::Turn;
 use crate::launch::{Exit, Inherited, LaunchError};
 use crate::observer::{Activity, Equip, Equipment, Observer, Tree};
 use crate::os::{self, Received, SignalQueue, SignalSet};
@@ -470,6 +471,7 @@ impl Supervisor {
                 if let Some((since_ms, reason)) = self.waking.take() {
                     self.history.woken(&report, reason, self.now_ms() - since_ms);
                 }
+                self.observer.woke(self.now_ms());
                 Event::Woken
             }
             Report::Wake(Err(damage)) => Event::Failed(damage.what),
@@ -484,7 +486,10 @@ impl Supervisor {
     fn requested(&mut self, ticket: Ticket, mut request: Option<Request>) {
         while let Some(asked) = request.take() {
             let answer = match (asked.op(), &asked) {
-                (Some(op), _) => return self.happen(Event::Request(ticket, op)),
+                (Some(op), _) => {
+                    self.heard(op);
+                    return self.happen(Event::Request(ticket, op));
+                }
                 (None, Request::Limit { memory_max_bytes }) => {
                     self.settings.memory_max_bytes = *memory_max_bytes;
                     self.observer.limit(*memory_max_bytes);
@@ -494,6 +499,16 @@ impl Supervisor {
             };
             request = self.control.answer(ticket, &answer);
         }
+    }
+
+    /// Hooks tell of turns, and the observer remembers that.
+    fn heard(&mut self, op: Op) {
+        let turn = match op {
+            Op::HintIdle => Turn::Idle,
+            Op::HintActive => Turn::Active,
+            Op::Pause | Op::Resume | Op::Wake => return,
+        };
+        self.observer.hint(self.now_ms(), turn);
     }
 
     fn status(&mut self, verbose: bool) -> Status {
