@@ -32,6 +32,7 @@ COMMANDS = {
     "limit": _Entry("agentmem.cli.control:limit", "Change what an agent may hold in RAM."),
     "admit": _Entry("agentmem.cli.admit:admit", "Say whether there is room for another agent."),
     "hint": _Entry("agentmem.cli.hint:hint", "Tell the supervisor what its agent is doing."),
+    "hooks": _Entry("agentmem.cli.hooks:hooks", "Have agents tell when they are idle."),
     "scan": _Entry(
         "agentmem.cli.scan:scan", "See how much your own transcripts hold, and would shrink to."
     ),
