@@ -33,6 +33,7 @@ COMMANDS = {
     "admit": _Entry("agentmem.cli.admit:admit", "Say whether there is room for another agent."),
     "hint": _Entry("agentmem.cli.hint:hint", "Tell the supervisor what its agent is doing."),
     "hooks": _Entry("agentmem.cli.hooks:hooks", "Have agents tell when they are idle."),
+    "setup": _Entry("agentmem.cli.setup:setup", "Grant once, as root, what agents need."),
     "scan": _Entry(
         "agentmem.cli.scan:scan", "See how much your own transcripts hold, and would shrink to."
     ),
