@@ -102,7 +102,9 @@ def test_only_names_are_names(supervisors: Fleet) -> None:
     for wrong in (".hidden.sock", "a b.sock", "-a.json", f"{'x' * 65}.json", "a.txt", "ä.json"):
         (supervisors.agents / wrong).touch()
     supervisors.lost("a.b-c_9")
-    assert registry.names(supervisors.agents) == ["a.b-c_9"]
+    for name in ("a-11", "a-2", "a"):
+        supervisors.lost(name)
+    assert registry.names(supervisors.agents) == ["a", "a-2", "a-11", "a.b-c_9"]
 
 
 # agents

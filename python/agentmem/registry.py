@@ -81,7 +81,7 @@ def _check(path: Path, found: os.stat_result) -> None:
 
 
 def names(agents: Path) -> list[str]:
-    """The names of all that are in the folder, dead ones too, in order."""
+    """The names of all that are in the folder, dead ones too; 2 comes before 11."""
     import re
 
     stems = {
@@ -89,7 +89,15 @@ def names(agents: Path) -> list[str]:
         for entry in os.scandir(agents)
         if entry.name.endswith((".sock", ".json"))
     }
-    return sorted(name for name in stems if re.fullmatch(NAME, name))[:AGENTS_MAX]
+    found = (name for name in stems if re.fullmatch(NAME, name, re.ASCII))
+    return sorted(found, key=in_order)[:AGENTS_MAX]
+
+
+def in_order(name: str) -> list[tuple[str, int]]:
+    """What names are sorted by: numbers in them count as numbers."""
+    import re
+
+    return [(text, int(digits or 0)) for text, digits in re.findall(r"(\D*)(\d*)", name)]
 
 
 def note(agents: Path, name: str) -> Note | None:

@@ -26,6 +26,7 @@ COMMANDS = {
     ),
     "adopt": _Entry("agentmem.cli.run:adopt", "Supervise a process that runs already."),
     "ps": _Entry("agentmem.cli.ps:ps", "List your agents, and what they take."),
+    "top": _Entry("agentmem.cli.top:top", "Watch your agents, and pause or wake them."),
     "pause": _Entry("agentmem.cli.control:pause", "Page out and freeze agents until they resume."),
     "resume": _Entry("agentmem.cli.control:resume", "Let paused agents run again."),
     "wake": _Entry("agentmem.cli.control:wake", "Bring back the memory of agents now."),

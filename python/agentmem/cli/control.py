@@ -11,7 +11,9 @@ from agentmem.cli.size import size
 from agentmem.errors import AgentMemError
 from agentmem.units import format_bytes
 
-_DONE = {"pause": "paused", "resume": "resumed", "wake": "awake"}
+DONE = {"pause": "paused", "resume": "resumed", "wake": "awake"}
+"""What is said of an agent that did it."""
+
 _names = click.argument("names", metavar="[NAME]...", nargs=-1)
 _all = click.option("--all", "is_all", is_flag=True, help="All agents of yours.")
 
@@ -93,7 +95,7 @@ def _one(output: Output, name: str, op: str) -> bool:
         else:
             output.message(f"Error: {error}")
         return False
-    _report(output, name, _DONE[op], answer)
+    _report(output, name, DONE[op], answer)
     return True
 
 

@@ -49,19 +49,18 @@ def ps(output: Output, verbose: bool) -> None:
     out, and now. ratio is how many times less RAM it takes, with what agentmem keeps for it:
     before / (now + compressed + its supervisor). p50 and p99 are how long waking took.
     """
-    agents = fleet.agents(verbose=verbose)
+    show(output, fleet.agents(verbose=verbose), verbose=verbose)
+
+
+def show(output: Output, agents: list[Agent], *, verbose: bool) -> None:
+    """Print agents: one object a line for programs, a table for people."""
     if output.json:
-        print_records(output, agents)
+        for agent in agents:
+            output.record(agent.as_record())
     elif not agents:
         output.message(_NO_AGENTS)
     else:
         _print(output, agents, verbose)
-
-
-def print_records(output: Output, agents: list[Agent]) -> None:
-    """One object a line for each agent."""
-    for agent in agents:
-        output.record(agent.as_record())
 
 
 def cells(agent: Agent) -> list[str]:
