@@ -171,6 +171,7 @@ def test_graphs_begin_at_zero_and_show_whatever_is_not() -> None:
     assert graph([0, 1000, 1], 3) == [" █▁"]
     assert graph([4, 8], 2, 2) == [" █", "██"]
     assert graph([], 3) == ["   "]
+    assert graph([1, 8], 2, top=16) == ["▁▄"]
     assert graph(range(10), 3)[0][-1] == "█"
 
 

@@ -9,10 +9,10 @@ _LEVELS = " ▁▂▃▄▅▆▇█"
 _SAMPLES_MAX = 400
 
 
-def graph(values: Sequence[float], width: int, height: int = 1) -> list[str]:
-    """The last `width` values as lines of characters, from zero to the largest of them."""
+def graph(values: Sequence[float], width: int, height: int = 1, *, top: float = 0) -> list[str]:
+    """The last `width` values as lines of characters, from zero to `top` or the largest of them."""
     shown = list(values)[-width:]
-    top = max(shown, default=0) or 1
+    top = max(top, *shown, 0) or 1
     steps = len(_LEVELS) - 1
     # What is not zero is always seen.
     levels = [max(round(value / top * height * steps), int(value > 0)) for value in shown]

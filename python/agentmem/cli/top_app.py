@@ -169,7 +169,9 @@ class Top(App[None]):
             for column, cell in zip(COLUMNS, cells(agent), strict=True)
         ]
         row[1].stylize(_STYLES.get(agent.state, "red"))
-        (spark,) = graph(self._history.of(agent.name), _SPARK_WIDTH)
+        # What is small against what it was looks small.
+        top = agent.resident_before_bytes or 0
+        (spark,) = graph(self._history.of(agent.name), _SPARK_WIDTH, top=top)
         row.insert(_SPARK_AT, Text(spark, style="cyan"))
         return row
 
