@@ -167,6 +167,30 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     assert json.loads(target.read_text()) == {"hooks": OURS}
 
 
+def test_a_hook_calls_agentmem_so_that_every_session_finds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment, shared = tmp_path / "my venv", tmp_path / "bin"
+    own = environment / "bin" / "agentmem"
+    own.parent.mkdir(parents=True)
+    own.touch(mode=0o755)
+    shared.mkdir()
+    monkeypatch.setattr(sys, "argv", [str(own)])
+    monkeypatch.setattr(sys, "prefix", str(environment))
+
+    def command() -> str:
+        install(tmp_path / "settings.json")
+        written = json.loads((tmp_path / "settings.json").read_text())
+        return str(written["hooks"]["Stop"][0]["hooks"][0]["command"])
+
+    for path in (shared, own.parent):
+        monkeypatch.setenv("PATH", str(path))
+        assert command() == f"'{own}' hint idle"
+    (shared / "agentmem").symlink_to(own)
+    monkeypatch.setenv("PATH", str(shared))
+    assert command() == "agentmem hint idle"
+
+
 # hint
 
 

@@ -67,12 +67,17 @@ def _usual() -> Path:
 
 
 def _program() -> str:
-    """How the shell of a hook calls this agentmem: by name, if its PATH finds the same one."""
+    """How the shell of a hook calls this agentmem: by name, if every session finds it so.
+
+    A virtual environment is on the PATH only where it is active, and a hook that is not found would
+    be reported at every turn of all other sessions.
+    """
     own = Path(sys.argv[0])
     if own.name != "agentmem" or not own.is_file():
         return "agentmem"
     found = shutil.which("agentmem")
-    if found is not None and Path(found).samefile(own):
+    is_active_only = sys.prefix != sys.base_prefix and found == f"{sys.prefix}/bin/agentmem"
+    if found is not None and not is_active_only and Path(found).samefile(own):
         return "agentmem"
     return shlex.quote(str(own.absolute()))
 
