@@ -20,7 +20,7 @@ WITH_PROGRAM = (
     "import sys, pathlib; from agentmem import supervisor; from agentmem.cli import main;"
     "supervisor.PROGRAM = pathlib.Path(sys.argv.pop(1)); main(prog_name='agentmem')"
 )
-DEFAULTS = ["--importance=50", "--idle-after-ms=30000"]
+DEFAULTS = ["--importance=50", "--idle-after-ms=30000", "--breath-ms=600000"]
 
 
 class Became(Exception):
@@ -73,7 +73,7 @@ def test_options_end_at_the_command(became: Any) -> None:
 
 
 def test_every_option_of_run_in_the_supervisors_units(became: Any) -> None:
-    options = "--name a.b -n 3 --importance 80 --idle-after 1.5m --memory-max 2G --breath 10m"
+    options = "--name a.b -n 3 --importance 80 --idle-after 1.5m --memory-max 2G --breath 0"
     more = "--cold-dir /var/cold --no-freeze --best-effort"
     assert became("run", *options.split(), *more.split(), "--", "sh", "-c", "true") == [
         "run",
@@ -81,7 +81,7 @@ def test_every_option_of_run_in_the_supervisors_units(became: Any) -> None:
         "--importance=80",
         "--idle-after-ms=90000",
         f"--memory-max-bytes={2 * 1024**3}",
-        "--breath-ms=600000",
+        "--breath-ms=0",
         "--cold-dir=/var/cold",
         "--count=3",
         "--no-freeze",

@@ -18,7 +18,7 @@ NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 AGENTS_MAX = 1024
 """How many agents one user can have."""
 
-NOTE_BYTES_MAX = 256 * 1024
+NOTE_BYTES_MAX = 1024 * 1024
 _VARIABLE = "AGENTMEM_RUNTIME_DIR"
 
 

@@ -94,13 +94,15 @@ def _settings(command: F) -> F:
             "--memory-max",
             type=_positive(size),
             metavar="SIZE",
-            help="What the tree may hold in RAM, such as 2G.",
+            help="What the tree may hold in RAM while it is awake, such as 2G.",
         ),
         click.option(
             "--breath",
-            type=_positive(duration_ms),
+            type=duration_ms,
+            default="10m",
+            show_default=True,
             metavar="TIME",
-            help="Wake it for a moment this often, for timers of its own.",
+            help="How often it may run its timers for a moment while it is away; 0: never.",
         ),
         click.option(
             "--cold-dir",
@@ -146,7 +148,7 @@ def _made(options: dict[str, Any], count: int | None = None) -> Settings:
     "--count",
     type=click.IntRange(1, AGENTS_MAX),
     metavar="COUNT",
-    help="Start so many of it.",
+    help="Start so many of it, named NAME-1 and so on.",
 )
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(command: tuple[str, ...], count: int | None, **options: Any) -> None:
