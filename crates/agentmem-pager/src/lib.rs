@@ -3,3 +3,29 @@
 //!
 //! One supervisor per tree. ARCHITECTURE.md says how the parts fit together and which order of
 //! steps cannot lose memory.
+
+pub mod agent;
+pub mod arguments;
+pub mod control;
+pub mod copies;
+pub mod frames;
+pub mod freeze;
+pub mod gate;
+pub mod launch;
+pub mod observer;
+pub mod os;
+pub mod pager;
+pub mod paging;
+pub mod process;
+pub mod refusals;
+pub mod regions;
+mod registers;
+pub mod registry;
+pub mod root;
+pub mod session;
+pub mod status;
+pub mod supervisor;
+pub mod sys;
+pub mod target;
+pub mod terminal;
+pub mod userfault;

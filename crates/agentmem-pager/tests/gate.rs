@@ -1,0 +1,47 @@
+//! Reaping and tracing apart. In a process of its own: the gate waits for any child there is.
+
+use agentmem_pager::gate::{Bell, Change, Gate};
+use agentmem_pager::launch::Exit;
+use rustix::process::Pid;
+use std::sync::{Mutex, PoisonError};
+
+/// One test at a time has children.
+static CHILDREN: Mutex<()> = Mutex::new(());
+
+fn rings(gate: &Gate) -> bool {
+    rustix::io::read(gate.bell(), &mut [0u8; 8]).is_ok()
+}
+
+#[test]
+fn reaping_waits_for_the_tracer_and_is_rung_for() {
+    let _alone = CHILDREN.lock().unwrap_or_else(PoisonError::into_inner);
+    let gate = Gate::new(Bell::new().unwrap());
+    let child = std::process::Command::new("true").spawn().unwrap();
+    let pid = Pid::from_child(&child);
+    let tracing = gate.trace();
+    gate.reap(|_, _| unreachable!("nothing is reaped while somebody traces"));
+    assert!(!rings(&gate));
+    drop(tracing);
+    assert!(rings(&gate));
+    let mut ended = None;
+    while ended.is_none() {
+        gate.reap(|reaped, change| ended = (reaped == pid).then_some(change));
+    }
+    assert_eq!(ended, Some(Change::Ended(Exit::Code(0))));
+    drop(gate.trace());
+    assert!(!rings(&gate), "nothing was postponed, so nothing is rung for");
+}
+
+#[test]
+fn what_the_tracer_reaped_is_told_once() {
+    let _alone = CHILDREN.lock().unwrap_or_else(PoisonError::into_inner);
+    let gate = Gate::new(Bell::new().unwrap());
+    let pid = Pid::from_raw(12345).unwrap();
+    let _tracing = gate.trace();
+    gate.hand_over(pid, Exit::Signal(9));
+    assert!(rings(&gate));
+    let mut told = Vec::new();
+    gate.reap(|pid, change| told.push((pid, change)));
+    gate.reap(|pid, change| told.push((pid, change)));
+    assert_eq!(told, [(pid, Change::Ended(Exit::Signal(9)))]);
+}
