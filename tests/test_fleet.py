@@ -129,6 +129,7 @@ def test_a_killed_supervisor_leaves_a_lost_agent(supervisors: Fleet) -> None:
     assert found.keys() == {"worker", "gone"}
     assert {agent.state for agent in found.values()} == {"lost"}
     assert found["worker"].why == "its supervisor was killed"
+    assert "agents" not in run("ps").stdout
     (record,) = [each for each in records("ps") if each["name"] == "worker"]
     assert record["why"] == "its supervisor was killed"
     assert "resident_bytes" not in record

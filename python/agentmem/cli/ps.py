@@ -119,7 +119,8 @@ def _print(output: Output, agents: list[Agent], verbose: bool) -> None:
         row if agent.has_answered else [*row[:-1], ""]
         for agent, row in zip(agents, rows, strict=True)
     ]
-    rows.append(total_cells(agents))
+    if any(agent.has_answered for agent in agents):
+        rows.append(total_cells(agents))
     keep = _fitting(rows, _width())
     output.table(
         [COLUMNS[at].title for at in keep],
