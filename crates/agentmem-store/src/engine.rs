@@ -25,7 +25,7 @@ use crate::smus::Smus;
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use crate::sys::{self, ForkGuard};
 use crate::tree::Tree;
-use agentmem_core::codec::Compressor;
+use agentmem_core::codec::{Compressor, Decompressor};
 use agentmem_core::policy::Policy;
 use agentmem_core::{DomainKey, Error, ErrorKind, Result};
 use parking_lot::{Mutex, MutexGuard};
@@ -161,6 +161,8 @@ pub struct Engine {
     pub policy: Mutex<Box<dyn Policy>>,
     /// Compressors that nobody uses just now.
     pub compressors: Mutex<Vec<Compressor>>,
+    /// Decompressors likewise.
+    pub decompressors: Mutex<Vec<Decompressor>>,
     /// Large contents on their way through the ring.
     pub inbox: Mutex<HashMap<u64, Arc<Raw>>>,
     /// Keys for them.
@@ -240,6 +242,7 @@ impl Engine {
             policy: Mutex::new(policy),
             inbox: Mutex::default(),
             compressors: Mutex::default(),
+            decompressors: Mutex::default(),
             next_key: AtomicU64::new(1),
             guard: ForkGuard::new()?,
             demoting: AtomicU64::new(0),
