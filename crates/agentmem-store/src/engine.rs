@@ -39,7 +39,7 @@ const UNCOUNTED_SHARE: u64 = 16;
 /// Address space of a heap, in budgets: best fit leaves holes, and holes cost addresses only.
 const HEAP_ADDRESS_FACTOR: u64 = 8;
 const HEAP_ADDRESS_BYTES_MAX: u64 = 1 << 40;
-/// A ring that nobody used for so many ticks gives its pages back.
+/// A ring that nobody used for so many ticks gives its pages back, and the heaps their slack.
 const TRIM_TICKS: u32 = 8;
 /// The engine looks around this often even when nobody wakes it.
 pub const TICK_MS: i32 = 250;
@@ -323,6 +323,12 @@ impl Engine {
         self.planned_bytes(state) - self.ring.capacity_bytes() + self.ring.resident_bytes()
     }
 
+    /// RAM that it will take when it has given back what it keeps only to be quick: what demotion can
+    /// lessen.
+    pub fn needed_bytes(&self, state: &State) -> u64 {
+        self.planned_bytes(state).saturating_sub(self.hot_heap.slack_bytes() + self.frame_heap.slack_bytes())
+    }
+
     /// RAM that it will take once all of the ring is in use: what the budget is compared with, so
     /// that puts need not ask.
     pub fn planned_bytes(&self, state: &State) -> u64 {
@@ -425,6 +431,7 @@ impl Engine {
                 if quiet_ticks == TRIM_TICKS {
                     let _consumer = self.lock();
                     self.ring.trim();
+                    self.trim_heaps(u64::MAX);
                 }
             }
             self.keep_budget();
