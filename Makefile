@@ -18,10 +18,12 @@ AGENTMEM := $(BIN)/agentmem
 INSTALLED := $(VENV)/.installed
 BUILT := $(VENV)/.built
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+SUPERVISOR := python/agentmem/_bin/agentmem-supervisor
+CARGO_TARGET := $(or $(CARGO_TARGET_DIR),target)
 CARGO_SOURCES := Cargo.toml Cargo.lock .cargo/config.toml pyproject.toml \
 	$(shell find crates bindings -name '*.rs' -o -name Cargo.toml)
 PYTHON_SOURCES := python tests spec .ci/wheel_check.py $(wildcard benchmarks examples)
-LOOM_TARGET := $(or $(CARGO_TARGET_DIR),target)/loom
+LOOM_TARGET := $(CARGO_TARGET)/loom
 
 .PHONY: help setup demo test test-rust test-loom test-python check bench wheel lock clean machine
 
@@ -46,7 +48,7 @@ machine:
 	elif ! "$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null; then lacks "$(PYTHON) cannot make virtual environments: install its venv package (Debian: apt install python3-venv)"; fi; \
 	exit $$lacking
 
-setup: $(BUILT)
+setup: $(BUILT) $(SUPERVISOR)
 
 $(INSTALLED): requirements/dev.txt | machine
 	@echo 'agentmem: installing pinned Python dependencies into $(VENV)' >&2
@@ -58,6 +60,12 @@ $(BUILT): $(INSTALLED) $(CARGO_SOURCES) | machine
 	@echo 'agentmem: building the engine (release)' >&2
 	@VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --locked --quiet
 	@touch $@
+
+# maturin builds the extension and nothing else. The one with symbols stays in the target folder.
+$(SUPERVISOR): $(CARGO_SOURCES) | machine
+	@echo 'agentmem: building the supervisor (release)' >&2
+	@cargo build --release --locked --quiet -p agentmem-pager --bin agentmem-supervisor
+	@install -D -m 755 --strip $(CARGO_TARGET)/release/agentmem-supervisor $@
 
 demo: setup
 	@$(AGENTMEM) demo
@@ -86,8 +94,14 @@ check: setup
 bench: setup
 	@$(AGENTMEM) bench all
 
+# Its own target directory, because of the flag: messages of panics name sources of dependencies, and
+# would tell the home folder of whoever built the wheel.
+wheel: export CARGO_TARGET_DIR := $(abspath $(CARGO_TARGET))/wheel
+wheel: export CARGO_ENCODED_RUSTFLAGS := --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=cargo
 wheel: $(INSTALLED)
 	@rm -rf dist
+	cargo build --release --locked --quiet -p agentmem-pager --bin agentmem-supervisor
+	@install -D -m 755 --strip "$$CARGO_TARGET_DIR"/release/agentmem-supervisor $(SUPERVISOR)
 	$(BIN)/maturin build --release --locked --strip --quiet --interpreter $(BIN)/python --out dist
 	@ls dist/*.whl
 
@@ -99,6 +113,6 @@ lock:
 			--python-version 3.11 --python-platform x86_64-unknown-linux-gnu --output-file $$name.txt $$name.in; done
 
 clean:
-	rm -rf $(VENV) target dist results demo.png python/agentmem/*.so
+	rm -rf $(VENV) target dist results demo.png python/agentmem/*.so python/agentmem/_bin
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find $(PYTHON_SOURCES) -name __pycache__ -prune -exec rm -rf {} +

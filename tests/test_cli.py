@@ -18,6 +18,9 @@ from agentmem.cli.output import Output, with_output
 from agentmem.errors import NotFound
 from agentmem.machine import examine
 
+# These become another program, or say nothing at all.
+WITHOUT_DATA = {"run", "adopt", "hint"}
+
 # What a shell runs when it runs `agentmem`, whether or not the script is on its PATH.
 COMMAND = [sys.executable, "-c", "from agentmem.cli import main; main(prog_name='agentmem')"]
 
@@ -51,8 +54,17 @@ def test_every_command_exists_takes_json_and_has_help(name: str) -> None:
     command = getattr(import_module(module), attribute)
     assert isinstance(command, click.Command)
     assert command.name == name
-    assert any("--json" in parameter.opts for parameter in command.params)
     assert run(name, "--help").exit_code == 0
+    for leaf in leaves(command):
+        takes_json = any("--json" in parameter.opts for parameter in leaf.params)
+        assert takes_json == (name not in WITHOUT_DATA), leaf.name
+
+
+def leaves(command: click.Command) -> list[click.Command]:
+    """The command itself, or those of a group."""
+    if not isinstance(command, click.Group):
+        return [command]
+    return [leaf for each in command.commands.values() for leaf in leaves(each)]
 
 
 def test_doctor_json_is_one_object_a_line_and_each_lack_has_a_way_out() -> None:

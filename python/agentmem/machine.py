@@ -8,30 +8,18 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, NamedTuple
 
+from agentmem import paging
+from agentmem.finding import Finding
+from agentmem.kernel import kernel_version, meminfo_bytes, read_text
 from agentmem.units import format_bytes
 
-Status = Literal["ok", "limited", "missing"]
+__all__ = ["Finding", "cache_folder", "examine"]
 
 _OPEN_FILES_WANTED = 4096
 # The kernel's default, and what a sandbox that hides the setting is taken to have.
 _MAP_COUNT_WANTED = 65530
 _DISK_WANTED_BYTES = 10 * 1024**3
-
-
-class Finding(NamedTuple):
-    """One thing that agentmem uses, as it is on this machine."""
-
-    name: str
-    status: Status
-    """`ok`; `limited`: works, with less; `missing`."""
-    detail: str
-    """What was found."""
-    way_out: str = ""
-    """What to do about it; empty when there is nothing to do."""
-    required: bool = False
-    """Whether agentmem cannot work without it."""
 
 
 def examine() -> list[Finding]:
@@ -44,29 +32,10 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "agentmem"
 
 
-def _read(path: str) -> str | None:
-    """The text of a kernel file; None when the kernel does not offer or allow it."""
-    try:
-        return Path(path).read_text().strip()
-    except OSError:
-        return None
-
-
-def _kernel_version() -> tuple[int, int]:
-    """Major and minor number of the running kernel."""
-    match = re.match(r"(\d+)\.(\d+)", platform.release())
-    return (int(match[1]), int(match[2])) if match else (0, 0)
-
-
-def _meminfo(field: str) -> int:
-    """A field of /proc/meminfo, in bytes; 0 when it is not there."""
-    match = re.search(rf"^{field}:\s+(\d+) kB", _read("/proc/meminfo") or "", re.MULTILINE)
-    return int(match[1]) * 1024 if match else 0
-
-
 def _cpu_flags() -> set[str]:
     """The feature words of the first core."""
-    match = re.search(r"^(?:flags|Features)\s*:(.*)$", _read("/proc/cpuinfo") or "", re.MULTILINE)
+    text = read_text("/proc/cpuinfo") or ""
+    match = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
     return set(match[1].split()) if match else set()
 
 
@@ -79,7 +48,7 @@ def _kernel() -> Finding:
     release = platform.release()
     if platform.system() != "Linux":
         return Finding("kernel", "missing", platform.system(), "run agentmem on Linux", True)
-    if _kernel_version() < (5, 10):
+    if kernel_version() < (5, 10):
         return Finding(
             "kernel",
             "limited",
@@ -106,7 +75,7 @@ def _memfd() -> Finding:
 
 
 def _memory() -> Finding:
-    total, available = _meminfo("MemTotal"), _meminfo("MemAvailable")
+    total, available = meminfo_bytes("MemTotal"), meminfo_bytes("MemAvailable")
     return Finding("memory", "ok", f"{format_bytes(available)} available of {format_bytes(total)}")
 
 
@@ -124,7 +93,7 @@ def _open_files() -> Finding:
 
 
 def _map_count() -> Finding:
-    limit = int(_read("/proc/sys/vm/max_map_count") or _MAP_COUNT_WANTED)
+    limit = int(read_text("/proc/sys/vm/max_map_count") or _MAP_COUNT_WANTED)
     if limit >= _MAP_COUNT_WANTED:
         return Finding("vm.max_map_count", "ok", str(limit))
     return Finding(
@@ -155,7 +124,7 @@ def _disk() -> Finding:
 
 
 def _pressure() -> Finding:
-    text = _read("/proc/pressure/memory")
+    text = read_text("/proc/pressure/memory")
     if text is not None:
         return Finding("memory pressure (PSI)", "ok", text.splitlines()[0])
     return Finding(
@@ -184,12 +153,12 @@ def _hashing() -> Finding:
 
 
 def _numa() -> Finding:
-    online = _read("/sys/devices/system/node/online")
+    online = read_text("/sys/devices/system/node/online")
     return Finding("NUMA nodes", "ok", online or "one: the kernel lists none")
 
 
 def _huge_pages() -> Finding:
-    text = _read("/sys/kernel/mm/transparent_hugepage/enabled")
+    text = read_text("/sys/kernel/mm/transparent_hugepage/enabled")
     chosen = re.search(r"\[(\w+)\]", text or "")
     if chosen is None:
         return Finding(
@@ -208,73 +177,6 @@ def _huge_pages() -> Finding:
     return Finding("huge pages (THP)", "ok", chosen[1])
 
 
-def _userfaultfd() -> Finding:
-    name = "userfaultfd"
-    unprivileged = _read("/proc/sys/vm/unprivileged_userfaultfd")
-    if unprivileged is None:
-        return Finding(
-            name,
-            "missing",
-            "not in this kernel: idle processes cannot be paged out",
-            "use a kernel built with CONFIG_USERFAULTFD, as those of all distributions are",
-        )
-    if os.access("/dev/userfaultfd", os.R_OK | os.W_OK):
-        return Finding(name, "ok", "/dev/userfaultfd can be opened")
-    if os.geteuid() == 0 or unprivileged == "1":
-        return Finding(name, "ok", "allowed, kernel-mode faults too")
-    return Finding(
-        name,
-        "limited",
-        "only for user-mode faults: idle processes cannot be paged out safely",
-        "as root: setfacl -m u:$USER:rw /dev/userfaultfd",
-    )
-
-
-def _pagemap_scan() -> Finding:
-    if _kernel_version() >= (6, 7):
-        return Finding("PAGEMAP_SCAN", "ok", "in this kernel")
-    return Finding(
-        "PAGEMAP_SCAN",
-        "limited",
-        "came with Linux 6.7",
-        "upgrade the kernel: paging out a process again costs more without it",
-    )
-
-
-def _cgroup() -> Finding:
-    name = "cgroup v2"
-    if not Path("/sys/fs/cgroup/cgroup.controllers").exists():
-        return Finding(
-            name,
-            "limited",
-            "not the only hierarchy: idle processes are frozen with SIGSTOP",
-            "boot with systemd.unified_cgroup_hierarchy=1",
-        )
-    own = re.search(r"^0::(.*)$", _read("/proc/self/cgroup") or "", re.MULTILINE)
-    folder = Path("/sys/fs/cgroup") / (own[1].lstrip("/") if own else "")
-    if os.access(folder, os.W_OK):
-        return Finding(name, "ok", f"{folder} is delegated to this user")
-    return Finding(
-        name,
-        "limited",
-        f"{folder} is not delegated: idle processes are frozen with SIGSTOP",
-        "start from a shell of: systemd-run --user --scope -p Delegate=yes bash",
-    )
-
-
-def _swap() -> Finding:
-    lines = (_read("/proc/swaps") or "").splitlines()[1:]
-    if not lines:
-        return Finding(
-            "swap",
-            "limited",
-            "none: no fallback for processes that cannot be paged out",
-            "add a swap file, or zram (package zram-tools or systemd-zram-generator)",
-        )
-    devices = ", ".join(line.split()[0] for line in lines)
-    return Finding("swap", "ok", f"{format_bytes(_meminfo('SwapTotal'))} on {devices}")
-
-
 _PROBES: tuple[Callable[[], Finding], ...] = (
     _python,
     _kernel,
@@ -287,8 +189,5 @@ _PROBES: tuple[Callable[[], Finding], ...] = (
     _hashing,
     _numa,
     _huge_pages,
-    _userfaultfd,
-    _pagemap_scan,
-    _cgroup,
-    _swap,
+    *paging.PROBES,
 )

@@ -32,6 +32,11 @@ def mem_available_bytes() -> int:
     return _kilobytes("/proc/meminfo", "MemAvailable") * 1024
 
 
+def mem_total_bytes() -> int:
+    """The memory of the whole machine."""
+    return _kilobytes("/proc/meminfo", "MemTotal") * 1024
+
+
 def cpu_seconds() -> float:
     """Processor time of all threads of this process, that of the kernel on their behalf too."""
     return time.process_time()

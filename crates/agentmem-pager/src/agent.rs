@@ -138,6 +138,8 @@ pub enum Event {
     BreathDue,
     /// Something that the frozen tree waits for is ready.
     Readable,
+    /// A process of the frozen tree ended.
+    ChildEnded,
     /// Somebody else thawed the tree and it ran into a missing page.
     Fault,
     /// The root stopped by this signal.
@@ -157,6 +159,19 @@ pub enum Event {
     Woken,
     /// The tree could not be brought back whole: what is damaged.
     Failed(String),
+    /// Frames should be somewhere else.
+    FramesDue(Move),
+    /// Frames are where they should be, as far as that went.
+    FramesMoved,
+}
+
+/// Where frames go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Move {
+    /// From RAM to SSD: those of a tree that is away.
+    ToSsd,
+    /// Nowhere: those of a tree that is awake only save work.
+    Drop,
 }
 
 /// What is to be done, in this order.
@@ -172,6 +187,8 @@ pub enum Action {
     Abort,
     /// Order the wake.
     Wake(Reason),
+    /// Order frames to be moved.
+    MoveFrames(Move),
     /// Send the root this signal.
     ForwardSignal(i32),
     /// Stop as the root did, and let it go on when continued.
@@ -200,6 +217,7 @@ pub struct Rules {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Order {
     PageOut { aborted: bool },
+    Frames { aborted: bool },
     Wake,
 }
 
@@ -288,7 +306,8 @@ impl Agent {
             Event::Tick(quiet) => self.tick(&quiet, now_ms, &mut actions),
             Event::BreathDue => self.breath_due(now_ms, &mut actions),
             Event::Readable if !self.paused => self.call(Reason::Input, now_ms, &mut actions),
-            Event::Readable => {}
+            Event::ChildEnded if !self.paused => self.call(Reason::Child, now_ms, &mut actions),
+            Event::Readable | Event::ChildEnded => {}
             Event::Fault if self.is_away() => self.call(Reason::Fault, now_ms, &mut actions),
             Event::Fault => {}
             // While the pager is at work or the tree is away, it is the pager who stops it.
@@ -302,6 +321,14 @@ impl Agent {
             Event::Refused(why) => self.refused(why, now_ms, &mut actions),
             Event::Woken => self.woken(now_ms, &mut actions),
             Event::Failed(what) => self.failed(what, &mut actions),
+            Event::FramesDue(to) => self.frames_due(to, &mut actions),
+            Event::FramesMoved => {
+                self.order = None;
+                // A tree that ran on all the while has missed nothing.
+                if self.called.is_some() || !self.is_awake() || self.ended.is_some() || self.paused {
+                    self.proceed(now_ms, &mut actions);
+                }
+            }
         }
         actions
     }
@@ -429,6 +456,17 @@ impl Agent {
         actions.extend([Action::Hold, Action::PageOut, Action::ScheduleTick(None)]);
     }
 
+    fn frames_due(&mut self, to: Move, actions: &mut Vec<Action>) {
+        let fits = match to {
+            Move::ToSsd => self.is_away(),
+            Move::Drop => self.is_awake(),
+        };
+        if fits && self.ended.is_none() {
+            self.order = Some(Order::Frames { aborted: false });
+            actions.push(Action::MoveFrames(to));
+        }
+    }
+
     fn wake(&mut self, reason: Reason, actions: &mut Vec<Action>) {
         self.state = State::Waking;
         self.order = Some(Order::Wake);
@@ -442,6 +480,12 @@ impl Agent {
             Some(Order::PageOut { aborted }) => {
                 if self.called.is_some() && !aborted {
                     self.order = Some(Order::PageOut { aborted: true });
+                    actions.push(Action::Abort);
+                }
+            }
+            Some(Order::Frames { aborted }) => {
+                if self.called.is_some() && !aborted {
+                    self.order = Some(Order::Frames { aborted: true });
                     actions.push(Action::Abort);
                 }
             }

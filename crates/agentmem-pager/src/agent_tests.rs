@@ -235,6 +235,9 @@ fn step() -> impl Strategy<Value = Step> {
         Just(Event::BreathDue),
         Just(Event::Readable),
         Just(Event::Fault),
+        Just(Event::ChildEnded),
+        Just(Event::FramesDue(Move::ToSsd)),
+        Just(Event::FramesDue(Move::Drop)),
         Just(Event::RootStopped(20)),
         Just(Event::Continued),
     ];
@@ -296,6 +299,7 @@ impl World {
                     Event::Away { paged: true }
                 }
                 (Some(Action::PageOut), _) => Event::Refused("no".into()),
+                (Some(Action::MoveFrames(_)), _) => Event::FramesMoved,
                 (Some(_), _) => {
                     self.running = true;
                     Event::Woken
@@ -327,7 +331,11 @@ impl World {
                 assert!(!self.running && self.order.is_none());
                 self.order = Some(action);
             }
-            Action::Abort => assert_eq!(self.order, Some(Action::PageOut)),
+            Action::MoveFrames(to) => {
+                assert!(self.order.is_none() && self.running == (to == Move::Drop));
+                self.order = Some(action);
+            }
+            Action::Abort => assert!(matches!(self.order, Some(Action::PageOut | Action::MoveFrames(_)))),
             Action::ForwardSignal(signal) => {
                 assert!(self.running && self.order.is_none());
                 self.forwarded.push(signal);

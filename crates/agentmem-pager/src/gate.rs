@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 /// Something that one thread rings and the main loop polls.
+#[derive(Debug)]
 pub struct Bell(OwnedFd);
 
 impl Bell {
@@ -49,6 +50,7 @@ pub enum Change {
 }
 
 /// Keeps reaping and tracing apart.
+#[derive(Debug)]
 pub struct Gate {
     tracing: Mutex<()>,
     postponed: AtomicBool,

@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// Exit code of errors of the supervisor's own.
@@ -93,6 +94,8 @@ pub struct Inherited {
     pipe_ignored: bool,
     descriptors: Vec<RawFd>,
     oom_score_adj: Option<i32>,
+    /// The file that takes the command into its cgroup.
+    cgroup_procs: Option<PathBuf>,
 }
 
 impl Inherited {
@@ -107,14 +110,23 @@ impl Inherited {
             pipe_ignored: os::is_ignored(libc::SIGPIPE),
             descriptors,
             oom_score_adj: lower_oom_score(),
+            cgroup_procs: None,
         };
         // Who ignores it never learns of its children's ends: they are reaped by the kernel.
         os::set_ignored(libc::SIGCHLD, false);
         Ok((inherited, signals))
     }
 
+    /// The command will start in this cgroup, so that nothing of it is ever outside.
+    pub fn start_in(&mut self, cgroup: &Path) {
+        self.cgroup_procs = Some(cgroup.join("cgroup.procs"));
+    }
+
     /// In the command's process, just before it is executed.
     fn give_back(&self) {
+        if let Some(procs) = &self.cgroup_procs {
+            let _ = std::fs::write(procs, "0");
+        }
         if let Some(score) = self.oom_score_adj {
             let _ = std::fs::write(OOM_SCORE_ADJ, score.to_string());
         }

@@ -2,7 +2,9 @@
 
 use crate::agent::Quiet;
 use crate::arguments::Settings;
+use crate::cgroup::Cgroup;
 use crate::gate::Gate;
+use crate::idle::Turn;
 use crate::paging::Paging;
 use crate::registry::Registration;
 use crate::status::Measured;
@@ -16,6 +18,12 @@ pub trait Observer {
 
     /// How large the tree is. Asked for `status`.
     fn measure(&mut self) -> Measured;
+
+    /// A hook of the agent said something of its turn.
+    fn hint(&mut self, _now_ms: u64, _turn: Turn) {}
+
+    /// The tree was frozen and runs again: what was counted before says nothing any more.
+    fn woke(&mut self, _now_ms: u64) {}
 
     /// Its memory may not be larger than this while it is awake; none: it may.
     fn limit(&mut self, _memory_max_bytes: Option<u64>) {}
@@ -40,6 +48,8 @@ pub struct Tree {
     pub leader: Option<Pid>,
     /// Whether the supervisor started it.
     pub launched: bool,
+    /// A cgroup of its own, if it has one.
+    pub cgroup: Option<Cgroup>,
     /// How to supervise it.
     pub settings: Settings,
     /// To be closed while tracing.
@@ -62,6 +72,9 @@ pub trait Equip {
     /// helps. Asked before the command starts.
     fn check(&self, settings: &Settings) -> Result<(), String>;
 
+    /// Whether a tree wants a cgroup of its own with these settings.
+    fn wants_cgroup(&self, settings: &Settings) -> bool;
+
     /// Pager and observer for a tree.
     fn equip(&self, tree: Tree) -> Equipment;
 }
@@ -72,6 +85,10 @@ pub struct Unpaged;
 impl Equip for Unpaged {
     fn check(&self, _settings: &Settings) -> Result<(), String> {
         Ok(())
+    }
+
+    fn wants_cgroup(&self, _settings: &Settings) -> bool {
+        false
     }
 
     fn equip(&self, _tree: Tree) -> Equipment {

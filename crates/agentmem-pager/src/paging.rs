@@ -3,6 +3,7 @@
 //! The pager works on a thread of its own, one order at a time, and the main loop never waits for it:
 //! orders go through a channel, reports come back with a ring of the bell.
 
+use crate::agent::Move;
 use crate::gate::Gate;
 use rustix::event::PollFlags;
 use serde::Serialize;
@@ -19,10 +20,13 @@ use std::thread::JoinHandle;
 pub trait Paging: Send {
     /// Pages out and freezes. Gives up, with the tree running on as if nothing had been, soon after
     /// `abort` turns true, unless pages are missing already.
-    fn page_out(&mut self, abort: &AtomicBool) -> Result<PageOutReport, Refused>;
+    fn page_out(&mut self, abort: &AtomicBool) -> Result<PageOutReport, NotAway>;
 
     /// Brings everything back and thaws.
     fn wake(&mut self) -> Result<WakeReport, Damage>;
+
+    /// Moves frames, as far as it goes; gives up soon after `abort` turns true. Nothing of the tree changes.
+    fn move_frames(&mut self, to: Move, abort: &AtomicBool) -> Held;
 }
 
 /// A tree is away.
@@ -92,6 +96,8 @@ pub struct Watched {
 pub enum Source {
     /// Input of some process of the tree: its stdin, a pipe, a socket.
     Input,
+    /// A process of the tree: it ended.
+    Child,
     /// A userfaultfd: somebody touches a missing page, which nobody should.
     Fault,
 }
@@ -117,6 +123,15 @@ pub struct Damage {
     pub what: String,
 }
 
+/// Why a tree is not away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotAway {
+    /// It runs.
+    Refused(Refused),
+    /// It stays frozen.
+    Damaged(Damage),
+}
+
 /// What the pager's thread tells the main loop.
 #[derive(Debug)]
 pub enum Report {
@@ -124,12 +139,15 @@ pub enum Report {
     PageOut(Result<PageOutReport, Refused>),
     /// The answer to [`Pager::wake`].
     Wake(Result<WakeReport, Damage>),
+    /// The answer to [`Pager::move_frames`].
+    Frames(Held),
 }
 
 #[derive(Clone, Copy)]
 enum Order {
     PageOut,
     Wake,
+    Frames(Move),
 }
 
 /// The pager's thread.
@@ -170,7 +188,7 @@ impl Pager {
         self.order(Order::PageOut);
     }
 
-    /// Asks the page-out that is under way to give up.
+    /// Asks the page-out, or the moving of frames, that is under way to give up.
     pub fn abort(&self) {
         self.abort.store(true, Ordering::SeqCst);
     }
@@ -178,6 +196,12 @@ impl Pager {
     /// Orders a wake.
     pub fn wake(&self) {
         self.order(Order::Wake);
+    }
+
+    /// Orders frames to be moved.
+    pub fn move_frames(&self, to: Move) {
+        self.abort.store(false, Ordering::SeqCst);
+        self.order(Order::Frames(to));
     }
 
     /// What has been reported, if anything.
@@ -206,7 +230,13 @@ fn obey(paging: &mut dyn Paging, order: Order, abort: &AtomicBool) -> Report {
     let panicked = || "the pager failed; the agent stays as it is".to_owned();
     match order {
         Order::PageOut => match catch_unwind(AssertUnwindSafe(|| paging.page_out(abort))) {
-            Ok(result) => Report::PageOut(result),
+            Ok(Ok(report)) => Report::PageOut(Ok(report)),
+            Ok(Err(NotAway::Refused(refused))) => Report::PageOut(Err(refused)),
+            Ok(Err(NotAway::Damaged(damage))) => Report::Wake(Err(damage)),
+            Err(_) => Report::Wake(Err(Damage { what: panicked() })),
+        },
+        Order::Frames(to) => match catch_unwind(AssertUnwindSafe(|| paging.move_frames(to, abort))) {
+            Ok(held) => Report::Frames(held),
             Err(_) => Report::Wake(Err(Damage { what: panicked() })),
         },
         Order::Wake => {

@@ -82,6 +82,16 @@ impl History {
         self.left_alone = std::mem::take(&mut report.left_alone);
     }
 
+    /// Frames were moved.
+    pub fn moved(&mut self, held: Held) {
+        self.held = held;
+    }
+
+    /// What frames hold.
+    pub fn held(&self) -> Held {
+        self.held
+    }
+
     /// A wake happened, so long after it was needed.
     pub fn woken(&mut self, report: &WakeReport, reason: Reason, ms: u64) {
         self.held = report.held;
@@ -118,10 +128,7 @@ impl History {
 
 /// The supervisor's own PSS.
 pub fn supervisor_bytes() -> u64 {
-    let rollup = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap_or_default();
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
-    let kib = line.and_then(|rest| rest.split_whitespace().next()).and_then(|number| number.parse::<u64>().ok());
-    kib.unwrap_or(0) << 10
+    crate::memory::of(std::process::id() as i32).resident_bytes
 }
 
 #[cfg(test)]

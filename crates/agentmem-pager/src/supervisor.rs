@@ -1,10 +1,12 @@
 //! The main loop: everything that can happen to a supervisor comes out of one poll, is told to the
 //! state machine, and what that decides is done here.
 
-use crate::agent::{Action, Agent, Event, Reason, Rules, Ticket};
+use crate::agent::{Action, Agent, Event, Op, Reason, Rules, Ticket};
 use crate::arguments::Settings;
+use crate::cgroup::Cgroup;
 use crate::control::{Answer, Control, Request};
 use crate::gate::{Bell, Change, Gate};
+use crate::idle::Turn;
 use crate::launch::{Exit, Inherited, LaunchError};
 use crate::observer::{Activity, Equip, Equipment, Observer, Tree};
 use crate::os::{self, Received, SignalQueue, SignalSet};
@@ -27,16 +29,20 @@ const FOREGROUND_MS: u64 = 1_000;
 
 /// Starts `command` and supervises it until it ends. Returns how it ended.
 pub fn run(settings: Settings, command: &[OsString], equip: &dyn Equip) -> Result<Exit, LaunchError> {
-    let (inherited, signals) = Inherited::take().map_err(cannot)?;
+    let (mut inherited, signals) = Inherited::take().map_err(cannot)?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(cannot)?;
     let words: Vec<String> = command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     let (registration, control) = register(&settings, &words, equip)?;
     // SAFETY: this process has one thread yet.
     unsafe { std::env::set_var("AGENTMEM_AGENT", registration.record().name) };
+    let cgroup = cgroup(&settings, &registration, equip);
+    if let Some(cgroup) = &cgroup {
+        inherited.start_in(cgroup.path());
+    }
     let (terminal, side) = Terminal::open().map_err(cannot)?.unzip();
     let root = Root::start(command, &inherited, side)?;
     inherited.let_go().map_err(cannot)?;
-    let tree = tree(&settings, &registration, &root, true).map_err(cannot)?;
+    let tree = tree(&settings, &registration, &root, true, cgroup).map_err(cannot)?;
     Supervisor::new(signals, control, root, terminal, tree, equip).map_err(cannot)?.supervise()
 }
 
@@ -47,7 +53,8 @@ pub fn adopt(settings: Settings, pid: i32, whole: bool, equip: &dyn Equip) -> Re
     let root = Root::adopt(pid)?;
     let (registration, control) = register(&settings, &command_of(pid), equip)?;
     inherited.let_go().map_err(cannot)?;
-    let tree = tree(&settings, &registration, &root, whole).map_err(cannot)?;
+    let cgroup = cgroup(&settings, &registration, equip);
+    let tree = tree(&settings, &registration, &root, whole, cgroup).map_err(cannot)?;
     Supervisor::new(signals, control, root, None, tree, equip).map_err(cannot)?.supervise()
 }
 
@@ -55,11 +62,25 @@ fn cannot(error: impl std::fmt::Display) -> LaunchError {
     LaunchError::own("cannot supervise", error)
 }
 
-fn tree(settings: &Settings, registration: &Arc<Registration>, root: &Root, whole: bool) -> std::io::Result<Tree> {
-    // The command runs: a record that lacks its number is not worth its life.
-    let _ = registration.update(|record| record.root_pid = Some(root.pid().as_raw_nonzero().get()));
+fn cgroup(settings: &Settings, registration: &Registration, equip: &dyn Equip) -> Option<Cgroup> {
+    equip.wants_cgroup(settings).then(|| Cgroup::create(&registration.record().name)).flatten()
+}
+
+fn tree(
+    settings: &Settings,
+    registration: &Arc<Registration>,
+    root: &Root,
+    whole: bool,
+    cgroup: Option<Cgroup>,
+) -> std::io::Result<Tree> {
+    // The command runs: a record that lacks something is not worth its life.
+    let _ = registration.update(|record| {
+        record.root_pid = Some(root.pid().as_raw_nonzero().get());
+        record.cgroup = cgroup.as_ref().map(|cgroup| cgroup.path().to_owned());
+    });
     Ok(Tree {
         root: root.pid(),
+        cgroup,
         whole,
         leader: root.leader(),
         launched: !root.is_adopted(),
@@ -261,6 +282,7 @@ impl Supervisor {
             }
             Token::Watched(Source::Fault) => self.happen(Event::Fault),
             Token::Watched(Source::Input) => self.happen(Event::Readable),
+            Token::Watched(Source::Child) => self.happen(Event::ChildEnded),
         }
     }
 
@@ -288,6 +310,7 @@ impl Supervisor {
                 self.waking = Some((self.now_ms(), reason));
                 self.pager.iter().for_each(Pager::wake);
             }
+            Action::MoveFrames(to) => self.pager.iter().for_each(|pager| pager.move_frames(to)),
             Action::ForwardSignal(signal) => self.root.signal(signal),
             Action::StopSelf(signal) => self.stop_self(signal),
             Action::Answer(ticket, result) => {
@@ -454,9 +477,14 @@ impl Supervisor {
                 if let Some((since_ms, reason)) = self.waking.take() {
                     self.history.woken(&report, reason, self.now_ms() - since_ms);
                 }
+                self.observer.woke(self.now_ms());
                 Event::Woken
             }
             Report::Wake(Err(damage)) => Event::Failed(damage.what),
+            Report::Frames(held) => {
+                self.history.moved(held);
+                Event::FramesMoved
+            }
         };
         self.happen(event);
     }
@@ -464,7 +492,10 @@ impl Supervisor {
     fn requested(&mut self, ticket: Ticket, mut request: Option<Request>) {
         while let Some(asked) = request.take() {
             let answer = match (asked.op(), &asked) {
-                (Some(op), _) => return self.happen(Event::Request(ticket, op)),
+                (Some(op), _) => {
+                    self.heard(op);
+                    return self.happen(Event::Request(ticket, op));
+                }
                 (None, Request::Limit { memory_max_bytes }) => {
                     self.settings.memory_max_bytes = *memory_max_bytes;
                     self.observer.limit(*memory_max_bytes);
@@ -474,6 +505,16 @@ impl Supervisor {
             };
             request = self.control.answer(ticket, &answer);
         }
+    }
+
+    /// Hooks tell of turns, and the observer remembers that.
+    fn heard(&mut self, op: Op) {
+        let turn = match op {
+            Op::HintIdle => Turn::Idle,
+            Op::HintActive => Turn::Active,
+            Op::Pause | Op::Resume | Op::Wake => return,
+        };
+        self.observer.hint(self.now_ms(), turn);
     }
 
     fn status(&mut self, verbose: bool) -> Status {
@@ -493,7 +534,7 @@ impl Supervisor {
             paused: self.agent.is_paused(),
             idle_ms: if away { self.now_ms() - self.away_since_ms } else { quiet.quiet_ms },
             busy_with: quiet.busy_with,
-            supervisor_bytes: status::supervisor_bytes(),
+            supervisor_bytes: status::supervisor_bytes().saturating_sub(self.history.held().compressed_bytes),
             measured: self.observer.measure(),
             history: self.history.summary(),
             left_alone: verbose.then(|| self.history.left_alone()),

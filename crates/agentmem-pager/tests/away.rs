@@ -5,11 +5,12 @@
 
 mod common;
 
+use agentmem_pager::agent::Move;
 use agentmem_pager::agent::Quiet;
 use agentmem_pager::arguments::{self, Arguments, Settings};
 use agentmem_pager::gate::Gate;
 use agentmem_pager::observer::{Activity, Equip, Equipment, Observer, Tree};
-use agentmem_pager::paging::{Damage, PageOutReport, Paging, Refused, Source, WakeReport, Watched};
+use agentmem_pager::paging::{Damage, Held, NotAway, PageOutReport, Paging, Refused, Source, WakeReport, Watched};
 use agentmem_pager::registry::{Member, Registration};
 use agentmem_pager::status::Measured;
 use agentmem_pager::supervisor;
@@ -52,11 +53,11 @@ impl Freezer {
 }
 
 impl Paging for Freezer {
-    fn page_out(&mut self, abort: &AtomicBool) -> Result<PageOutReport, Refused> {
+    fn page_out(&mut self, abort: &AtomicBool) -> Result<PageOutReport, NotAway> {
         let (start, slow) = (Instant::now(), std::env::var_os("SLOW").is_some());
         while start.elapsed() < Duration::from_millis(if slow { 20_000 } else { 50 }) {
             if abort.load(Ordering::SeqCst) {
-                return Err(Refused { why: "aborted".into() });
+                return Err(NotAway::Refused(Refused { why: "aborted".into() }));
             }
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -71,6 +72,10 @@ impl Paging for Freezer {
         self.registration.update(|record| record.members.clear()).unwrap();
         self.send(Signal::CONT);
         Ok(WakeReport::default())
+    }
+
+    fn move_frames(&mut self, _to: Move, _abort: &AtomicBool) -> Held {
+        Held::default()
     }
 }
 
@@ -91,6 +96,10 @@ struct Freezing;
 impl Equip for Freezing {
     fn check(&self, settings: &Settings) -> Result<(), String> {
         if settings.freeze { Ok(()) } else { Err("this pager can do nothing but freeze".into()) }
+    }
+
+    fn wants_cgroup(&self, _settings: &Settings) -> bool {
+        false
     }
 
     fn equip(&self, tree: Tree) -> Equipment {
@@ -119,6 +128,7 @@ fn main() {
         ("a signal wakes and arrives", a_signal_wakes),
         ("input aborts a page-out", input_aborts),
         ("timers get a breath", timers_get_a_breath),
+        ("nothing wakes the supervisor while nothing happens", nothing_happens),
         ("one that is killed while away ends", killed_while_away),
         ("who hangs on missing pages is swept away", the_hanging_are_swept_away),
         ("what cannot be is refused before the start", refused_before_the_start),
@@ -232,24 +242,30 @@ fn input_aborts() {
 
 fn timers_get_a_breath() {
     let place = place();
-    let script = "while :; do sleep 0.1; echo tick; done";
-    let mut screen = Screen::start(run(&place, &[NEVER, "--breath-ms=300"], script));
-    screen.wait_for("tick");
-    // Frozen first, resumed by nobody but the breath.
-    place.ask("a", "{\"op\":\"hint\",\"turn\":\"idle\"}");
-    place.ask("a", "{\"op\":\"pause\"}");
-    std::thread::sleep(Duration::from_millis(500));
-    assert_eq!(state(&place), "frozen");
-    place.ask("a", "{\"op\":\"resume\"}");
-    screen.wait_for("tick");
-    drop(screen);
     let mut command = run(&place, &[SOON, "--breath-ms=300"], "echo on; read line");
-    let _shell = Running(command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap());
+    let mut shell = Running(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap());
+    assert_eq!(shell.line(), "on");
     eventually("a second breath", || {
-        let answer = place.file("a.sock").exists().then(|| place.ask("a", "{\"op\":\"status\"}"))?;
-        (answer["agent"]["woken"].as_u64()? > 1).then_some(())
+        let status = &place.ask("a", "{\"op\":\"status\"}")["agent"];
+        (status["woken"].as_u64()? > 1).then_some(())
     });
     assert_eq!(last_wake(&place), "\"breath\"");
+}
+
+fn nothing_happens() {
+    let place = place();
+    let mut screen = Screen::start(run(&place, &[SOON], "echo on; read line"));
+    screen.wait_for("on");
+    becomes(&place, "frozen");
+    let switches = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", screen.child.pid())).unwrap();
+        status.lines().filter(|line| line.contains("ctxt_switches")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    eventually("rest", || {
+        let before = switches();
+        std::thread::sleep(Duration::from_millis(1_500));
+        (before == switches()).then_some(())
+    });
 }
 
 fn killed_while_away() {

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{PATIENCE, Place, Running, eventually, kill, lives};
+use common::{Place, Running, eventually, kill, lives};
 use rustix::process::{Pid, Signal};
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
@@ -190,7 +190,6 @@ fn the_registry_knows_it_while_it_lives() {
     let verbose = &place.ask("one", "{\"op\":\"status\",\"verbose\":true}")["agent"];
     assert_eq!((&verbose["memory_max_bytes"], &verbose["left_alone"]), (&5.into(), &serde_json::json!([])));
     assert_eq!(place.ask("one", "{\"op\":\"fly\"}")["error"], "InvalidArgument");
-    assert_eq!(place.ask("one", "{\"op\":\"pause\"}")["error"], "Unsupported");
     assert_eq!(place.ask("one", "{\"op\":\"wake\"}")["ok"], true);
     let refused = place.supervisor(&["run", "--name=one", "--", "true"]).output().unwrap();
     assert_eq!(refused.status.code(), Some(125));
@@ -268,21 +267,4 @@ fn one_taken_up_is_told_of_until_it_ends() {
     eventually("the record", || place.file("it.json").exists().then_some(()));
     sleep.0.kill().unwrap();
     assert_eq!(supervisor.0.wait().unwrap().code(), Some(0));
-}
-
-#[test]
-fn nothing_wakes_it_while_nothing_happens() {
-    let place = Place::new();
-    let mut cat = Running(place.run(&["cat"]).stdin(Stdio::piped()).spawn().unwrap());
-    let switches = || {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", cat.pid())).unwrap();
-        status.lines().filter(|line| line.contains("ctxt_switches")).map(str::to_owned).collect::<Vec<_>>()
-    };
-    eventually("rest", || {
-        let before = switches();
-        std::thread::sleep(PATIENCE / 15);
-        (before == switches()).then_some(())
-    });
-    drop(cat.0.stdin.take());
-    cat.0.wait().unwrap();
 }

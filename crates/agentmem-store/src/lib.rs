@@ -43,12 +43,15 @@ mod sys;
 mod tree;
 pub mod verify;
 
+pub use cold::{Cold, DiskPlace};
 pub use conversation::Conversation;
+pub use heap::{Extent, Heap};
 pub use options::{OnFull, Options};
 pub use read::StoredMessage;
 #[cfg(feature = "faults")]
 #[doc(hidden)]
 pub use ring::makes_sense;
+pub use segments::Segments;
 pub use store::{Agent, Smu, Store, View};
 #[cfg(feature = "faults")]
 pub use sys::faults;

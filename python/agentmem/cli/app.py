@@ -21,6 +21,20 @@ class _Entry(NamedTuple):
 
 
 COMMANDS = {
+    "run": _Entry(
+        "agentmem.cli.run:run", "Run a command as an agent that shrinks when it is idle."
+    ),
+    "adopt": _Entry("agentmem.cli.run:adopt", "Supervise a process that runs already."),
+    "ps": _Entry("agentmem.cli.ps:ps", "List your agents, and what they take."),
+    "top": _Entry("agentmem.cli.top:top", "Watch your agents, and pause or wake them."),
+    "pause": _Entry("agentmem.cli.control:pause", "Page out and freeze agents until they resume."),
+    "resume": _Entry("agentmem.cli.control:resume", "Let paused agents run again."),
+    "wake": _Entry("agentmem.cli.control:wake", "Bring back the memory of agents now."),
+    "limit": _Entry("agentmem.cli.control:limit", "Change what an agent may hold in RAM."),
+    "admit": _Entry("agentmem.cli.admit:admit", "Say whether there is room for another agent."),
+    "hint": _Entry("agentmem.cli.hint:hint", "Tell the supervisor what its agent is doing."),
+    "hooks": _Entry("agentmem.cli.hooks:hooks", "Have agents tell when they are idle."),
+    "setup": _Entry("agentmem.cli.setup:setup", "Grant once, as root, what agents need."),
     "scan": _Entry(
         "agentmem.cli.scan:scan", "See how much your own transcripts hold, and would shrink to."
     ),
@@ -41,11 +55,13 @@ agentmem: memory management for fleets of AI agents on Linux
 
 What to do first:
 
-  agentmem scan     read your agents' transcripts, change nothing, and say what would be saved
-  agentmem run      shrink idle agents to a few MB: not in this version yet
-  agentmem demo     hold 100 agents' memory on this machine, and measure it
+  agentmem scan            read your transcripts, change nothing, say what would be saved
+  agentmem run -- claude   run an agent that shrinks to a few MB when it is idle
+  agentmem demo            hold 100 agents' memory on this machine, and measure it
 
-Then `agentmem doctor` says what this machine offers, and `agentmem --help` lists everything.
+`agentmem run` needs a right that ordinary users lack: `sudo agentmem setup` grants it, once.
+`agentmem ps` shows what your agents take, `agentmem doctor` what this machine offers, and
+`agentmem --help` lists everything.
 """
 
 

@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import update_wrapper
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import click
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+_WIDTH_IN_A_PIPE = 10_000
 
 
 class Output:
@@ -36,8 +37,17 @@ class Output:
         *,
         title: str | None = None,
         right: Sequence[str] = (),
+        is_whole: bool = False,
     ) -> None:
-        """Print a table for people; the columns named in `right` are figures."""
+        """Print a table for people.
+
+        Args:
+            columns: their titles.
+            rows: a cell for each column.
+            title: what is above it.
+            right: the columns that are figures.
+            is_whole: whether a row stays one line, and cells are never shortened in a pipe.
+        """
         from rich.table import Table
         from rich.text import Text
 
@@ -45,11 +55,15 @@ class Output:
             title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0)
         )
         for column in columns:
-            table.add_column(column, justify="right" if column in right else "left")
+            justify: Literal["left", "right"] = "right" if column in right else "left"
+            table.add_column(column, justify=justify, no_wrap=is_whole)
         for row in rows:
             # Text, not str: a cell is data, and may hold what Rich takes for markup.
             table.add_row(*(Text(cell) for cell in row))
-        self.console().print(table)
+        console = self.console()
+        if is_whole and not console.is_terminal:
+            console.width = _WIDTH_IN_A_PIPE
+        console.print(table)
 
     def message(self, text: str) -> None:
         """Print one message for the person at the terminal."""

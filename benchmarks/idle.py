@@ -1,0 +1,66 @@
+"""One Claude Code after `--turns` turns, idle and paged out: in RAM, and with its frames on SSD."""
+
+from agentmem.bench.result import Figure, Result
+from benchmarks import claude_code, measure
+from benchmarks.claude_code import Claude
+from benchmarks.managed import Status
+from benchmarks.stage import MB, Settings, Stage, meaning, stage, wrong
+
+_PRIVATE_MB_MAX = 4.0
+_COMPRESSED_MB_MAX = 26.0
+
+
+async def run(settings: Settings) -> Result:
+    """See the module."""
+    async with stage(settings) as on:
+        agent = await on.claude("idle", ssd=True)
+        turns = [await agent.turn() for _ in range(settings.turns)]
+        before = measure.memory_of_all(agent.agent_pids()).private_anonymous
+        status = await on.runtime.reach(agent.name, "paged_out")
+        figures = [Figure("awake: private anonymous", before / MB, "MB")]
+        figures += _paged_out(agent, status)
+        figures += await _on_ssd(on, agent)
+        turns.append(await agent.turn())
+        status = await on.runtime.status(agent.name, verbose=True)
+        figures += [
+            Figure("answers", len(turns), ""),
+            Figure("wrong answers", wrong(turns), "", 0),
+        ]
+        notes = [f"left alone: {_left_alone(status)}", f"last wake: {status['last_wake']}"]
+        return Result(figures, meaning(on), notes)
+
+
+def _paged_out(agent: Claude, status: Status) -> list[Figure]:
+    pids = agent.agent_pids()
+    memory = measure.memory_of_all(pids)
+    binary = measure.file_resident_bytes(pids, claude_code.install())
+    supervisor = measure.supervisor_bytes(agent.pid)
+    everything = memory.pss + supervisor - binary
+    return [
+        Figure("idle: private anonymous", memory.private_anonymous / MB, "MB", _PRIVATE_MB_MAX),
+        Figure("idle: compressed", status["compressed_bytes"] / MB, "MB", _COMPRESSED_MB_MAX),
+        Figure("idle: that stands for", status["held_bytes"] / MB, "MB"),
+        Figure("idle: PSS without the binary", (memory.pss - binary) / MB, "MB"),
+        Figure("idle: supervisor with frames", supervisor / MB, "MB"),
+        Figure("idle: everything without the binary", everything / MB, "MB"),
+        Figure("page-out: stopped", status["page_out_ms"]["stopped"], "ms"),
+        Figure("page-out: live", status["page_out_ms"]["live"], "ms"),
+        Figure("page-out: processor time", status["page_out_ms"]["cpu"], "ms"),
+    ]
+
+
+async def _on_ssd(on: Stage, agent: Claude) -> list[Figure]:
+    status = await on.runtime.to_ssd(agent.name)
+    await on.runtime.request(agent.name, "limit", memory_max_bytes=None)
+    return [
+        Figure("on SSD: compressed in RAM", status["compressed_bytes"] / MB, "MB", 0),
+        Figure("on SSD: there", status["ssd_bytes"] / MB, "MB"),
+        Figure("on SSD: supervisor", measure.supervisor_bytes(agent.pid) / MB, "MB"),
+    ]
+
+
+def _left_alone(status: Status) -> str:
+    reasons: dict[str, int] = {}
+    for each in status.get("left_alone", ()):
+        reasons[each["why"]] = reasons.get(each["why"], 0) + each["bytes"]
+    return ", ".join(f"{why} {count / MB:.1f} MB" for why, count in reasons.items()) or "nothing"

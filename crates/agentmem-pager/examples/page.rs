@@ -1,0 +1,39 @@
+//! Pages out and wakes processes by hand: `page PID...`, then `o` and `w` on stdin, `s` for SSD.
+
+use agentmem_pager::freeze::Freezer;
+use agentmem_pager::gate::{Bell, Gate};
+use agentmem_pager::pager::Pager;
+use agentmem_pager::tree::Member;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+fn start_ticks(pid: i32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("a running process");
+    let (_, rest) = stat.rsplit_once(')').expect("a stat line");
+    rest.split_whitespace().nth(19).expect("a start time").parse().expect("a number")
+}
+
+fn main() {
+    let pids: Vec<i32> = std::env::args().skip(1).map(|word| word.parse().expect("a process id")).collect();
+    let members: Vec<Member> = pids.iter().map(|&pid| Member { pid, start_ticks: start_ticks(pid) }).collect();
+    let folder = std::env::temp_dir().join(format!("agentmem-page-{}", std::process::id()));
+    let mut pager = Pager::new(
+        Freezer::Stop { stopped_before: Vec::new() },
+        &folder,
+        Arc::new(Gate::new(Bell::new().expect("an eventfd"))),
+    )
+    .expect("a pager");
+    for line in std::io::stdin().lines() {
+        match line.expect("text").as_str() {
+            "o" => match pager.page_out(&members, &AtomicBool::new(false), &mut |_| Ok(())) {
+                Ok(report) => println!("{report:?} {:?}", pager.held()),
+                Err(why) => println!("not out: {why}"),
+            },
+            "s" => println!("{:?} {:?}", pager.demote(&AtomicBool::new(false)), pager.held()),
+            "w" => println!("{:?}", pager.wake()),
+            other => println!("{other}: o, s or w"),
+        }
+    }
+    println!("{:?}", pager.wake());
+    pager.release();
+}

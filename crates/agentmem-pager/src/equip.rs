@@ -1,0 +1,103 @@
+//! What a supervisor needs to manage its tree: whether this machine lets it, a pager, and an observer.
+
+use crate::agent::Quiet;
+use crate::arguments::Settings;
+use crate::idle::{Idleness, Turn};
+use crate::managed::TreePager;
+use crate::memory;
+use crate::observer::{Activity, Equip, Equipment, Observer, Tree};
+use crate::sample::sample;
+use crate::status::Measured;
+use crate::tree;
+use std::path::PathBuf;
+
+/// Equipment for trees that are paged out and frozen.
+#[derive(Debug)]
+pub struct Paged;
+
+/// Without it, no page can be guarded, and what was said to people is this.
+const NO_USERFAULTFD: &str = "this user may not handle page faults of agents: run `sudo agentmem setup` once, or add --best-effort to run without paging";
+
+impl Equip for Paged {
+    fn check(&self, settings: &Settings) -> Result<(), String> {
+        if !settings.freeze || crate::userfault::is_permitted() || has_swap() {
+            return Ok(());
+        }
+        Err(NO_USERFAULTFD.into())
+    }
+
+    fn wants_cgroup(&self, settings: &Settings) -> bool {
+        settings.freeze
+    }
+
+    fn equip(&self, tree: Tree) -> Equipment {
+        let root = tree.root.as_raw_nonzero().get();
+        let reaper = tree.launched.then(|| std::process::id() as i32);
+        let cgroup = tree.cgroup.as_ref().map(|cgroup| cgroup.path().to_owned());
+        let whole = tree::Tree { root, cgroup, reaper };
+        let observer = Box::new(TreeObserver { tree: whole.clone(), idleness: Idleness::new(0), input_ms: 0 });
+        let folder = cold_folder(&tree.settings);
+        let paging =
+            tree.settings.freeze.then(|| TreePager::new(whole, tree.cgroup, &folder, tree.gate, tree.registration));
+        // A pager that cannot be made is as good as none: the command runs already.
+        let paging = paging.and_then(Result::ok).map(|pager| Box::new(pager) as Box<dyn crate::paging::Paging>);
+        Equipment { paging, observer }
+    }
+}
+
+fn has_swap() -> bool {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = meminfo.lines().find_map(|line| line.strip_prefix("SwapTotal:"));
+    total.and_then(|rest| rest.split_whitespace().next()).is_some_and(|kib| kib != "0")
+}
+
+/// Where this supervisor's frames lie on SSD: not in a folder that may be in RAM.
+fn cold_folder(settings: &Settings) -> PathBuf {
+    let state = || std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/state"));
+    let base = settings.cold_dir.clone().or_else(|| state().or_else(home).map(|path| path.join("agentmem/pages")));
+    base.unwrap_or_else(|| PathBuf::from("/var/tmp/agentmem-pages")).join(std::process::id().to_string())
+}
+
+/// Watches a tree for the main loop.
+#[derive(Debug)]
+struct TreeObserver {
+    tree: tree::Tree,
+    idleness: Idleness,
+    input_ms: u64,
+}
+
+impl TreeObserver {
+    fn members(&self) -> Vec<tree::Member> {
+        self.tree.members().unwrap_or_default()
+    }
+}
+
+impl Observer for TreeObserver {
+    fn sample(&mut self, terminal: Activity, now_ms: u64) -> Quiet {
+        if terminal.input_ms > self.input_ms {
+            self.input_ms = terminal.input_ms;
+            self.idleness.input(terminal.input_ms);
+        }
+        self.idleness.observe(now_ms, &sample(&self.members()));
+        let quiet_ms = self.idleness.quiet_since().map_or(0, |since_ms| now_ms.saturating_sub(since_ms));
+        Quiet { quiet_ms, busy_with: self.idleness.busy_with() }
+    }
+
+    fn hint(&mut self, now_ms: u64, turn: Turn) {
+        self.idleness.hint(now_ms, turn);
+    }
+
+    fn woke(&mut self, now_ms: u64) {
+        self.idleness.woke(now_ms);
+    }
+
+    fn measure(&mut self) -> Measured {
+        let memories: Vec<memory::Memory> = self.members().iter().map(|member| memory::of(member.pid)).collect();
+        Measured {
+            processes: memories.len(),
+            resident_bytes: memories.iter().map(|memory| memory.resident_bytes).sum(),
+            private_bytes: memories.iter().map(|memory| memory.private_bytes).sum(),
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! Frames of pages: blocks of 64 KiB, compressed, in RAM or on SSD, each with a checksum of what it
+//! decodes to.
+
+use agentmem_core::codec::{self, Codec, Compressor};
+use agentmem_core::{Error, ErrorKind, Result};
+use agentmem_store::{Cold, DiskPlace, Extent, Heap, Segments};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use xxhash_rust::xxh3::xxh3_64;
+
+/// Address range of a block.
+pub const BLOCK_BYTES: u64 = 64 << 10;
+/// Pages of a block: one bit each in a `u16`.
+pub const BLOCK_PAGES: u64 = 16;
+/// Addresses for frames; memory is used only as they fill.
+const HEAP_BYTES_MAX: u64 = 1 << 36;
+/// What moves to SSD together, and comes back together.
+const BATCH_BYTES: usize = 1 << 20;
+/// Above this share the payload stays raw.
+const WORTH_PERCENT: usize = 95;
+
+/// The pages of one block, held outside of their process.
+#[derive(Debug)]
+pub struct Block {
+    /// Pages in the payload, in the order of their addresses.
+    pub stored: u16,
+    /// Pages of zeros.
+    pub zeros: u16,
+    /// Checksum of the decoded payload.
+    checksum: u64,
+    place: Held,
+}
+
+#[derive(Debug)]
+enum Held {
+    /// Only zeros.
+    Nothing,
+    Ram {
+        payload: Extent,
+        codec: Codec,
+    },
+    Ssd {
+        batch: Arc<Batch>,
+        start: u32,
+        len: u32,
+        codec: Codec,
+    },
+}
+
+/// Blocks that lie on SSD together. Their place is free once the last of them goes.
+#[derive(Debug)]
+struct Batch {
+    cold: Arc<Cold>,
+    frame: u32,
+    place: DiskPlace,
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        self.cold.bury(&[self.place]);
+    }
+}
+
+impl Block {
+    /// Bytes of its pages that are not zeros.
+    pub fn stored_bytes(&self) -> u64 {
+        u64::from(self.stored.count_ones()) * crate::sys::PAGE_BYTES
+    }
+
+    /// Bytes that it takes in RAM.
+    pub fn ram_bytes(&self) -> u64 {
+        if let Held::Ram { payload, .. } = &self.place { payload.len() as u64 } else { 0 }
+    }
+
+    /// Bytes that it takes on SSD.
+    pub fn ssd_bytes(&self) -> u64 {
+        if let Held::Ssd { len, .. } = &self.place { u64::from(*len) } else { 0 }
+    }
+
+    /// The batch that it lies in, as a number: blocks of one batch are best read together.
+    pub fn batch(&self) -> Option<u32> {
+        if let Held::Ssd { batch, .. } = &self.place { Some(batch.frame) } else { None }
+    }
+}
+
+/// Where the frames of one tree are.
+#[derive(Debug)]
+pub struct Frames {
+    heap: Arc<Heap>,
+    folder: PathBuf,
+    cold: Option<Arc<Cold>>,
+    next_frame: AtomicU32,
+    level: i32,
+}
+
+impl Frames {
+    /// No frames yet; those on SSD will lie in `folder`, made when the first one goes there.
+    pub fn new(folder: &Path, level: i32) -> Result<Self> {
+        let heap = Heap::new("agentmem-pages", &Segments::new()?, HEAP_BYTES_MAX)?;
+        Ok(Frames { heap, folder: folder.to_owned(), cold: None, next_frame: AtomicU32::new(1), level })
+    }
+
+    /// A compressor for [`Frames::hold`]; worth keeping while many blocks are held.
+    pub fn compressor(&self) -> Result<Compressor> {
+        Compressor::new(self.level)
+    }
+
+    /// Resident bytes of all frames.
+    pub fn resident_bytes(&self) -> u64 {
+        self.heap.resident_bytes() + self.heap.table_bytes()
+    }
+
+    /// Bytes of disk blocks in use.
+    pub fn disk_bytes(&self) -> u64 {
+        self.cold.as_ref().map_or(0, |cold| cold.disk_bytes())
+    }
+
+    /// Takes `content`: the pages `stored`, one after the other; `zeros` are pages of zeros beside them.
+    pub fn hold(&self, compressor: &mut Compressor, content: &[u8], stored: u16, zeros: u16) -> Result<Block> {
+        assert_eq!(content.len() as u64, u64::from(stored.count_ones()) * crate::sys::PAGE_BYTES);
+        if content.is_empty() {
+            return Ok(Block { stored, zeros, checksum: 0, place: Held::Nothing });
+        }
+        let checksum = xxh3_64(content);
+        let compressed = compressor.compress(&[content])?;
+        let (codec, payload) = if compressed.len() * 100 < content.len() * WORTH_PERCENT {
+            (Codec::Zstd, compressed.as_slice())
+        } else {
+            (Codec::Raw, content)
+        };
+        let payload = self.heap.store(payload)?;
+        Ok(Block { stored, zeros, checksum, place: Held::Ram { payload, codec } })
+    }
+
+    /// Decodes a block into `content`, which has the length of its stored pages. `batch` is a cache of
+    /// one batch, for blocks in order.
+    ///
+    /// # Errors
+    /// `Damaged` if it is not what was taken.
+    pub fn give(&self, block: &Block, batch: &mut LastBatch, content: &mut [u8]) -> Result<()> {
+        let (payload, codec) = match &block.place {
+            Held::Nothing => return Ok(()),
+            Held::Ram { payload, codec } => (payload.bytes(), *codec),
+            Held::Ssd { batch: from, start, len, codec } => {
+                (batch.bytes(from)?.get(*start as usize..(*start + *len) as usize).unwrap_or_default(), *codec)
+            }
+        };
+        let whole = match codec {
+            Codec::Zstd => codec::decompress_whole(payload, content),
+            Codec::Raw if payload.len() == content.len() => {
+                content.copy_from_slice(payload);
+                Some(())
+            }
+            Codec::Raw => None,
+        };
+        match whole {
+            Some(()) if xxh3_64(content) == block.checksum => Ok(()),
+            _ => Err(Error::new(ErrorKind::Damaged, "a block of pages")),
+        }
+    }
+
+    /// Moves blocks from RAM to SSD, as many as there are in `blocks`. What was moved when it fails
+    /// stays moved; every block stays readable.
+    pub fn demote<'a>(&mut self, blocks: impl Iterator<Item = &'a mut Block>) -> Result<()> {
+        let mut waiting: Vec<&mut Block> = Vec::new();
+        let mut bytes = 0;
+        for block in blocks.filter(|block| matches!(block.place, Held::Ram { .. })) {
+            bytes += block.ram_bytes() as usize;
+            waiting.push(block);
+            if bytes >= BATCH_BYTES {
+                self.demote_batch(&mut waiting)?;
+                bytes = 0;
+            }
+        }
+        self.demote_batch(&mut waiting)
+    }
+
+    fn demote_batch(&mut self, blocks: &mut Vec<&mut Block>) -> Result<()> {
+        if blocks.is_empty() {
+            return Ok(());
+        }
+        let mut bytes = Vec::with_capacity(BATCH_BYTES + BLOCK_BYTES as usize);
+        for block in blocks.iter() {
+            if let Held::Ram { payload, .. } = &block.place {
+                bytes.extend_from_slice(payload.bytes());
+            }
+        }
+        let cold = self.cold()?;
+        let frame = self.next_frame.fetch_add(1, Ordering::Relaxed);
+        let place = cold.write(&[(frame, &bytes)])?[0];
+        self.unlink();
+        let batch = Arc::new(Batch { cold, frame, place });
+        let mut start = 0;
+        for block in blocks.drain(..) {
+            if let Held::Ram { payload, codec } = &block.place {
+                let (len, codec) = (payload.len() as u32, *codec);
+                block.place = Held::Ssd { batch: batch.clone(), start, len, codec };
+                start += len;
+            }
+        }
+        Ok(())
+    }
+
+    fn cold(&mut self) -> Result<Arc<Cold>> {
+        if self.cold.is_none() {
+            self.cold = Some(Arc::new(Cold::open(&self.folder)?));
+        }
+        Ok(self.cold.clone().expect("just opened"))
+    }
+
+    /// Frames are of use to nobody after us: files without a name go when we go, however we go.
+    fn unlink(&self) {
+        for entry in std::fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            let _ = std::fs::remove_file(entry.path());
+        }
+        let _ = std::fs::remove_dir(&self.folder);
+        let _ = std::fs::create_dir_all(&self.folder);
+    }
+}
+
+impl Drop for Frames {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.folder);
+    }
+}
+
+/// The batch that was read last.
+#[derive(Debug, Default)]
+pub struct LastBatch(Option<(u32, Vec<u8>)>);
+
+impl LastBatch {
+    fn bytes(&mut self, batch: &Batch) -> Result<&[u8]> {
+        if self.0.as_ref().is_none_or(|(frame, _)| *frame != batch.frame) {
+            self.0 = Some((batch.frame, batch.cold.read(batch.frame, batch.place)?));
+        }
+        Ok(&self.0.as_ref().expect("just read").1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn content(pages: usize, seed: u64) -> Vec<u8> {
+        let mut state = seed | 1;
+        let mut next = || {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 33) as u8
+        };
+        (0..pages * 4096).map(|at| if at % 64 < seed as usize % 64 { next() } else { b'a' }).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(30))]
+        #[test]
+        fn blocks_come_back_from_ram_and_from_ssd(masks in proptest::collection::vec((any::<u16>(), any::<u64>()), 1..40)) {
+            let folder = tempfile::tempdir().unwrap();
+            let mut frames = Frames::new(&folder.path().join("pages"), 3).unwrap();
+            let mut compressor = frames.compressor().unwrap();
+            let contents: Vec<Vec<u8>> = masks.iter().map(|(mask, seed)| content(mask.count_ones() as usize, *seed)).collect();
+            let mut blocks: Vec<Block> = masks
+                .iter()
+                .zip(&contents)
+                .map(|((mask, _), content)| frames.hold(&mut compressor, content, *mask, !mask).unwrap())
+                .collect();
+            for on_ssd in [false, true] {
+                if on_ssd {
+                    frames.demote(blocks.iter_mut()).unwrap();
+                    prop_assert_eq!(blocks.iter().map(Block::ram_bytes).sum::<u64>(), 0);
+                }
+                let mut batch = LastBatch::default();
+                for (block, content) in blocks.iter().zip(&contents) {
+                    let mut got = vec![0; content.len()];
+                    frames.give(block, &mut batch, &mut got).unwrap();
+                    prop_assert_eq!(&got, content);
+                }
+            }
+            prop_assert!(std::fs::read_dir(folder.path().join("pages")).map_or(0, Iterator::count) == 0, "no file has a name");
+            drop(blocks);
+            prop_assert!(frames.disk_bytes() <= 4096, "a block that a live one may have shared");
+        }
+    }
+
+    #[test]
+    fn a_wrong_byte_is_never_given() {
+        let folder = tempfile::tempdir().unwrap();
+        let frames = Frames::new(folder.path(), 3).unwrap();
+        let mut block = frames.hold(&mut frames.compressor().unwrap(), &content(16, 9), u16::MAX, 0).unwrap();
+        block.checksum ^= 1;
+        let mut got = vec![0; BLOCK_BYTES as usize];
+        let error = frames.give(&block, &mut LastBatch::default(), &mut got).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Damaged);
+    }
+}

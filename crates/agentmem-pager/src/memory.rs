@@ -1,0 +1,37 @@
+//! How large a process is, as the kernel shares it out.
+
+/// Memory of a process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// PSS: what it would free, and its part of what it shares.
+    pub resident_bytes: u64,
+    /// Anonymous memory, its part of it.
+    pub private_bytes: u64,
+}
+
+/// Of a process; nothing if it is gone, or may not be looked at.
+pub fn of(pid: i32) -> Memory {
+    parse(&std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default())
+}
+
+/// Reads the text of /proc/PID/smaps_rollup.
+fn parse(rollup: &str) -> Memory {
+    let bytes = |name: &str| {
+        let line = rollup.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) << 10
+    };
+    Memory { resident_bytes: bytes("Pss"), private_bytes: bytes("Pss_Anon") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rollup_is_read_and_an_odd_one_is_nothing() {
+        let text = "7f00-7fff ---p 00000000 00:00 0 [rollup]\nRss: 900 kB\nPss: 500 kB\nPss_Anon:   300 kB\n";
+        assert_eq!(parse(text), Memory { resident_bytes: 500 << 10, private_bytes: 300 << 10 });
+        assert_eq!(parse("Pss: x kB\n"), Memory::default());
+        assert!(of(std::process::id() as i32).resident_bytes > 0);
+    }
+}

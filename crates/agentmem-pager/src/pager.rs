@@ -1,0 +1,421 @@
+//! Paging a whole tree out and in, in the order that cannot lose memory.
+//!
+//! ```text
+//! live      capture what was written since the last time, while the tree runs on
+//! stopped   every thread of every process; capture the rest; guard; drop; ask for the freeze; let go
+//! frozen    pages are missing; nothing of the tree runs
+//! wake      bring everything back, checked; stop guarding; thaw
+//! ```
+//! All of it happens on one thread: Linux ties a tracer to its thread.
+
+use crate::frames::{Block, Frames};
+use crate::freeze::Freezer;
+use crate::gate::Gate;
+use crate::process::{Plan, Process, mappings};
+use crate::refusals::Facts;
+use crate::sys;
+use crate::target::Stopped;
+use crate::tree::Member;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// All threads stop within this, or go on.
+const STOP_DEADLINE: Duration = Duration::from_millis(5);
+/// As warm frames of the store.
+const LEVEL: i32 = 3;
+/// Threads that compress while the tree is stopped, or that bring it back.
+const THREADS_MAX: usize = 8;
+
+/// What was not paged out, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftAlone {
+    /// The process.
+    pub pid: i32,
+    /// Bytes of private anonymous memory that it concerns.
+    pub bytes: u64,
+    /// The reason, in words.
+    pub why: String,
+}
+
+/// Why the tree is not paged out.
+#[derive(Debug)]
+pub enum NotOut {
+    /// It was asked to stop, because something came in. The tree runs on as before.
+    Aborted,
+    /// It was busy, or a step failed; later it may work. The tree runs on as before.
+    NotNow(String),
+    /// Pages are missing and cannot be brought back: the tree stays frozen, because running on would be worse.
+    Damaged(String),
+}
+
+impl std::fmt::Display for NotOut {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            NotOut::Aborted => f.write_str("something came in"),
+            NotOut::NotNow(why) | NotOut::Damaged(why) => f.write_str(why),
+        }
+    }
+}
+
+impl From<io::Error> for NotOut {
+    fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::Interrupted { NotOut::Aborted } else { NotOut::NotNow(error.to_string()) }
+    }
+}
+
+/// A page could not be brought back: the tree stays frozen, because running on would be worse.
+#[derive(Debug)]
+pub struct Damaged(pub String);
+
+/// What a page-out did.
+#[derive(Debug, Clone, Default)]
+pub struct PageOut {
+    /// Bytes of pages that are missing now.
+    pub dropped_bytes: u64,
+    /// Bytes that were compressed for it; the rest was held from before.
+    pub fresh_bytes: u64,
+    /// How long the tree was stopped before it was frozen.
+    pub stopped: Duration,
+    /// How long it took in all.
+    pub total: Duration,
+    /// Processor time of it.
+    pub cpu: Duration,
+    /// What stayed.
+    pub left_alone: Vec<LeftAlone>,
+}
+
+/// What a wake did.
+#[derive(Debug, Clone, Default)]
+pub struct Wake {
+    /// Bytes brought back.
+    pub bytes: u64,
+    /// Until the tree ran.
+    pub total: Duration,
+}
+
+/// Bytes that frames hold, and take.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct HeldBytes {
+    /// As pages.
+    pub held_bytes: u64,
+    /// In RAM.
+    pub compressed_bytes: u64,
+    /// On SSD.
+    pub ssd_bytes: u64,
+}
+
+/// Asked while the tree is stopped, whether it may be paged out.
+pub type Check<'a> = &'a mut dyn FnMut(&[Stopped]) -> Result<(), String>;
+
+/// Pages one tree out and in.
+#[derive(Debug)]
+pub struct Pager {
+    frames: Frames,
+    freezer: Freezer,
+    processes: HashMap<Member, Process>,
+    /// While frozen: children before parents, which is how they are thawed.
+    frozen: Option<Vec<i32>>,
+    threads: usize,
+    gate: Arc<Gate>,
+}
+
+/// Processor time of this process.
+fn cpu_time() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+}
+
+impl Pager {
+    /// A pager for a tree that `freezer` freezes; frames on SSD lie in `folder`. `gate` is closed while it traces.
+    pub fn new(freezer: Freezer, folder: &Path, gate: Arc<Gate>) -> agentmem_core::Result<Self> {
+        let threads = std::thread::available_parallelism().map_or(1, |count| count.get().min(THREADS_MAX));
+        let frames = Frames::new(folder, LEVEL)?;
+        Ok(Pager { frames, freezer, processes: HashMap::new(), frozen: None, threads, gate })
+    }
+
+    /// Whether the tree is frozen.
+    pub fn is_frozen(&self) -> bool {
+        self.frozen.is_some()
+    }
+
+    /// Descriptors that become readable when somebody touches a missing page.
+    pub fn faults(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.processes.values().filter(|process| process.is_out()).filter_map(|p| p.userfault()).map(|u| u.fd())
+    }
+
+    /// Descriptors that become readable when a process ends.
+    pub fn ends(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.processes.values().map(Process::pidfd)
+    }
+
+    /// What the frames hold.
+    pub fn held(&self) -> HeldBytes {
+        let blocks = || self.processes.values().flat_map(Process::blocks);
+        HeldBytes {
+            held_bytes: blocks().map(Block::stored_bytes).sum(),
+            compressed_bytes: self.frames.resident_bytes(),
+            ssd_bytes: blocks().map(Block::ssd_bytes).sum(),
+        }
+    }
+
+    /// Moves all frames from RAM to SSD, until `abort` turns true.
+    pub fn demote(&mut self, abort: &AtomicBool) -> agentmem_core::Result<()> {
+        let blocks = self.processes.values_mut().flat_map(Process::blocks_mut);
+        let outcome = self.frames.demote(blocks.take_while(|_| !abort.load(Ordering::Relaxed)));
+        release_free_memory();
+        outcome
+    }
+
+    /// Forgets the frames of pages that are there, which only save work.
+    pub fn drop_kept(&mut self) {
+        self.processes.values_mut().for_each(Process::drop_kept);
+        release_free_memory();
+    }
+
+    /// Pages `members` (parents before children) out and freezes them. `check` is asked when all of them are
+    /// stopped; an error of it means that they go on.
+    ///
+    /// # Errors
+    /// See [`NotOut`].
+    pub fn page_out(&mut self, members: &[Member], abort: &AtomicBool, check: Check<'_>) -> Result<PageOut, NotOut> {
+        assert!(self.frozen.is_none(), "paged out twice");
+        let (began, cpu_before) = (Instant::now(), cpu_time());
+        let mut report = PageOut::default();
+        let outcome = self
+            .live(members, abort, &mut report)
+            .and_then(|willing| self.stop_and_drop(members, &willing, abort, check, &mut report));
+        release_free_memory();
+        outcome?;
+        report.total = began.elapsed();
+        report.cpu = cpu_time() - cpu_before;
+        Ok(report)
+    }
+
+    /// What can be done while the tree runs. Returns who can be paged.
+    fn live(&mut self, members: &[Member], abort: &AtomicBool, report: &mut PageOut) -> Result<Vec<Member>, NotOut> {
+        self.processes.retain(|member, _| members.contains(member));
+        for &member in members {
+            if let Entry::Vacant(place) = self.processes.entry(member) {
+                place.insert(Process::new(member.pid)?);
+            }
+        }
+        let mut willing = Vec::new();
+        for member in members {
+            match self.prepare(member) {
+                None => willing.push(*member),
+                Some(why) => {
+                    report.left_alone.push(LeftAlone { pid: member.pid, bytes: anonymous_bytes(member.pid), why })
+                }
+            }
+        }
+        for member in &willing {
+            let process = self.processes.get_mut(member).expect("just met");
+            // One thread: whoever else runs on this machine comes first.
+            let (_, captured) = process.capture(&self.frames, None, 1, abort)?;
+            report.fresh_bytes += captured.fresh_bytes;
+        }
+        Ok(willing)
+    }
+
+    /// Makes a userfaultfd in a process, which stops it for a moment the first time; says why not.
+    fn prepare(&mut self, member: &Member) -> Option<String> {
+        let ours: Vec<BorrowedFd<'_>> =
+            self.processes.values().filter_map(|process| process.userfault().map(|userfault| userfault.fd())).collect();
+        let own = self.processes[member].userfault().map(|userfault| userfault.in_target());
+        let is_ours = |number: i32| {
+            own == Some(number) || ours.iter().any(|fd| sys::is_same_file(*fd, member.pid, number) == Some(true))
+        };
+        if let Some(why) = Facts::of(member.pid).refusal(&is_ours) {
+            return Some(why);
+        }
+        let process = self.processes.get_mut(member).expect("just met");
+        if process.is_prepared() {
+            return None;
+        }
+        let gate = self.gate.clone();
+        let _tracing = gate.trace();
+        let mut stopped = match stop(&[*member]) {
+            Ok(stopped) => stopped,
+            Err(why) => return Some(why.to_string()),
+        };
+        process.prepare(&mut stopped[0]).err().map(|error| format!("no userfaultfd in it: {error}"))
+    }
+
+    fn stop_and_drop(
+        &mut self,
+        members: &[Member],
+        willing: &[Member],
+        abort: &AtomicBool,
+        check: Check<'_>,
+        report: &mut PageOut,
+    ) -> Result<(), NotOut> {
+        let gate = self.gate.clone();
+        let _tracing = gate.trace();
+        let began = Instant::now();
+        let mut stopped = stop(members)?;
+        check(&stopped).map_err(NotOut::NotNow)?;
+        let plans = self.capture_stopped(members, willing, &mut stopped, abort, report)?;
+        // From here on pages are missing.
+        let outcome = self.drop_all(&plans, members, &mut stopped, abort).and_then(|dropped_bytes| {
+            report.dropped_bytes = dropped_bytes;
+            self.freezer.request(&stopped)
+        });
+        if let Err(error) = outcome {
+            return Err(self.undo(stopped, error));
+        }
+        let handed_over = self.freezer.hand_over(stopped);
+        self.frozen = Some(members.iter().rev().map(|member| member.pid).collect());
+        report.stopped = began.elapsed();
+        match handed_over {
+            Ok(()) => {
+                self.swap_the_others(members, willing);
+                Ok(())
+            }
+            // Whoever runs waits at the first missing page.
+            Err(error) => match self.wake() {
+                Ok(_) => Err(error.into()),
+                Err(Damaged(why)) => Err(NotOut::Damaged(why)),
+            },
+        }
+    }
+
+    /// What cannot be paged by us, the kernel may move to swap, where there is any; it brings it back by itself.
+    fn swap_the_others(&self, members: &[Member], willing: &[Member]) {
+        let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let has_swap = meminfo.lines().any(|line| {
+            line.strip_prefix("SwapFree:")
+                .and_then(|rest| rest.split_whitespace().next())
+                .is_some_and(|free| free != "0")
+        });
+        for member in members.iter().filter(|member| has_swap && !willing.contains(member)) {
+            // Failing leaves it resident, and it was listed as left alone.
+            let _ = self.processes[member].page_to_swap();
+        }
+    }
+
+    /// Captures the rest; returns a plan for each of the stopped, empty for those that are left alone.
+    fn capture_stopped(
+        &mut self,
+        members: &[Member],
+        willing: &[Member],
+        stopped: &mut [Stopped],
+        abort: &AtomicBool,
+        report: &mut PageOut,
+    ) -> Result<Vec<Plan>, NotOut> {
+        let mut plans = Vec::new();
+        for (member, stopped) in members.iter().zip(stopped) {
+            if !willing.contains(member) {
+                plans.push(Plan::default());
+                continue;
+            }
+            let keep = stopped.kept_page()?;
+            let process = self.processes.get_mut(member).expect("met before");
+            let (plan, captured) = process.capture(&self.frames, keep, self.threads, abort)?;
+            report.fresh_bytes += captured.fresh_bytes;
+            if captured.stay_bytes > 0 {
+                let why = "shared with another process, in swap, or used by the kernel".to_owned();
+                report.left_alone.push(LeftAlone { pid: member.pid, bytes: captured.stay_bytes, why });
+            }
+            plans.push(plan);
+        }
+        Ok(plans)
+    }
+
+    fn drop_all(
+        &mut self,
+        plans: &[Plan],
+        members: &[Member],
+        stopped: &mut [Stopped],
+        abort: &AtomicBool,
+    ) -> io::Result<u64> {
+        let mut dropped_bytes = 0;
+        for ((plan, member), stopped) in plans.iter().zip(members).zip(stopped) {
+            let process = self.processes.get_mut(member).expect("met before");
+            dropped_bytes += process.drop_pages(stopped, plan, abort)?;
+        }
+        Ok(dropped_bytes)
+    }
+
+    /// Brings everything back while all is stopped, and lets go.
+    fn undo(&mut self, stopped: Vec<Stopped>, cause: io::Error) -> NotOut {
+        match self.restore() {
+            Ok(_) => {
+                // Asked for or not: it must not freeze once it is let go.
+                let pids: Vec<i32> = stopped.iter().rev().map(Stopped::pid).collect();
+                let thawed = self.freezer.thaw(&pids);
+                drop(stopped);
+                match thawed {
+                    Ok(()) => cause.into(),
+                    Err(error) => NotOut::Damaged(format!("cannot be thawed: {error}")),
+                }
+            }
+            Err(Damaged(why)) => {
+                let _ = self.freezer.request(&stopped);
+                let _ = self.freezer.hand_over(stopped);
+                NotOut::Damaged(why)
+            }
+        }
+    }
+
+    fn restore(&mut self) -> Result<u64, Damaged> {
+        let mut bytes = 0;
+        for (member, process) in &mut self.processes {
+            bytes += process
+                .restore(&self.frames, self.threads)
+                .map_err(|error| Damaged(format!("process {}: {error}", member.pid)))?;
+        }
+        Ok(bytes)
+    }
+
+    /// Brings everything back and lets the tree run.
+    ///
+    /// # Errors
+    /// Then it stays frozen; it can be tried again.
+    pub fn wake(&mut self) -> Result<Wake, Damaged> {
+        let began = Instant::now();
+        let Some(pids) = self.frozen.clone() else { return Ok(Wake::default()) };
+        let bytes = self.restore()?;
+        self.freezer.thaw(&pids).map_err(|error| Damaged(format!("cannot be thawed: {error}")))?;
+        self.frozen = None;
+        let total = began.elapsed();
+        release_free_memory();
+        Ok(Wake { bytes, total })
+    }
+
+    /// Ends management of an awake tree.
+    pub fn release(&mut self) {
+        assert!(self.frozen.is_none(), "a frozen tree is woken first");
+        self.processes.values_mut().for_each(Process::release);
+        self.processes.clear();
+    }
+}
+
+/// Stops all threads of all of `members`, or none.
+fn stop(members: &[Member]) -> Result<Vec<Stopped>, NotOut> {
+    let not_now = |pid: i32, why: &dyn std::fmt::Display| NotOut::NotNow(format!("process {pid}: {why}"));
+    let mut stopped = Vec::new();
+    for member in members {
+        stopped.push(Stopped::begin(member.pid).map_err(|why| not_now(member.pid, &why))?);
+    }
+    let deadline = Instant::now() + STOP_DEADLINE;
+    for process in &mut stopped {
+        process.settle(deadline).map_err(|why| not_now(process.pid(), &why))?;
+    }
+    Ok(stopped)
+}
+
+fn anonymous_bytes(pid: i32) -> u64 {
+    mappings(pid).unwrap_or_default().iter().map(|mapping| mapping.anonymous_bytes).sum()
+}
+
+/// Gives memory that was freed back to Linux: between two page-outs a supervisor holds frames and little else.
+fn release_free_memory() {
+    // SAFETY: a call without pointers.
+    unsafe { libc::malloc_trim(0) };
+}

@@ -1,0 +1,115 @@
+use super::*;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn pids(tree: &Tree) -> Vec<i32> {
+    tree.members().unwrap().iter().map(|member| member.pid).collect()
+}
+
+#[test]
+fn descendants_belong_and_the_dead_do_not() {
+    let script = "sleep 100 & echo $!; (sleep 100 & echo $!; wait); wait";
+    let mut shell = Ended(Command::new("sh").args(["-c", script]).stdout(Stdio::piped()).spawn().unwrap());
+    let mut output = BufReader::new(shell.0.stdout.take().unwrap());
+    let mut line = || {
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        line.trim().parse::<i32>().unwrap()
+    };
+    let (first, second) = (line(), line());
+    let root = shell.0.id() as i32;
+    let tree = Tree { root, cgroup: None, reaper: None };
+    let members = pids(&tree);
+    assert!([root, first, second].iter().all(|pid| members.contains(pid)), "{members:?}");
+    assert!(!members.contains(&(std::process::id() as i32)));
+
+    let member = Member::of(root).unwrap();
+    assert!(member.pidfd().is_ok());
+    for pid in [first, second] {
+        let pid = rustix::process::Pid::from_raw(pid).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    }
+    shell.0.kill().unwrap();
+    // A zombie until it is waited for: ended all the same.
+    while member.stat().is_ok() {
+        std::thread::yield_now();
+    }
+    assert_eq!(Member::of(root), Err(Unseen::Gone));
+    assert_eq!(pids(&tree), Vec::<i32>::new());
+    shell.0.wait().unwrap();
+    assert_eq!(member.pidfd().err(), Some(Unseen::Gone));
+}
+
+#[test]
+fn a_pid_used_again_is_another_member() {
+    let me = Member::of(std::process::id() as i32).unwrap();
+    let before = Member { start_ticks: me.start_ticks - 1, ..me };
+    assert_eq!(before.stat(), Err(Unseen::Gone));
+    assert_eq!(before.pidfd().err(), Some(Unseen::Gone));
+}
+
+#[test]
+fn both_ways_to_find_children_agree() {
+    let child = Ended(Command::new("sleep").arg("100").spawn().unwrap());
+    let me = std::process::id() as i32;
+    let mut parents: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
+    for stat in all_processes().unwrap() {
+        parents.entry(stat.ppid).or_default().push(stat.pid);
+    }
+    let families = [Family::Parents(parents), Family::look().unwrap()];
+    let child = child.0.id() as i32;
+    assert!(families.iter().all(|family| family.children(me).unwrap().contains(&child)));
+    assert!(families.iter().all(|family| family.children(i32::MAX).unwrap().is_empty()));
+}
+
+#[test]
+fn a_cgroup_lists_itself_and_those_below() {
+    let folder = tempfile::tempdir().unwrap();
+    let me = std::process::id() as i32;
+    std::fs::create_dir(folder.path().join("below")).unwrap();
+    std::fs::write(folder.path().join("cgroup.procs"), "0\n2147483647\n").unwrap();
+    std::fs::write(folder.path().join("below/cgroup.procs"), format!("{me}\n")).unwrap();
+    let mut tree = Tree { root: 1, cgroup: Some(folder.path().to_owned()), reaper: None };
+    assert_eq!(pids(&tree), [me], "0 is nobody, and the other has ended");
+    tree.cgroup = Some(folder.path().join("none"));
+    assert_eq!(pids(&tree), Vec::<i32>::new());
+}
+
+/// Runs in the memory of the test, as a vfork child does until it calls exec.
+fn in_our_memory() -> i32 {
+    extern "C" fn wait(_: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: pause has no arguments; the process only ever gets SIGKILL.
+        unsafe { libc::pause() }
+    }
+    let stack = Box::leak(vec![0u8; 64 << 10].into_boxed_slice());
+    // SAFETY: the stack is 64 KiB, never freed, and used by the child alone, which only pauses.
+    let pid = unsafe {
+        let top = stack.as_mut_ptr().add(stack.len()).cast();
+        libc::clone(wait, top, libc::CLONE_VM | libc::SIGCHLD, std::ptr::null_mut())
+    };
+    assert!(pid > 0, "{}", std::io::Error::last_os_error());
+    pid
+}
+
+#[test]
+fn memory_shared_with_an_outsider_is_found() {
+    let other = in_our_memory();
+    let me = Member::of(std::process::id() as i32).unwrap();
+    let outsider = Member::of(other).unwrap();
+    let found = sharing_outside(&[me]).unwrap();
+    assert!(found.contains(&Sharing { member: me, outsider: other }), "{found:?}");
+    assert!(!sharing_outside(&[me, outsider]).unwrap().iter().any(|sharing| sharing.outsider == other));
+    let pid = rustix::process::Pid::from_raw(other).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty()).unwrap();
+    assert!(!sharing_outside(&[me]).unwrap().iter().any(|sharing| sharing.outsider == other));
+}

@@ -1,0 +1,40 @@
+"""`agentmem top`."""
+
+import sys
+
+import click
+
+from agentmem import fleet
+from agentmem.cli.duration import duration_ms
+from agentmem.cli.output import Output, with_output
+from agentmem.cli.ps import show
+
+_INTERVAL_MS_MIN = 100
+
+
+@click.command()
+@click.option(
+    "--interval",
+    type=duration_ms,
+    default="1s",
+    show_default=True,
+    metavar="TIME",
+    help="How often to look.",
+)
+@click.option("--once", is_flag=True, help="Look once, and print what agentmem ps prints.")
+@with_output
+def top(output: Output, interval: int, once: bool) -> None:
+    """Watch your agents, and pause, resume or wake them by key.
+
+    A click on a column's title sorts by it, and so do the keys named below. With --json, or
+    --once, no terminal is needed.
+    """
+    agents = fleet.agents()
+    if once or output.json:
+        show(output, agents, verbose=False)
+        return
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise click.UsageError("top needs a terminal: give --once, or use agentmem ps")
+    from agentmem.cli.top_app import Top
+
+    Top(agents, interval_s=max(interval, _INTERVAL_MS_MIN) / 1000).run()

@@ -1,0 +1,230 @@
+"""The screen of `agentmem top`."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Literal
+
+from rich.text import Text
+from textual import work
+from textual.app import App, ComposeResult
+from textual.binding import BindingType
+from textual.widgets import DataTable, Footer, Static
+
+from agentmem import fleet
+from agentmem.cli.control import DONE
+from agentmem.cli.graph import History, graph
+from agentmem.cli.ps import COLUMNS, cells
+from agentmem.errors import AgentMemError
+from agentmem.fleet import Agent
+from agentmem.process import mem_available_bytes, mem_total_bytes
+from agentmem.registry import in_order
+from agentmem.units import format_bytes
+
+_GRAPH_LINES = 4
+_SPARK_WIDTH = 20
+_SPARK = "resident over time"
+_SPARK_AT = 2
+
+Key = Callable[[Agent], Any]
+_KEYS: dict[str, Key] = {
+    "name": lambda agent: in_order(agent.name),
+    "state": lambda agent: agent.state,
+    "procs": lambda agent: agent.processes,
+    "before": lambda agent: agent.resident_before_bytes or 0,
+    "now": lambda agent: agent.resident_bytes,
+    "compressed": lambda agent: agent.compressed_bytes,
+    "on SSD": lambda agent: agent.ssd_bytes,
+    "ratio": lambda agent: agent.ratio or 0,
+    "woken": lambda agent: agent.woken,
+    "wake p50/p99": lambda agent: agent.wake_ms_p50 or 0,
+    "last wake": lambda agent: agent.last_wake or "",
+}
+_STYLES = {
+    "running": "green",
+    "idle": "yellow",
+    "paged_out": "cyan",
+    "frozen": "blue",
+    "waking": "magenta",
+}
+_IS_FIGURE = {column.title: column.is_figure for column in COLUMNS}
+
+
+class Top(App[None]):
+    """A table of agents with graphs above and beside it.
+
+    Args:
+        agents: what there is at the start.
+        interval_s: how often to look again.
+        look: what looks.
+        command: what has a supervisor do something.
+    """
+
+    TITLE = "agentmem top"
+    ENABLE_COMMAND_PALETTE = False
+    CSS = f"""
+    #summary {{ padding: 0 1; }}
+    #graph {{ height: {_GRAPH_LINES}; padding: 0 1; color: $accent; }}
+    DataTable {{ height: 1fr; }}
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        ("p", "command('pause')", "Pause"),
+        ("r", "command('resume')", "Resume"),
+        ("w", "command('wake')", "Wake"),
+        ("n", "sort('name')", "By name"),
+        ("s", "sort('state')", "state"),
+        ("b", "sort('before')", "before"),
+        ("m", "sort('now')", "now"),
+        ("c", "sort('compressed')", "compressed"),
+        ("x", "sort('ratio')", "ratio"),
+        ("k", "sort('woken')", "woken"),
+        ("q", "quit", "Quit"),
+    ]
+
+    def __init__(
+        self,
+        agents: Sequence[Agent],
+        *,
+        interval_s: float = 1.0,
+        look: Callable[[], list[Agent]] = fleet.agents,
+        command: Callable[[str, str], Any] = fleet.command,
+    ) -> None:
+        super().__init__()
+        self._agents = list(agents)
+        self._interval_s = interval_s
+        self._look = look
+        self._command = command
+        self._history = History()
+        self._sorted_by, self._is_reversed = "name", False
+        self._is_looking = False
+
+    def compose(self) -> ComposeResult:
+        """The widgets, from top to bottom."""
+        yield Static(id="summary", markup=False)
+        yield Static(id="graph", markup=False)
+        table: DataTable[Text] = DataTable(cursor_type="row", zebra_stripes=True)
+        for at, column in enumerate(COLUMNS):
+            if at == _SPARK_AT:
+                table.add_column(_SPARK, key=_SPARK, width=_SPARK_WIDTH)
+            table.add_column(_title(column.title), key=column.title)
+        yield table
+        yield Footer()
+
+    def on_mount(self) -> None:
+        """Show what there is, and look again from time to time."""
+        self.show(self._agents)
+        self.set_interval(self._interval_s, self._begin_look)
+
+    def _begin_look(self) -> None:
+        if not self._is_looking:
+            self._is_looking = True
+            self._look_again()
+
+    @work(thread=True)
+    def _look_again(self) -> None:
+        try:
+            agents = self._look()
+        except AgentMemError as error:
+            self.call_from_thread(self._fail, str(error))
+        else:
+            self.call_from_thread(self.show, agents)
+        finally:
+            self._is_looking = False
+
+    def _fail(self, text: str) -> None:
+        self.query_one("#summary", Static).update(text)
+
+    def show(self, agents: Sequence[Agent]) -> None:
+        """Take these agents as what there is now."""
+        self._agents = list(agents)
+        self._history.add(agents)
+        self._redraw()
+
+    def _redraw(self) -> None:
+        table = self._table()
+        selected, scrolled = self._selected(), table.scroll_offset
+        agents = sorted(
+            self._agents,
+            key=lambda agent: (_KEYS[self._sorted_by](agent), in_order(agent.name)),
+            reverse=self._is_reversed,
+        )
+        with self.batch_update():
+            self.query_one("#summary", Static).update(_summary(self._agents))
+            self.query_one("#graph", Static).update(self._graph())
+            table.clear()
+            for agent in agents:
+                table.add_row(*self._row(agent), key=agent.name)
+            if selected in table.rows:
+                table.move_cursor(row=table.get_row_index(selected), scroll=False)
+            table.scroll_to(*scrolled, animate=False, immediate=True)
+
+    def _table(self) -> "DataTable[Text]":
+        return self.query_one(DataTable)
+
+    def _graph(self) -> str:
+        width = max(self.size.width - 2, 1)
+        return "\n".join(graph(self._history.total, width, _GRAPH_LINES))
+
+    def _row(self, agent: Agent) -> list[Text]:
+        row = [
+            Text(cell, justify="right" if column.is_figure else "left")
+            for column, cell in zip(COLUMNS, cells(agent), strict=True)
+        ]
+        row[1].stylize(_STYLES.get(agent.state, "red"))
+        # What is small against what it was looks small.
+        top = agent.resident_before_bytes or 0
+        (spark,) = graph(self._history.of(agent.name), _SPARK_WIDTH, top=top)
+        row.insert(_SPARK_AT, Text(spark, style="cyan"))
+        return row
+
+    def _selected(self) -> str:
+        """The name of the agent under the cursor; empty without any."""
+        table = self._table()
+        if not table.row_count:
+            return ""
+        return str(table.coordinate_to_cell_key(table.cursor_coordinate).row_key.value)
+
+    def on_data_table_header_selected(self, event: DataTable.HeaderSelected) -> None:
+        """Sort by the column whose title was clicked."""
+        if event.column_key.value in _KEYS:
+            self.action_sort(str(event.column_key.value))
+
+    def action_sort(self, column: str) -> None:
+        """Sort by a column, figures from the largest down; once more turns it round."""
+        if column == self._sorted_by:
+            self._is_reversed = not self._is_reversed
+        else:
+            self._sorted_by, self._is_reversed = column, _IS_FIGURE[column]
+        self._redraw()
+
+    def action_command(self, op: Literal["pause", "resume", "wake"]) -> None:
+        """Have the supervisor of the selected agent do something."""
+        if name := self._selected():
+            self._send(name, op)
+
+    @work(thread=True)
+    def _send(self, name: str, op: str) -> None:
+        try:
+            self._command(name, op)
+        except AgentMemError as error:
+            self.call_from_thread(self.notify, str(error), severity="error", markup=False)
+        else:
+            self.call_from_thread(self.notify, f"{name}: {DONE[op]}", markup=False, timeout=2)
+            self.call_from_thread(self._begin_look)
+
+
+def _title(title: str) -> Text:
+    return Text(title, justify="right" if _IS_FIGURE[title] else "left")
+
+
+def _summary(agents: Sequence[Agent]) -> str:
+    """Two lines above the graph."""
+    total = fleet.totals(agents)
+    states = [agent.state for agent in agents]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
+    ratio = "" if total.ratio is None else f", {total.ratio:.1f} times less RAM"
+    return (
+        f"{len(agents)} agents{f' ({counts})' if counts else ''}, {total.processes} processes;"
+        f" {format_bytes(mem_available_bytes())} available of {format_bytes(mem_total_bytes())}\n"
+        f"resident {format_bytes(total.resident_bytes)} (before"
+        f" {format_bytes(total.resident_before_bytes)}), compressed"
+        f" {format_bytes(total.compressed_bytes)}, on SSD {format_bytes(total.ssd_bytes)}{ratio}"
+    )
