@@ -260,9 +260,12 @@ pub fn stop(signal: i32, group: bool) {
     if signal == libc::SIGSTOP {
         return kill(rustix::process::getpid().as_raw_nonzero().get(), signal);
     }
+    let set = SignalSet::of(&[signal]);
+    // The same key may have sent it to us already, and that one would stop us once more.
+    set.take_pending();
     let ignored = is_ignored(signal);
     set_ignored(signal, false);
-    let mask = SignalSet::of(&[signal]).unblock();
+    let mask = set.unblock();
     kill(if group { 0 } else { rustix::process::getpid().as_raw_nonzero().get() }, signal);
     mask.apply();
     set_ignored(signal, ignored);

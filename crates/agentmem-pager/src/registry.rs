@@ -429,9 +429,9 @@ mod tests {
         // The same number at another time: nobody that lives.
         let own = std::process::id() as i32;
         held.update(|record| (record.start_ticks, record.members) = (1, vec![Member(own, 2), Member(1, 0)])).unwrap();
-        let lost = Lost { name: "a".into(), pid: own, killed: 0 };
-        assert_eq!(registry.sweep().unwrap(), [lost.clone()], "and this process lives to tell");
-        assert_eq!(registry.sweep().unwrap(), [lost]);
+        let lost = [Lost { name: "a".into(), pid: own, killed: 0 }];
+        assert_eq!(registry.sweep().unwrap(), lost, "and this process lives to tell");
+        assert_eq!(registry.sweep().unwrap(), lost);
         let tombstone = &registry.records().unwrap()["a"];
         assert!(tombstone.lost && tombstone.lost_ms.is_some() && tombstone.members.is_empty());
         let (again, _socket) = registry.claim(Some("a"), &command()).unwrap();

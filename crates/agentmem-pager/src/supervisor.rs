@@ -29,38 +29,65 @@ const FOREGROUND_MS: u64 = 1_000;
 
 /// Starts `command` and supervises it until it ends. Returns how it ended.
 pub fn run(settings: Settings, command: &[OsString], equip: &dyn Equip) -> Result<Exit, LaunchError> {
-    let own = |error: std::io::Error| LaunchError::own("cannot supervise", error);
-    let (mut inherited, signals) = Inherited::take().map_err(own)?;
-    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(|e| own(e.into()))?;
+    let (mut inherited, signals) = Inherited::take().map_err(cannot)?;
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(cannot)?;
     let words: Vec<String> = command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     let (registration, control) = register(&settings, &words, equip)?;
     // SAFETY: this process has one thread yet.
     unsafe { std::env::set_var("AGENTMEM_AGENT", registration.record().name) };
-    let cgroup = equip.wants_cgroup(&settings).then(|| Cgroup::create(&registration.record().name)).flatten();
+    let cgroup = cgroup(&settings, &registration, equip);
     if let Some(cgroup) = &cgroup {
         inherited.start_in(cgroup.path());
     }
-    let (terminal, side) = Terminal::open().map_err(own)?.unzip();
+    let (terminal, side) = Terminal::open().map_err(cannot)?.unzip();
     let root = Root::start(command, &inherited, side)?;
-    inherited.let_go().map_err(own)?;
-    Supervisor::new(settings, signals, registration, control, root, true, cgroup, terminal, equip)
-        .map_err(own)?
-        .supervise()
+    inherited.let_go().map_err(cannot)?;
+    let tree = tree(&settings, &registration, &root, true, cgroup).map_err(cannot)?;
+    Supervisor::new(signals, control, root, terminal, tree, equip).map_err(cannot)?.supervise()
 }
 
 /// Supervises a process that runs already, until it or the supervisor is told to end.
 pub fn adopt(settings: Settings, pid: i32, whole: bool, equip: &dyn Equip) -> Result<Exit, LaunchError> {
-    let own = |error: std::io::Error| LaunchError::own("cannot supervise", error);
-    let (inherited, signals) = Inherited::take().map_err(own)?;
+    let (inherited, signals) = Inherited::take().map_err(cannot)?;
     let pid = Pid::from_raw(pid).ok_or_else(|| LaunchError::own("adopt", "no such process"))?;
     let root = Root::adopt(pid)?;
-    let words = command_of(pid);
-    let (registration, control) = register(&settings, &words, equip)?;
-    inherited.let_go().map_err(own)?;
-    let cgroup = equip.wants_cgroup(&settings).then(|| Cgroup::create(&registration.record().name)).flatten();
-    Supervisor::new(settings, signals, registration, control, root, whole, cgroup, None, equip)
-        .map_err(own)?
-        .supervise()
+    let (registration, control) = register(&settings, &command_of(pid), equip)?;
+    inherited.let_go().map_err(cannot)?;
+    let cgroup = cgroup(&settings, &registration, equip);
+    let tree = tree(&settings, &registration, &root, whole, cgroup).map_err(cannot)?;
+    Supervisor::new(signals, control, root, None, tree, equip).map_err(cannot)?.supervise()
+}
+
+fn cannot(error: impl std::fmt::Display) -> LaunchError {
+    LaunchError::own("cannot supervise", error)
+}
+
+fn cgroup(settings: &Settings, registration: &Registration, equip: &dyn Equip) -> Option<Cgroup> {
+    equip.wants_cgroup(settings).then(|| Cgroup::create(&registration.record().name)).flatten()
+}
+
+fn tree(
+    settings: &Settings,
+    registration: &Arc<Registration>,
+    root: &Root,
+    whole: bool,
+    cgroup: Option<Cgroup>,
+) -> std::io::Result<Tree> {
+    // The command runs: a record that lacks something is not worth its life.
+    let _ = registration.update(|record| {
+        record.root_pid = Some(root.pid().as_raw_nonzero().get());
+        record.cgroup = cgroup.as_ref().map(|cgroup| cgroup.path().to_owned());
+    });
+    Ok(Tree {
+        root: root.pid(),
+        cgroup,
+        whole,
+        leader: root.leader(),
+        launched: !root.is_adopted(),
+        settings: settings.clone(),
+        gate: Arc::new(Gate::new(Bell::new()?)),
+        registration: Arc::clone(registration),
+    })
 }
 
 fn register(
@@ -125,38 +152,17 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    #[allow(clippy::too_many_arguments)]
     fn new(
-        settings: Settings,
         signals: SignalQueue,
-        registration: Arc<Registration>,
         control: Control,
         root: Root,
-        whole: bool,
-        cgroup: Option<Cgroup>,
         mut terminal: Option<Terminal>,
+        tree: Tree,
         equip: &dyn Equip,
     ) -> std::io::Result<Self> {
-        let gate = Arc::new(Gate::new(Bell::new()?));
-        let cgroup_path = cgroup.as_ref().map(|cgroup| cgroup.path().to_owned());
-        let tree = Tree {
-            root: root.pid(),
-            cgroup,
-            whole,
-            leader: root.leader(),
-            launched: !root.is_adopted(),
-            settings: settings.clone(),
-            gate: Arc::clone(&gate),
-            registration: Arc::clone(&registration),
-        };
-        if let Some(terminal) = &mut terminal {
-            terminal.take();
-        }
-        // The command runs; what fails from here on is not worth its life.
-        let _ = registration.update(|record| {
-            record.root_pid = Some(root.pid().as_raw_nonzero().get());
-            record.cgroup = cgroup_path;
-        });
+        terminal.iter_mut().for_each(Terminal::take);
+        let (settings, gate) = (tree.settings.clone(), Arc::clone(&tree.gate));
+        let registration = Arc::clone(&tree.registration);
         let Equipment { paging, observer } = equip.equip(tree);
         let pager = paging.map(|paging| Pager::start(paging, Arc::clone(&gate))).transpose()?;
         let rules =

@@ -60,12 +60,16 @@ impl Terminal {
         rustix::pty::grantpt(&inner)?;
         rustix::pty::unlockpt(&inner)?;
         let command_side = peer(&inner)?;
-        rustix::termios::tcsetattr(&command_side, OptionalActions::Now, &rustix::termios::tcgetattr(&outer)?)?;
         rustix::io::ioctl_fionbio(&inner, true)?;
         let (input, output) = (Buffer::new(), Buffer::new());
         let saved = None;
         let mut terminal =
             Terminal { outer, inner, saved, input, output, background: false, hung_up: false, output_ended: false };
+        if terminal.in_foreground() {
+            // In the background, the modes are those of a shell that edits its line.
+            let modes = rustix::termios::tcgetattr(&terminal.outer)?;
+            rustix::termios::tcsetattr(&command_side, OptionalActions::Now, &modes)?;
+        }
         terminal.resize();
         Ok(Some((terminal, command_side)))
     }

@@ -16,7 +16,7 @@ fn rings(gate: &Gate) -> bool {
 fn reaping_waits_for_the_tracer_and_is_rung_for() {
     let _alone = CHILDREN.lock().unwrap_or_else(PoisonError::into_inner);
     let gate = Gate::new(Bell::new().unwrap());
-    let child = std::process::Command::new("true").spawn().unwrap();
+    let mut child = std::process::Command::new("true").spawn().unwrap();
     let pid = Pid::from_child(&child);
     let tracing = gate.trace();
     gate.reap(|_, _| unreachable!("nothing is reaped while somebody traces"));
@@ -28,6 +28,7 @@ fn reaping_waits_for_the_tracer_and_is_rung_for() {
         gate.reap(|reaped, change| ended = (reaped == pid).then_some(change));
     }
     assert_eq!(ended, Some(Change::Ended(Exit::Code(0))));
+    assert!(child.wait().is_err(), "the gate has waited for it");
     drop(gate.trace());
     assert!(!rings(&gate), "nothing was postponed, so nothing is rung for");
 }
