@@ -119,6 +119,8 @@ pub struct Quiet {
     pub quiet_ms: u64,
     /// What keeps it awake however long it is quiet.
     pub busy_with: Option<String>,
+    /// Whether its memory is wanted before its time.
+    pub wanted: bool,
 }
 
 /// What happened.
@@ -410,7 +412,8 @@ impl Agent {
             self.breath_until_ms = None;
         }
         let breathed = self.breath_until_ms.is_some_and(|until| now_ms >= until);
-        let rested = quiet_ms >= self.rules.idle_after_ms || (self.hinted_idle && quiet_ms >= TICK_MS);
+        let early = (self.hinted_idle || quiet.wanted) && quiet_ms >= TICK_MS;
+        let rested = early || quiet_ms >= self.rules.idle_after_ms;
         let may = self.rules.pages && quiet.busy_with.is_none() && now_ms >= self.not_before_ms;
         if may && (breathed || rested) {
             self.page_out(actions);

@@ -6,11 +6,11 @@ use proptest::prelude::*;
 const RULES: Rules = Rules { idle_after_ms: 30_000, breath_ms: 600_000, pages: true };
 
 fn quiet(quiet_ms: u64) -> Event {
-    Event::Tick(Quiet { quiet_ms, busy_with: None })
+    Event::Tick(Quiet { quiet_ms, ..Quiet::default() })
 }
 
 fn busy(quiet_ms: u64) -> Event {
-    Event::Tick(Quiet { quiet_ms, busy_with: Some("a connection".into()) })
+    Event::Tick(Quiet { quiet_ms, busy_with: Some("a connection".into()), wanted: false })
 }
 
 /// One that was quiet long enough at 100 s and went away.

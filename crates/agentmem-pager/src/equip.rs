@@ -1,11 +1,12 @@
 //! What a supervisor needs to manage its tree: whether this machine lets it, a pager, and an observer.
 
-use crate::agent::Quiet;
+use crate::agent::{Move, Quiet};
 use crate::arguments::Settings;
 use crate::idle::{Idleness, Turn};
 use crate::managed::TreePager;
 use crate::memory;
 use crate::observer::{Activity, Equip, Equipment, Observer, Tree};
+use crate::paging::Held;
 use crate::sample::sample;
 use crate::status::Measured;
 use crate::tree;
@@ -35,7 +36,12 @@ impl Equip for Paged {
         let reaper = tree.launched.then(|| std::process::id() as i32);
         let cgroup = tree.cgroup.as_ref().map(|cgroup| cgroup.path().to_owned());
         let whole = tree::Tree { root, cgroup, reaper };
-        let observer = Box::new(TreeObserver { tree: whole.clone(), idleness: Idleness::new(0), input_ms: 0 });
+        let observer = Box::new(TreeObserver {
+            tree: whole.clone(),
+            idleness: Idleness::new(0),
+            input_ms: 0,
+            memory_max_bytes: tree.settings.memory_max_bytes,
+        });
         let folder = cold_folder(&tree.settings);
         let paging =
             tree.settings.freeze.then(|| TreePager::new(whole, tree.cgroup, &folder, tree.gate, tree.registration));
@@ -65,6 +71,7 @@ struct TreeObserver {
     tree: tree::Tree,
     idleness: Idleness,
     input_ms: u64,
+    memory_max_bytes: Option<u64>,
 }
 
 impl TreeObserver {
@@ -81,7 +88,25 @@ impl Observer for TreeObserver {
         }
         self.idleness.observe(now_ms, &sample(&self.members()));
         let quiet_ms = self.idleness.quiet_since().map_or(0, |since_ms| now_ms.saturating_sub(since_ms));
-        Quiet { quiet_ms, busy_with: self.idleness.busy_with() }
+        let wanted = self.memory_max_bytes.is_some_and(|max_bytes| {
+            quiet_ms > 0
+                && self.members().iter().map(|member| memory::private_bytes(member.pid)).sum::<u64>() > max_bytes
+        });
+        Quiet { quiet_ms, busy_with: self.idleness.busy_with(), wanted }
+    }
+
+    fn limit(&mut self, memory_max_bytes: Option<u64>) {
+        self.memory_max_bytes = memory_max_bytes;
+    }
+
+    fn frames(&mut self, away_ms: Option<u64>, held: Held) -> Option<Move> {
+        if held.compressed_bytes == 0 {
+            return None;
+        }
+        let max_bytes = self.memory_max_bytes?;
+        let in_ram_bytes = self.measure().resident_bytes + held.compressed_bytes;
+        let to = if away_ms.is_some() { Move::ToSsd } else { Move::Drop };
+        (in_ram_bytes > max_bytes).then_some(to)
     }
 
     fn hint(&mut self, now_ms: u64, turn: Turn) {

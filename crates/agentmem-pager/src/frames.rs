@@ -108,7 +108,7 @@ impl Frames {
 
     /// Resident bytes of all frames.
     pub fn resident_bytes(&self) -> u64 {
-        self.heap.resident_bytes() + self.heap.table_bytes()
+        self.heap.resident_bytes()
     }
 
     /// Gives pages back that frames were in.

@@ -14,6 +14,14 @@ pub fn of(pid: i32) -> Memory {
     parse(&std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default())
 }
 
+/// About the private memory of a process, for little work: what is resident without files' pages.
+pub fn private_bytes(pid: i32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
+    let pages: Vec<u64> = text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    let (resident, shared) = (pages.get(1).copied().unwrap_or(0), pages.get(2).copied().unwrap_or(0));
+    resident.saturating_sub(shared) * crate::sys::PAGE_BYTES
+}
+
 /// Reads the text of /proc/PID/smaps_rollup.
 fn parse(rollup: &str) -> Memory {
     let bytes = |name: &str| {

@@ -1,11 +1,11 @@
 //! Where the parts that know the tree plug in.
 
-use crate::agent::Quiet;
+use crate::agent::{Move, Quiet};
 use crate::arguments::Settings;
 use crate::cgroup::Cgroup;
 use crate::gate::Gate;
 use crate::idle::Turn;
-use crate::paging::Paging;
+use crate::paging::{Held, Paging};
 use crate::registry::Registration;
 use crate::status::Measured;
 use rustix::process::Pid;
@@ -25,8 +25,13 @@ pub trait Observer {
     /// The tree was frozen and runs again: what was counted before says nothing any more.
     fn woke(&mut self, _now_ms: u64) {}
 
-    /// Its memory may not be larger than this while it is awake; none: it may.
+    /// Its resident memory and its frames in RAM may not be larger than this; none: they may.
     fn limit(&mut self, _memory_max_bytes: Option<u64>) {}
+
+    /// Whether its frames should be somewhere else. `away_ms`: for how long it has been away, if it is.
+    fn frames(&mut self, _away_ms: Option<u64>, _held: Held) -> Option<Move> {
+        None
+    }
 }
 
 /// What passed through the terminal, where the command has one of its own.

@@ -24,6 +24,8 @@ use std::time::Instant;
 
 /// The most descriptors that are watched for a tree away.
 pub const WATCHED_MAX: usize = 4096;
+/// How often it is looked whether the frames of a tree away should be on SSD.
+const FRAMES_MS: u64 = 30_000;
 /// How often it is looked whether the terminal came back to us from another job.
 const FOREGROUND_MS: u64 = 1_000;
 
@@ -144,6 +146,8 @@ struct Supervisor {
     delivers: bool,
     hang_up_told: bool,
     tick_at_ms: Option<u64>,
+    /// When it is looked whether frames should be somewhere else.
+    frames_at_ms: Option<u64>,
     away_since_ms: u64,
     /// Since when, and why, the tree is being woken.
     waking: Option<(u64, Reason)>,
@@ -184,6 +188,7 @@ impl Supervisor {
             activity: Activity::default(),
             delivers: true,
             hang_up_told: false,
+            frames_at_ms: None,
             away_since_ms: 0,
             waking: None,
             clock: Instant::now(),
@@ -225,8 +230,9 @@ impl Supervisor {
     fn timeout_ms(&self) -> Option<u64> {
         let now_ms = self.now_ms();
         let tick = self.tick_at_ms.map(|at| at.saturating_sub(now_ms));
+        let frames = self.frames_at_ms.map(|at| at.saturating_sub(now_ms));
         let background = self.terminal.as_ref().is_some_and(Terminal::in_background);
-        tick.into_iter().chain(background.then_some(FOREGROUND_MS)).min()
+        tick.into_iter().chain(frames).chain(background.then_some(FOREGROUND_MS)).min()
     }
 
     fn sources(&self) -> Vec<(Token, BorrowedFd<'_>, PollFlags)> {
@@ -332,6 +338,9 @@ impl Supervisor {
         if let Some(terminal) = self.terminal.as_mut().filter(|terminal| terminal.in_background()) {
             terminal.take();
         }
+        if self.frames_at_ms.is_some_and(|at| now_ms >= at) {
+            self.look_at_frames();
+        }
         if self.tick_at_ms.is_none_or(|at| now_ms < at) {
             return;
         }
@@ -341,6 +350,17 @@ impl Supervisor {
             self.happen(Event::Tick(quiet));
         } else {
             self.happen(Event::BreathDue);
+        }
+    }
+
+    /// Has frames moved that should be somewhere else, and looks again later while there are any in RAM.
+    fn look_at_frames(&mut self) {
+        let now_ms = self.now_ms();
+        let away_ms = self.agent.is_away().then(|| now_ms - self.away_since_ms);
+        let held = self.history.held();
+        self.frames_at_ms = (held.compressed_bytes > 0).then_some(now_ms + FRAMES_MS);
+        if let Some(to) = self.observer.frames(away_ms, held) {
+            self.happen(Event::FramesDue(to));
         }
     }
 
@@ -470,6 +490,7 @@ impl Supervisor {
                 self.watched = report.watched;
                 self.watched.truncate(WATCHED_MAX);
                 self.away_since_ms = self.now_ms();
+                self.frames_at_ms = Some(self.away_since_ms + 1_000);
                 Event::Away { paged: report.paged }
             }
             Report::PageOut(Err(refused)) => Event::Refused(refused.why),
@@ -499,6 +520,7 @@ impl Supervisor {
                 (None, Request::Limit { memory_max_bytes }) => {
                     self.settings.memory_max_bytes = *memory_max_bytes;
                     self.observer.limit(*memory_max_bytes);
+                    self.frames_at_ms = Some(self.now_ms());
                     Answer::Done
                 }
                 (None, asked) => Answer::Agent(Box::new(self.status(*asked == Request::Status { verbose: true }))),

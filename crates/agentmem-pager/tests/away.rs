@@ -83,7 +83,7 @@ struct Clock;
 
 impl Observer for Clock {
     fn sample(&mut self, terminal: Activity, now_ms: u64) -> Quiet {
-        Quiet { quiet_ms: now_ms - terminal.output_ms, busy_with: None }
+        Quiet { quiet_ms: now_ms - terminal.output_ms, ..Quiet::default() }
     }
 
     fn measure(&mut self) -> Measured {
