@@ -170,6 +170,8 @@ pub enum Event {
 /// Where frames go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Move {
+    /// Into less RAM: those of a tree that is away, and likely stays so for a while.
+    Squeeze,
     /// From RAM to SSD: those of a tree that is away.
     ToSsd,
     /// Nowhere: those of a tree that is awake only save work.
@@ -461,7 +463,7 @@ impl Agent {
 
     fn frames_due(&mut self, to: Move, actions: &mut Vec<Action>) {
         let fits = match to {
-            Move::ToSsd => self.is_away(),
+            Move::Squeeze | Move::ToSsd => self.is_away(),
             Move::Drop => self.is_awake(),
         };
         if fits && self.ended.is_none() {

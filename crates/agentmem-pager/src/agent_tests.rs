@@ -237,6 +237,7 @@ fn step() -> impl Strategy<Value = Step> {
         Just(Event::Fault),
         Just(Event::ChildEnded),
         Just(Event::FramesDue(Move::ToSsd)),
+        Just(Event::FramesDue(Move::Squeeze)),
         Just(Event::FramesDue(Move::Drop)),
         Just(Event::RootStopped(20)),
         Just(Event::Continued),

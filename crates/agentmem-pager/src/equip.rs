@@ -16,6 +16,9 @@ use std::path::PathBuf;
 #[derive(Debug)]
 pub struct Paged;
 
+/// Who has been away for so long will likely stay away for longer than squeezing takes.
+const SQUEEZE_AFTER_MS: u64 = 20_000;
+
 /// Without it, no page can be guarded, and what was said to people is this.
 const NO_USERFAULTFD: &str = "this user may not handle page faults of agents: run `sudo agentmem setup` once, or add --best-effort to run without paging";
 
@@ -103,10 +106,14 @@ impl Observer for TreeObserver {
         if held.compressed_bytes == 0 {
             return None;
         }
-        let max_bytes = self.memory_max_bytes?;
         let in_ram_bytes = self.measure().resident_bytes + held.compressed_bytes;
-        let to = if away_ms.is_some() { Move::ToSsd } else { Move::Drop };
-        (in_ram_bytes > max_bytes).then_some(to)
+        let too_large = self.memory_max_bytes.is_some_and(|max_bytes| in_ram_bytes > max_bytes);
+        match away_ms {
+            Some(_) if too_large => Some(Move::ToSsd),
+            Some(away_ms) if away_ms >= SQUEEZE_AFTER_MS && held.loose_bytes > 0 => Some(Move::Squeeze),
+            Some(_) => None,
+            None => too_large.then_some(Move::Drop),
+        }
     }
 
     fn hint(&mut self, now_ms: u64, turn: Turn) {

@@ -168,7 +168,12 @@ impl TreePager {
 
     fn held(&self) -> Held {
         let held = self.pager.held();
-        Held { held_bytes: held.held_bytes, compressed_bytes: held.compressed_bytes, ssd_bytes: held.ssd_bytes }
+        Held {
+            held_bytes: held.held_bytes,
+            compressed_bytes: held.compressed_bytes,
+            ssd_bytes: held.ssd_bytes,
+            loose_bytes: held.loose_bytes,
+        }
     }
 }
 
@@ -193,8 +198,9 @@ impl Paging for TreePager {
 
     fn move_frames(&mut self, to: Move, abort: &AtomicBool) -> Held {
         match to {
-            // What does not fit on SSD stays in RAM.
+            // What cannot be moved stays where it is.
             Move::ToSsd => drop(self.pager.demote(abort)),
+            Move::Squeeze => drop(self.pager.squeeze(abort)),
             Move::Drop => self.pager.drop_kept(),
         }
         self.held()

@@ -108,6 +108,8 @@ pub struct HeldBytes {
     pub compressed_bytes: u64,
     /// On SSD.
     pub ssd_bytes: u64,
+    /// In RAM, and compressed in a hurry.
+    pub loose_bytes: u64,
 }
 
 /// Asked while the tree is stopped, whether it may be paged out.
@@ -161,6 +163,7 @@ impl Pager {
             held_bytes: blocks().map(Block::stored_bytes).sum(),
             compressed_bytes: self.frames.resident_bytes(),
             ssd_bytes: blocks().map(Block::ssd_bytes).sum(),
+            loose_bytes: blocks().map(Block::loose_bytes).sum(),
         }
     }
 
@@ -168,6 +171,14 @@ impl Pager {
     pub fn demote(&mut self, abort: &AtomicBool) -> agentmem_core::Result<()> {
         let blocks = self.processes.values_mut().flat_map(Process::blocks_mut);
         let outcome = self.frames.demote(blocks.take_while(|_| !abort.load(Ordering::Relaxed)));
+        self.release_free_memory();
+        outcome
+    }
+
+    /// Compresses frames in RAM again, with more time, until `abort` turns true.
+    pub fn squeeze(&mut self, abort: &AtomicBool) -> agentmem_core::Result<()> {
+        let blocks = self.processes.values_mut().flat_map(Process::blocks_mut);
+        let outcome = self.frames.squeeze(blocks.take_while(|_| !abort.load(Ordering::Relaxed)));
         self.release_free_memory();
         outcome
     }

@@ -67,6 +67,8 @@ pub struct Held {
     pub compressed_bytes: u64,
     /// On SSD.
     pub ssd_bytes: u64,
+    /// In RAM, and compressed in a hurry.
+    pub loose_bytes: u64,
 }
 
 /// Memory that stays where it is.
