@@ -280,14 +280,19 @@ impl Agent {
         self.paused
     }
 
-    /// Whether the tree runs and nothing is under way.
+    /// Whether the tree runs and nothing is under way that changes that.
     pub fn is_awake(&self) -> bool {
-        matches!(self.state, State::Running | State::Idle) && self.order.is_none()
+        matches!(self.state, State::Running | State::Idle) && self.is_undisturbed()
     }
 
-    /// Whether the tree is away and nothing is under way.
+    /// Whether the tree is away, and nothing called it or is under way that changes that.
     pub fn is_away(&self) -> bool {
-        matches!(self.state, State::PagedOut | State::Frozen) && self.order.is_none()
+        matches!(self.state, State::PagedOut | State::Frozen) && self.is_undisturbed() && self.called.is_none()
+    }
+
+    /// Moving frames leaves the tree as it is.
+    fn is_undisturbed(&self) -> bool {
+        matches!(self.order, None | Some(Order::Frames { .. }))
     }
 
     /// Whether input on the terminal would make a difference, or has made it already.
@@ -324,10 +329,7 @@ impl Agent {
             Event::FramesDue(to) => self.frames_due(to, &mut actions),
             Event::FramesMoved => {
                 self.order = None;
-                // A tree that ran on all the while has missed nothing.
-                if self.called.is_some() || !self.is_awake() || self.ended.is_some() || self.paused {
-                    self.proceed(now_ms, &mut actions);
-                }
+                self.proceed(now_ms, &mut actions);
             }
         }
         actions
@@ -411,7 +413,8 @@ impl Agent {
         }
         let breathed = self.breath_until_ms.is_some_and(|until| now_ms >= until);
         let rested = quiet_ms >= self.rules.idle_after_ms || (self.hinted_idle && quiet_ms >= TICK_MS);
-        let may = self.rules.pages && quiet.busy_with.is_none() && now_ms >= self.not_before_ms;
+        let free = self.rules.pages && self.order.is_none();
+        let may = free && quiet.busy_with.is_none() && now_ms >= self.not_before_ms;
         if may && (breathed || rested) {
             self.page_out(actions);
         } else {
@@ -429,7 +432,7 @@ impl Agent {
     fn continued(&mut self, now_ms: u64, actions: &mut Vec<Action>) {
         if self.is_awake() {
             self.touch(now_ms);
-            self.settle(now_ms, actions);
+            self.proceed(now_ms, actions);
         }
     }
 
@@ -461,7 +464,7 @@ impl Agent {
             Move::ToSsd => self.is_away(),
             Move::Drop => self.is_awake(),
         };
-        if fits && self.ended.is_none() {
+        if fits && self.order.is_none() && self.ended.is_none() {
             self.order = Some(Order::Frames { aborted: false });
             actions.push(Action::MoveFrames(to));
         }
@@ -484,7 +487,8 @@ impl Agent {
                 }
             }
             Some(Order::Frames { aborted }) => {
-                if self.called.is_some() && !aborted {
+                let wanted_away = self.paused && self.is_awake();
+                if (self.called.is_some() || wanted_away) && !aborted {
                     self.order = Some(Order::Frames { aborted: true });
                     actions.push(Action::Abort);
                 }
