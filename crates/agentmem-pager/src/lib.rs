@@ -32,6 +32,7 @@ pub mod registry;
 pub mod root;
 pub mod sample;
 pub mod session;
+pub mod start;
 pub mod status;
 pub mod supervisor;
 pub mod sys;
