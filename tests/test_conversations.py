@@ -309,6 +309,48 @@ def test_what_is_no_transcript_is_kept_byte_for_byte(
     assert talk.render() == text
 
 
+def runs(count: int) -> list[dict[str, Any]]:
+    """Runs as benchmarks write them: each with its own messages and what became of it."""
+    return [
+        {"task": n, "traj": [message(10 * n + k) for k in range(3)], "reward": n % 2}
+        for n in range(count)
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps(runs(4), indent=1),
+        json.dumps({"runs": runs(4)}),
+        "\n".join(map(json.dumps, runs(4))) + "\n",
+    ],
+)
+def test_each_run_of_a_file_is_a_conversation(agent: agentmem.Agent, text: str) -> None:
+    loaded = agent.load(text)
+    assert [[json.loads(raw) for raw in talk] for talk in loaded] == [
+        run["traj"] for run in runs(4)
+    ]
+    assert b"".join(talk.render() for talk in loaded) == text.encode()
+    assert agent.conversations() == [talk.name for talk in loaded]
+    whole = agent.conversation("whole")
+    assert whole.load(text) == 12
+    assert whole.render() == text.encode()
+
+
+def test_a_file_without_runs_is_one_conversation(agent: agentmem.Agent) -> None:
+    (talk,) = agent.load(transcript(1, 20))
+    assert talk.render() == transcript(1, 20)
+    assert agent.load(b"") == []
+
+
+def test_a_file_that_is_refused_leaves_nothing(mem: agentmem.Store) -> None:
+    with mem.agent("limited", quota_bytes=10_000) as limited:
+        with pytest.raises(QuotaExceeded):
+            limited.load(json.dumps(runs(20)))
+        assert limited.conversations() == []
+        limited.put(b"x" * 10_000)
+
+
 def test_loading_goes_on_where_the_conversation_is(talk: agentmem.Conversation) -> None:
     talk.append({"first": 1})
     assert talk.load(transcript(3, 10)) == 10

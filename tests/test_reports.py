@@ -83,6 +83,15 @@ def test_scan_of_a_given_folder_takes_documents_too(tmp_path: Path) -> None:
     assert run("scan", tmp_path / "missing").exit_code == 2
 
 
+def test_scan_counts_each_run_of_a_file(tmp_path: Path) -> None:
+    runs = [{"traj": [message(5 * n + k) for k in range(5)], "reward": 1} for n in range(6)]
+    write(tmp_path / "results.json", json.dumps(runs).encode())
+    write(tmp_path / "output.jsonl", b"".join(json.dumps(run).encode() + b"\n" for run in runs))
+    found = record("scan", tmp_path)
+    assert (found["conversations"], found["messages"], found["files"]) == (12, 60, 2)
+    assert found["repeated_messages"] == 30
+
+
 def test_scan_for_people_has_no_colour_in_a_pipe(tmp_path: Path) -> None:
     write(tmp_path / "1.jsonl", transcript(1, 100))
     result = run("scan", tmp_path)

@@ -55,7 +55,9 @@ fn parse(data: &[u8]) {
 /// Bytes as a transcript: the pieces are the input, whatever it is.
 pub fn transcript(data: &[u8]) {
     let mut at = 0;
-    for piece in transcript::split(data) {
+    let conversations = transcript::conversations(data);
+    assert!(conversations.iter().all(|pieces| !pieces.is_empty()));
+    for piece in conversations.concat() {
         assert_eq!(piece.start, at);
         assert!(piece.start < piece.end);
         assert!(piece.lead as usize + piece.trail as usize <= piece.end - piece.start);

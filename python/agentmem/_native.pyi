@@ -175,7 +175,8 @@ class Agent:
             data: Text (kept as UTF-8) or anything with a contiguous buffer; at most 4 GiB.
             kind: What the content is.
             name: Name in the store by which others can attach; 1 to 255 bytes. It names the newest
-                content that was put under it.
+                content that was put under it, and goes with the last lease on that. A second put of
+                the same content counts once it is sealed, which :attr:`Smu.id` waits for.
             importance: 0 to 100.
 
         Raises:
@@ -211,6 +212,12 @@ class Agent:
     def conversation(self, name: str | None = None) -> Conversation:
         """The agent's conversation of that name, created when there is none; without a name a new
         one."""
+    def load(self, transcript: str | Buffer) -> list[Conversation]:
+        """Make a new conversation of each that a transcript holds, JSON or JSONL: usually one, and
+        one for each run where a list or the lines hold runs with messages of their own. Rendered
+        one after the other they give the same bytes back. If something is refused, none is left.
+
+        Raises what :meth:`put` raises."""
     def conversations(self) -> list[str]:
         """Names of its conversations."""
     def pause(self) -> None:
@@ -316,7 +323,8 @@ class Conversation:
     def load(self, transcript: str | Buffer) -> int:
         """Add a whole conversation given as JSON or JSONL, split into its messages. Return how
         many; if one is refused, those before it are in. :meth:`render` gives the same bytes back,
-        and indexing gives each message's own text as bytes, without what surrounds it."""
+        and indexing gives each message's own text as bytes, without what surrounds it. Where the
+        text holds several conversations, :meth:`Agent.load` tells them apart."""
     def render(self) -> bytes:
         """All messages in order as one text: loaded transcripts byte for byte; values as one JSON
         text a line; bytes as they are."""
@@ -359,18 +367,19 @@ class Corpus:
     @property
     def synthetic(self) -> bool:
         """Whether any of it is generated."""
-    def sources(self) -> dict[str, list[str]]:
-        """Where the transcripts come from: source to the paths inside the corpus."""
-    def original(self, path: str) -> list[bytes]:
-        """The messages of one transcript.
+    def sources(self) -> dict[str, list[list[str]]]:
+        """Where the conversations come from: source to its files, and each file as the names of
+        the conversations in it. The name of the only one is the path inside the corpus."""
+    def original(self, name: str) -> list[bytes]:
+        """The messages of one conversation.
 
         Raises:
-            NotFound: There is none of that path.
+            NotFound: There is none of that name.
         """
     def rewritten(
         self, seed: int, agent: int, target_bytes: int
     ) -> Iterator[tuple[str, list[bytes]]]:
-        """Conversations for agent number ``agent``: the path of each original, and its messages
+        """Conversations for agent number ``agent``: the name of each original, and its messages
         with words and identifiers replaced, the same throughout and otherwise than for any other
         agent. They end with the message that reaches ``target_bytes`` in all. A thread rewrites
         ahead by one conversation."""

@@ -160,6 +160,13 @@ impl Agent {
         Ok(Conversation::new(self.agent.clone(), conversation))
     }
 
+    fn load(&self, py: Python<'_>, transcript: &Bound<'_, PyAny>) -> PyResult<Vec<Conversation>> {
+        let content = Content::of(transcript)?;
+        let bytes = content.bytes();
+        let loaded = py.detach(|| self.agent.load(bytes)).map_err(raise)?;
+        Ok(loaded.into_iter().map(|conversation| Conversation::new(self.agent.clone(), conversation)).collect())
+    }
+
     fn conversations(&self, py: Python<'_>) -> PyResult<Vec<String>> {
         py.detach(|| self.agent.conversations()).map_err(raise)
     }

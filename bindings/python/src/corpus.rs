@@ -1,11 +1,10 @@
 //! Text for the demonstration and the benchmarks.
 
 use crate::errors::raise;
-use agentmem_core::transcript::split;
 use agentmem_core::{Error, ErrorKind};
 use agentmem_corpus as corpus;
 use agentmem_corpus::measure;
-use agentmem_corpus::{AgentConversations, Class};
+use agentmem_corpus::{AgentConversations, Original};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 use std::collections::BTreeMap;
@@ -56,18 +55,21 @@ impl Corpus {
         self.corpus.is_synthetic()
     }
 
-    fn sources(&self) -> BTreeMap<String, Vec<String>> {
-        let mut sources: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for file in self.corpus.of_class(Class::Conversation) {
-            sources.entry(file.source.clone()).or_default().push(file.path.clone());
+    fn sources(&self) -> BTreeMap<&str, Vec<Vec<&str>>> {
+        let mut sources: BTreeMap<&str, Vec<Vec<&str>>> = BTreeMap::new();
+        let originals: Vec<Original<'_>> = self.corpus.originals().collect();
+        for file in originals.chunk_by(|a, b| std::ptr::eq(a.file, b.file)) {
+            let names = file.iter().map(|original| original.name).collect();
+            sources.entry(&file[0].file.source).or_default().push(names);
         }
         sources
     }
 
-    fn original<'py>(&self, py: Python<'py>, path: &str) -> PyResult<Bound<'py, PyList>> {
-        let file = self.corpus.of_class(Class::Conversation).find(|file| file.path == path);
-        let file = file.ok_or_else(|| raise(Error::new(ErrorKind::NotFound, format!("transcript {path:?}"))))?;
-        messages(py, split(&file.bytes).iter().map(|piece| piece.message(&file.bytes)))
+    fn original<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyList>> {
+        let original = self.corpus.originals().find(|original| original.name == name);
+        let original =
+            original.ok_or_else(|| raise(Error::new(ErrorKind::NotFound, format!("conversation {name:?}"))))?;
+        messages(py, original.messages())
     }
 
     fn rewritten(&self, seed: u64, agent: u64, target_bytes: u64) -> PyResult<Rewritten> {
@@ -111,7 +113,7 @@ impl Rewritten {
         let Some(conversation) = py.detach(receive) else { return Ok(None) };
         let text = &conversation.text;
         let list = messages(py, conversation.pieces.iter().map(|piece| piece.message(text)))?;
-        Ok(Some((conversation.path, list)))
+        Ok(Some((conversation.name, list)))
     }
 }
 

@@ -15,7 +15,7 @@
 //! Everything is little-endian. A frame is immutable; a reader that finds a wrong checksum
 //! reports damage and never returns its bytes.
 
-use crate::codec::{self, Codec, Compressor};
+use crate::codec::{self, Codec, Compressor, Decompressor};
 use crate::error::{Error, ErrorKind, Result};
 use crate::varint;
 
@@ -26,6 +26,8 @@ pub const HEADER_BYTES: usize = 40;
 pub const ITEMS_MAX: usize = 1 << 20;
 /// Stored must be below this share of logical, else the payload stays raw.
 const WORTH_PERCENT: usize = 95;
+/// Bytes that are hashed at first: what a processor hashes side by side, at most.
+const FRONT_BYTES: usize = 16 << 10;
 
 /// How an item was given, beyond its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -81,8 +83,15 @@ pub fn encode_with(compressor: &mut Compressor, items: &[Item<'_>]) -> Result<Ve
 
 fn checksum(frame: &[u8]) -> [u8; 8] {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(&frame[..32]);
-    hasher.update(&frame[HEADER_BYTES..]);
+    // Hashing is several times quicker in whole chunks that begin where BLAKE3's do. So what comes first is
+    // copied together, and the rest begins at such a place.
+    let body = &frame[HEADER_BYTES..];
+    let (front, rest) = body.split_at(body.len().min(FRONT_BYTES - 32));
+    let mut first = [0; FRONT_BYTES];
+    first[..32].copy_from_slice(&frame[..32]);
+    first[32..32 + front.len()].copy_from_slice(front);
+    hasher.update(&first[..32 + front.len()]);
+    hasher.update(rest);
     hasher.finalize().as_bytes()[..8].try_into().expect("eight bytes")
 }
 
@@ -172,6 +181,11 @@ impl<'a> Frame<'a> {
 
     /// Decodes from the start up to `out.len()` bytes, which is the end of the last item wanted.
     pub fn decode_prefix(&self, out: &mut [u8]) -> Result<()> {
+        self.decode_prefix_with(&mut Decompressor::new()?, out)
+    }
+
+    /// The same with a decompressor that was used before.
+    pub fn decode_prefix_with(&self, decompressor: &mut Decompressor, out: &mut [u8]) -> Result<()> {
         match self.codec {
             Codec::Raw => {
                 let prefix = self.payload.get(..out.len()).ok_or_else(|| damaged("payload"))?;
@@ -179,7 +193,7 @@ impl<'a> Frame<'a> {
                 Ok(())
             }
             Codec::Zstd if out.len() == self.logical_bytes() => {
-                codec::decompress_whole(self.payload, out).ok_or_else(|| damaged("payload"))
+                decompressor.decompress(self.payload, out).ok_or_else(|| damaged("payload"))
             }
             Codec::Zstd => codec::decompress_prefix(self.payload, out).ok_or_else(|| damaged("payload")),
         }

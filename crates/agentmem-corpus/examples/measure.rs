@@ -3,7 +3,7 @@
 //! `cargo run --release -p agentmem-corpus --example measure -- PATH|generate [BYTES [AGENTS]]`
 //! (bytes to generate, agents to compare)
 
-use agentmem_core::transcript::split;
+use agentmem_core::transcript::{conversations, split};
 use agentmem_corpus::measure::{MessageSet, Tally, equal_share, quantile};
 use agentmem_corpus::{AgentConversations, Class, Corpus, Rewriter, prompt, tools};
 use std::collections::BTreeMap;
@@ -70,8 +70,10 @@ fn ratios(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
         let spoilt = pieces.iter().any(|piece| is_json(piece.message(&file.bytes)) != is_json(piece.message(&other)));
         let changed = spoilt || split(&other) != pieces;
         let (original, rewritten, count, boundaries) = by_source.entry(&file.source).or_default();
-        original.add(pieces.iter().map(|piece| piece.bytes(&file.bytes)))?;
-        rewritten.add(pieces.iter().map(|piece| piece.bytes(&other)))?;
+        for pieces in conversations(&file.bytes) {
+            original.add(pieces.iter().map(|piece| piece.bytes(&file.bytes)))?;
+            rewritten.add(pieces.iter().map(|piece| piece.bytes(&other)))?;
+        }
         *count += pieces.len();
         *boundaries += usize::from(changed);
     }
@@ -102,15 +104,15 @@ fn sizes(corpus: &Corpus) {
         println!("{source}: {share:.2} % outside of messages, longest message {longest}");
     }
     let mut messages = Vec::new();
-    let mut conversations = Vec::new();
-    for file in corpus.of_class(Class::Conversation).filter(|file| file.path.ends_with(".jsonl")) {
-        conversations.push(file.bytes.len());
-        messages.extend(split(&file.bytes).iter().map(|piece| piece.message(&file.bytes).len()));
+    let mut lengths = Vec::new();
+    for original in corpus.originals().filter(|original| original.file.path.ends_with(".jsonl")) {
+        lengths.push(original.text.len());
+        messages.extend(original.messages().map(<[u8]>::len));
     }
     let [p50, p90, p99] = [0.5, 0.9, 0.99].map(|share| quantile(&mut messages, share));
     println!("messages of lines: {}, p50 {p50}, p90 {p90}, p99 {p99}", messages.len());
-    let [p50, p90] = [0.5, 0.9].map(|share| quantile(&mut conversations, share));
-    println!("conversations of lines: {}, p50 {p50}, p90 {p90}", conversations.len());
+    let [p50, p90] = [0.5, 0.9].map(|share| quantile(&mut lengths, share));
+    println!("conversations of lines: {}, p50 {p50}, p90 {p90}", lengths.len());
 }
 
 fn agents(corpus: &Corpus, count: u64, total: u64) {

@@ -146,6 +146,7 @@ mod tests {
             messages.extend(pieces.iter().map(|piece| piece.message(&file.bytes).len()));
             conversations.push(file.bytes.len());
         }
+        assert_eq!(corpus.originals().count(), conversations.len());
         for ((name, measured), (expected, target)) in tally.ratios().named().into_iter().zip(RATIOS) {
             assert_eq!(name, expected);
             assert_close(name, measured, target);

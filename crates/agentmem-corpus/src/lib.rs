@@ -8,6 +8,7 @@
 mod code;
 pub mod generate;
 pub mod measure;
+mod original;
 pub mod plan;
 pub mod random;
 pub mod reader;
@@ -15,6 +16,7 @@ pub mod rewrite;
 mod session;
 mod words;
 
+pub use original::Original;
 pub use plan::{AgentConversations, Conversation, prompt, tools};
 pub use reader::{Class, Corpus, CorpusError, SourceFile};
 pub use rewrite::Rewriter;

@@ -1,10 +1,11 @@
 //! Deals a corpus out to agents.
 
 use crate::generate;
+use crate::original::Original;
 use crate::random::{Random, mix};
-use crate::reader::{Class, Corpus, SourceFile};
+use crate::reader::{Class, Corpus};
 use crate::rewrite::Rewriter;
-use agentmem_core::transcript::{Piece, split};
+use agentmem_core::transcript::Piece;
 
 /// What a random stream is for, so that streams of one seed differ.
 const FOR_ORDER: u64 = 1;
@@ -17,8 +18,8 @@ const FOR_TOOLS: u64 = 4;
 pub struct Conversation {
     /// The source of the original.
     pub source: String,
-    /// The path of the original inside the corpus.
-    pub path: String,
+    /// The name of the original.
+    pub name: String,
     /// The rewritten text, cut where the agent has enough.
     pub text: Vec<u8>,
     /// Its messages.
@@ -53,7 +54,7 @@ impl Conversation {
 /// The conversations of one agent: all of the corpus in an order of the agent's own and in its own words, and again
 /// in other words, until there are enough bytes.
 pub struct AgentConversations<'a> {
-    files: Vec<&'a SourceFile>,
+    originals: Vec<Original<'a>>,
     seed: u64,
     agent_index: u64,
     remaining_bytes: u64,
@@ -67,7 +68,7 @@ impl<'a> AgentConversations<'a> {
     /// message; none if the corpus has no conversations.
     pub fn new(corpus: &'a Corpus, seed: u64, agent_index: u64, target_bytes: u64) -> AgentConversations<'a> {
         let mut conversations = AgentConversations {
-            files: corpus.of_class(Class::Conversation).collect(),
+            originals: corpus.originals().collect(),
             seed,
             agent_index,
             remaining_bytes: target_bytes,
@@ -81,7 +82,7 @@ impl<'a> AgentConversations<'a> {
 
     fn begin_round(&mut self, round: u64) {
         let seed = |purpose| mix(&[self.seed, self.agent_index, round, purpose]);
-        Random::new(seed(FOR_ORDER)).shuffle(&mut self.files);
+        Random::new(seed(FOR_ORDER)).shuffle(&mut self.originals);
         self.rewriter = Rewriter::new(seed(FOR_WORDS));
         self.round = round;
         self.next = 0;
@@ -92,29 +93,29 @@ impl Iterator for AgentConversations<'_> {
     type Item = Conversation;
 
     fn next(&mut self) -> Option<Conversation> {
-        if self.remaining_bytes == 0 || self.files.is_empty() {
+        if self.remaining_bytes == 0 || self.originals.is_empty() {
             return None;
         }
-        if self.next == self.files.len() {
+        if self.next == self.originals.len() {
             self.begin_round(self.round + 1);
         }
-        let file = self.files[self.next];
+        let original = &self.originals[self.next];
         self.next += 1;
-        let mut conversation = rewritten(file, &self.rewriter);
+        let mut conversation = rewritten(original, &self.rewriter);
         conversation.cut(self.remaining_bytes);
         self.remaining_bytes = self.remaining_bytes.saturating_sub(conversation.message_bytes());
         Some(conversation)
     }
 }
 
-fn rewritten(file: &SourceFile, rewriter: &Rewriter) -> Conversation {
-    let mut text = Vec::with_capacity(file.bytes.len());
-    rewriter.rewrite(&file.bytes, &mut text);
+fn rewritten(original: &Original, rewriter: &Rewriter) -> Conversation {
+    let mut text = Vec::with_capacity(original.text.len());
+    rewriter.rewrite(original.text, &mut text);
     Conversation {
-        source: file.source.clone(),
-        path: file.path.clone(),
+        source: original.file.source.clone(),
+        name: original.name.to_owned(),
         // Rewriting keeps every boundary, so those of the original hold.
-        pieces: split(&file.bytes),
+        pieces: original.pieces.to_vec(),
         text,
     }
 }
@@ -178,6 +179,7 @@ fn end_at_character(text: &mut [u8]) {
 mod tests {
     use super::*;
     use crate::measure::MessageSet;
+    use agentmem_core::transcript::split;
 
     fn corpus() -> Corpus {
         Corpus::generate(1, 1_500_000)

@@ -1,9 +1,11 @@
 //! Corpora on disk: a folder, one file, or an archive (`.tar.zst`).
 
+use crate::original::Place;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// Files above this are refused.
 pub const FILE_BYTES_MAX: u64 = 1 << 30;
@@ -46,6 +48,8 @@ pub struct SourceFile {
 pub struct Corpus {
     files: Vec<SourceFile>,
     synthetic: bool,
+    /// Where the conversations lie, once somebody asked.
+    pub(crate) places: OnceLock<Vec<Place>>,
 }
 
 impl Corpus {
@@ -65,17 +69,18 @@ impl Corpus {
             return Err(CorpusError::Empty { path: path.to_owned() });
         }
         files.sort_by(|a, b| a.path.cmp(&b.path));
-        Ok(Corpus { files, synthetic: false })
+        Ok(Corpus { files, ..Corpus::default() })
     }
 
     /// Adds the files of another corpus.
     pub fn append(&mut self, other: Corpus) {
         self.files.extend(other.files);
         self.synthetic |= other.synthetic;
+        self.places = OnceLock::new();
     }
 
     pub(crate) fn synthetic(files: Vec<SourceFile>) -> Corpus {
-        Corpus { files, synthetic: true }
+        Corpus { files, synthetic: true, ..Corpus::default() }
     }
 
     /// All files.

@@ -1,7 +1,7 @@
 //! Frames of pages: blocks of 64 KiB, compressed, in RAM or on SSD, each with a checksum of what it
 //! decodes to.
 
-use agentmem_core::codec::{self, Codec, Compressor};
+use agentmem_core::codec::{Codec, Compressor, Decompressor};
 use agentmem_core::{Error, ErrorKind, Result};
 use agentmem_store::{Cold, DiskPlace, Extent, Heap, Segments};
 use std::path::{Path, PathBuf};
@@ -111,6 +111,11 @@ impl Frames {
         self.heap.resident_bytes() + self.heap.table_bytes()
     }
 
+    /// Gives pages back that frames were in.
+    pub fn trim(&self) {
+        self.heap.trim(u64::MAX);
+    }
+
     /// Bytes of disk blocks in use.
     pub fn disk_bytes(&self) -> u64 {
         self.cold.as_ref().map_or(0, |cold| cold.disk_bytes())
@@ -133,21 +138,21 @@ impl Frames {
         Ok(Block { stored, zeros, checksum, place: Held::Ram { payload, codec } })
     }
 
-    /// Decodes a block into `content`, which has the length of its stored pages. `batch` is a cache of
-    /// one batch, for blocks in order.
+    /// Decodes a block into `content`, which has the length of its stored pages.
     ///
     /// # Errors
     /// `Damaged` if it is not what was taken.
-    pub fn give(&self, block: &Block, batch: &mut LastBatch, content: &mut [u8]) -> Result<()> {
+    pub fn give(&self, block: &Block, reader: &mut Reader, content: &mut [u8]) -> Result<()> {
+        let Reader { decompressor, last } = reader;
         let (payload, codec) = match &block.place {
             Held::Nothing => return Ok(()),
             Held::Ram { payload, codec } => (payload.bytes(), *codec),
-            Held::Ssd { batch: from, start, len, codec } => {
-                (batch.bytes(from)?.get(*start as usize..(*start + *len) as usize).unwrap_or_default(), *codec)
+            Held::Ssd { batch, start, len, codec } => {
+                (last.bytes(batch)?.get(*start as usize..(*start + *len) as usize).unwrap_or_default(), *codec)
             }
         };
         let whole = match codec {
-            Codec::Zstd => codec::decompress_whole(payload, content),
+            Codec::Zstd => decompressor.decompress(payload, content),
             Codec::Raw if payload.len() == content.len() => {
                 content.copy_from_slice(payload);
                 Some(())
@@ -225,9 +230,22 @@ impl Drop for Frames {
     }
 }
 
+/// What giving blocks takes, worth keeping while many are given, in order best.
+pub struct Reader {
+    decompressor: Decompressor,
+    last: LastBatch,
+}
+
+impl Reader {
+    /// A new one.
+    pub fn new() -> Result<Self> {
+        Ok(Reader { decompressor: Decompressor::new()?, last: LastBatch::default() })
+    }
+}
+
 /// The batch that was read last.
 #[derive(Debug, Default)]
-pub struct LastBatch(Option<(u32, Vec<u8>)>);
+struct LastBatch(Option<(u32, Vec<u8>)>);
 
 impl LastBatch {
     fn bytes(&mut self, batch: &Batch) -> Result<&[u8]> {
@@ -270,10 +288,10 @@ mod tests {
                     frames.demote(blocks.iter_mut()).unwrap();
                     prop_assert_eq!(blocks.iter().map(Block::ram_bytes).sum::<u64>(), 0);
                 }
-                let mut batch = LastBatch::default();
+                let mut reader = Reader::new().unwrap();
                 for (block, content) in blocks.iter().zip(&contents) {
                     let mut got = vec![0; content.len()];
-                    frames.give(block, &mut batch, &mut got).unwrap();
+                    frames.give(block, &mut reader, &mut got).unwrap();
                     prop_assert_eq!(&got, content);
                 }
             }
@@ -290,7 +308,7 @@ mod tests {
         let mut block = frames.hold(&mut frames.compressor().unwrap(), &content(16, 9), u16::MAX, 0).unwrap();
         block.checksum ^= 1;
         let mut got = vec![0; BLOCK_BYTES as usize];
-        let error = frames.give(&block, &mut LastBatch::default(), &mut got).unwrap_err();
+        let error = frames.give(&block, &mut Reader::new().unwrap(), &mut got).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Damaged);
     }
 }

@@ -1,5 +1,6 @@
 //! Keeping a tree from running: a cgroup's freezer (version 2), else SIGSTOP.
 
+use crate::sys::signal;
 use crate::target::Stopped;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -39,11 +40,6 @@ fn set_frozen(cgroup: &Path, frozen: bool) -> io::Result<()> {
 fn is_frozen(cgroup: &Path) -> bool {
     std::fs::read_to_string(cgroup.join("cgroup.events"))
         .is_ok_and(|events| events.lines().any(|line| line == "frozen 1"))
-}
-
-fn signal(pid: i32, signal: i32) -> io::Result<()> {
-    // SAFETY: plain integers.
-    if unsafe { libc::kill(pid, signal) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 impl Freezer {

@@ -234,7 +234,8 @@ fn calls(members: &[Member]) -> HashMap<i32, Call> {
 fn unchanged(tree: &Tree, understood: &Understood, stopped: &[Stopped]) -> Result<(), String> {
     let mut now = tree.members()?;
     let mut before = understood.members.clone();
-    (now.sort_unstable(), before.sort_unstable());
+    now.sort_unstable();
+    before.sort_unstable();
     if now != before {
         return Err("the processes of the tree just changed".into());
     }

@@ -168,14 +168,14 @@ impl Pager {
     pub fn demote(&mut self, abort: &AtomicBool) -> agentmem_core::Result<()> {
         let blocks = self.processes.values_mut().flat_map(Process::blocks_mut);
         let outcome = self.frames.demote(blocks.take_while(|_| !abort.load(Ordering::Relaxed)));
-        release_free_memory();
+        self.release_free_memory();
         outcome
     }
 
     /// Forgets the frames of pages that are there, which only save work.
     pub fn drop_kept(&mut self) {
         self.processes.values_mut().for_each(Process::drop_kept);
-        release_free_memory();
+        self.release_free_memory();
     }
 
     /// Pages `members` (parents before children) out and freezes them. `check` is asked when all of them are
@@ -190,7 +190,7 @@ impl Pager {
         let outcome = self
             .live(members, abort, &mut report)
             .and_then(|willing| self.stop_and_drop(members, &willing, abort, check, &mut report));
-        release_free_memory();
+        self.release_free_memory();
         outcome?;
         report.total = began.elapsed();
         report.cpu = cpu_time() - cpu_before;
@@ -384,8 +384,14 @@ impl Pager {
         self.freezer.thaw(&pids).map_err(|error| Damaged(format!("cannot be thawed: {error}")))?;
         self.frozen = None;
         let total = began.elapsed();
-        release_free_memory();
+        self.release_free_memory();
         Ok(Wake { bytes, total })
+    }
+
+    /// Between two page-outs a supervisor holds frames and little else.
+    fn release_free_memory(&self) {
+        self.frames.trim();
+        sys::release_free_memory();
     }
 
     /// Ends management of an awake tree.
@@ -412,10 +418,4 @@ fn stop(members: &[Member]) -> Result<Vec<Stopped>, NotOut> {
 
 fn anonymous_bytes(pid: i32) -> u64 {
     mappings(pid).unwrap_or_default().iter().map(|mapping| mapping.anonymous_bytes).sum()
-}
-
-/// Gives memory that was freed back to Linux: between two page-outs a supervisor holds frames and little else.
-fn release_free_memory() {
-    // SAFETY: a call without pointers.
-    unsafe { libc::malloc_trim(0) };
 }

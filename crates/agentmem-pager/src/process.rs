@@ -1,6 +1,6 @@
 //! One managed process: what of its memory is held, and the steps of paging it out and in.
 
-use crate::frames::{BLOCK_BYTES, BLOCK_PAGES, Block, Frames, LastBatch};
+use crate::frames::{BLOCK_BYTES, BLOCK_PAGES, Block, Frames, Reader};
 use crate::regions::{self, Fate, Mapping};
 use crate::sys::{self, PAGE_BYTES, PageRun};
 use crate::target::Stopped;
@@ -257,19 +257,21 @@ impl Process {
         // Blocks of one batch are read together.
         self.missing.sort_by_key(|(address, _)| (self.blocks.get(address).and_then(Block::batch), *address));
         let (next, failure) = (AtomicUsize::new(0), Mutex::new(None));
-        let work = || {
-            let mut last = LastBatch::default();
+        let work = || -> io::Result<()> {
+            let mut reader = Reader::new().map_err(|error| io::Error::other(error.to_string()))?;
             let mut buffer = vec![0; BLOCK_BYTES as usize];
             loop {
                 let from = next.fetch_add(TAKE, Ordering::Relaxed);
-                let Some(part) = self.missing.get(from..(from + TAKE).min(self.missing.len())) else { return };
+                let Some(part) = self.missing.get(from..(from + TAKE).min(self.missing.len())) else { return Ok(()) };
                 for &(address, pages) in part {
                     let block = self.blocks.get(&address);
-                    if let Err(error) = fill_block(userfault, frames, block, address, pages, &mut last, &mut buffer) {
-                        *failure.lock().expect("no panic under it") = Some(error);
-                        return;
-                    }
+                    fill_block(userfault, frames, block, address, pages, &mut reader, &mut buffer)?;
                 }
+            }
+        };
+        let work = || {
+            if let Err(error) = work() {
+                *failure.lock().expect("no panic under it") = Some(error);
             }
         };
         on_threads(threads.min(self.missing.len() / TAKE + 1), &work);
@@ -457,7 +459,7 @@ fn fill_block(
     block: Option<&Block>,
     address: u64,
     pages: Pages,
-    last: &mut LastBatch,
+    reader: &mut Reader,
     buffer: &mut [u8],
 ) -> io::Result<()> {
     let block = block.ok_or_else(|| io::Error::other("a block that is missing is not held"))?;
@@ -465,7 +467,7 @@ fn fill_block(
     let (data, zeros) = (pages.own & block.stored & !pages.zero, pages.own & (block.zeros | pages.zero));
     assert_eq!(data | zeros, pages.own, "every missing page is held");
     if data != 0 {
-        frames.give(block, last, content).map_err(|error| io::Error::other(error.to_string()))?;
+        frames.give(block, reader, content).map_err(|error| io::Error::other(error.to_string()))?;
     }
     for run in bit_runs(data) {
         // Stored pages before the run: those that are not needed now are skipped.

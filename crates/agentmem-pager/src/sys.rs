@@ -197,6 +197,18 @@ pub fn wait_stop(tid: i32, deadline: Instant) -> Result<Stop> {
     }
 }
 
+/// Sends a signal to a process.
+pub fn signal(pid: i32, signal: i32) -> Result<()> {
+    // SAFETY: plain integers.
+    checked(unsafe { libc::kill(pid, signal) }.into()).map(drop)
+}
+
+/// Gives memory of our own that was freed back to Linux.
+pub fn release_free_memory() {
+    // SAFETY: a call without pointers.
+    unsafe { libc::malloc_trim(0) };
+}
+
 /// Reads `ranges` of another process, one after the other, into `into`. Whole or not at all.
 ///
 /// # Errors
@@ -319,8 +331,9 @@ pub const FEATURE_WP_ASYNC: u64 = 1 << 15;
 /// Whether this process may make a userfaultfd that handles faults of the kernel too.
 pub fn has_userfaultfd() -> bool {
     // SAFETY: only an integer is passed; the descriptor is new and ours, and closed at once.
-    checked(unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC) })
-        .is_ok_and(|fd| unsafe { OwnedFd::from_raw_fd(fd as i32) }.as_raw_fd() >= 0)
+    let made = checked(unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC) });
+    // SAFETY: as above.
+    made.map(|fd| unsafe { OwnedFd::from_raw_fd(fd as i32) }).is_ok()
 }
 
 /// The handshake of a new userfaultfd.

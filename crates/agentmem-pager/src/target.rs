@@ -272,8 +272,7 @@ impl Drop for Stopped {
         if self.finish_calls().is_err() {
             // Its registers are not its own: running on would be worse than ending. Only a process
             // that is being killed, or a kernel that refuses what it granted before, comes here.
-            // SAFETY: plain integers.
-            unsafe { libc::kill(self.pid, libc::SIGKILL) };
+            let _ = sys::signal(self.pid, libc::SIGKILL);
         }
         for thread in self.threads.drain(..) {
             Self::let_go(self.pid, thread);

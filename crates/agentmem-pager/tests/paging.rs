@@ -115,7 +115,7 @@ fn pager(freezer: Freezer, folder: &Path) -> Pager {
     Pager::new(freezer, &folder.join("pages"), Arc::new(Gate::new(Bell::new().unwrap()))).unwrap()
 }
 
-const GO: AtomicBool = AtomicBool::new(false);
+static GO: AtomicBool = AtomicBool::new(false);
 
 /// Pages out, trying again while the tree is busy.
 fn page_out(pager: &mut Pager, members: &[Member]) -> agentmem_pager::pager::PageOut {

@@ -24,7 +24,8 @@ fn main() -> Result<()> {
     put(&corpus, if is_quick { 2 } else { 20 })?;
     sustained(400_000 / part)?;
     view(&corpus, 20_000 / part)?;
-    tiers(&corpus, 4096 / part)
+    tiers(&corpus, 4096 / part)?;
+    at_budget(&corpus, 4096 / part)
 }
 
 /// `count` values of `len` bytes, cut from conversations.
@@ -49,8 +50,12 @@ fn report_quantiles(name: &str, nanoseconds: &mut [u64]) {
 }
 
 fn open() -> Result<Store> {
+    open_with(2 << 30)
+}
+
+fn open_with(memory_max_bytes: u64) -> Result<Store> {
     Store::open(Options {
-        memory_max_bytes: 2 << 30,
+        memory_max_bytes,
         cold: false,
         warm_after_ms: u64::MAX / 4,
         pressure: false,
@@ -134,6 +139,34 @@ fn tiers(corpus: &Corpus, count: usize) -> Result<()> {
         std::hint::black_box(smu.view()?.bytes());
     }
     report("promote", megabytes / (processor_seconds() - begin), "MB/s");
+    Ok(())
+}
+
+/// Views in turn of contents half of which the budget holds raw: each is promoted, and another demoted
+/// for it, whose compressed form exists. All of that is in the processor time.
+fn at_budget(corpus: &Corpus, count: usize) -> Result<()> {
+    let store = open_with((count * CONTENT_BYTES) as u64)?;
+    let agent = store.agent("bench", Some(50), None, None)?;
+    let values = values(corpus, count, CONTENT_BYTES);
+    let handles = values.iter().map(|value| put_value(&agent, value)).collect::<Result<Vec<_>>>()?;
+    handles[count - 1].id()?;
+    store.reclaim(None)?;
+    let view_all = || -> Result<()> {
+        for smu in &handles {
+            std::hint::black_box(smu.view()?.bytes());
+        }
+        Ok(())
+    };
+    let promotions = || -> Result<u64> {
+        let counters = store.stats()?.counters;
+        Ok(counters.iter().find(|(name, _)| *name == "promote_warm").expect("a counter of that name").1)
+    };
+    view_all()?;
+    let (begin, before) = (processor_seconds(), promotions()?);
+    (0..3).try_for_each(|_| view_all())?;
+    let promoted = promotions()? - before;
+    let megabytes = (promoted * CONTENT_BYTES as u64) as f64 / 1e6;
+    report("promote at the budget", megabytes / (processor_seconds() - begin), "MB/s");
     Ok(())
 }
 

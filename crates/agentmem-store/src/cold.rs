@@ -199,7 +199,7 @@ impl Cold {
             let Some(segment) = inner.files.get_mut(&place.file) else { continue };
             let (start, len) = record(place);
             segment.live_bytes -= len;
-            let (merged, _) = segment.dead.insert(start, len);
+            let merged = segment.dead.insert(start, len);
             let from = start / BLOCK_BYTES * BLOCK_BYTES;
             let to = (start + len).next_multiple_of(BLOCK_BYTES);
             if let Some(interior) = merged.interior(BLOCK_BYTES) {
@@ -253,7 +253,7 @@ impl Cold {
             let live = places[from..to].iter().map(|&place| record(place)).chain([(segment.end, 0)]);
             for (start, len) in live {
                 if start > end {
-                    let (range, _) = segment.dead.insert(end, start - end);
+                    let range = segment.dead.insert(end, start - end);
                     if let Some(interior) = range.interior(BLOCK_BYTES) {
                         let before = sys::allocated_bytes(&segment.file);
                         let _ = sys::punch_file(&segment.file, interior.start, interior.len());

@@ -7,8 +7,8 @@ use crate::frames::{FrameEntry, Ref};
 use crate::heap::Extent;
 use crate::raw::Raw;
 use crate::smus::Packed;
-use agentmem_core::codec::Compressor;
-use agentmem_core::frame::{self, ITEMS_MAX, Item, Meta};
+use agentmem_core::codec::{Compressor, Decompressor};
+use agentmem_core::frame::{self, Frame, ITEMS_MAX, Item, Meta};
 use agentmem_core::place::Place;
 use agentmem_core::{Kind, Result};
 use std::sync::Arc;
@@ -20,8 +20,9 @@ const GROUP_BYTES: usize = 64 << 10;
 /// Content longer than this takes several frames.
 const PART_BYTES: usize = 4 << 20;
 
-/// Compressors kept: each has a megabyte or two of tables.
+/// Compressors kept: each has a megabyte or two of tables. And decompressors: each has a sixth of one.
 const COMPRESSORS_MAX: usize = 2;
+const DECOMPRESSORS_MAX: usize = 4;
 
 /// Slot, agent, kind and bytes of an SMU to be compressed.
 type Planned = (u32, u32, Kind, Arc<Raw>);
@@ -37,6 +38,18 @@ impl Engine {
             compressors.push(compressor);
         }
         frame
+    }
+
+    /// Decodes the front of `frame` into `out`, with a decompressor that is kept for the next time.
+    pub fn decode(&self, frame: &Frame<'_>, out: &mut [u8]) -> Result<()> {
+        let kept = self.decompressors.lock().pop();
+        let mut decompressor = kept.map_or_else(Decompressor::new, Ok)?;
+        let decoded = frame.decode_prefix_with(&mut decompressor, out);
+        let mut decompressors = self.decompressors.lock();
+        if decompressors.len() < DECOMPRESSORS_MAX {
+            decompressors.push(decompressor);
+        }
+        decoded
     }
 
     /// Gives SMUs a compressed form, and drops the raw one unless `keep_raw`. Those that are

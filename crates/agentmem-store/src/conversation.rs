@@ -10,7 +10,7 @@ use crate::store::{Agent, check_name};
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use crate::tree::{Body, NONE};
 use agentmem_core::frame::{Frame, Meta};
-use agentmem_core::transcript;
+use agentmem_core::transcript::{self, Piece};
 use agentmem_core::{Advice, Error, ErrorKind, Result};
 use std::sync::Arc;
 
@@ -83,6 +83,26 @@ impl Agent {
         let mut state = self.engine().lock();
         let agent = state.agents.open_mut(self.shared().number)?;
         Ok(agent.conversations.keys().map(|name| name.to_string()).collect())
+    }
+
+    /// Makes a new conversation of each that a transcript holds, JSON or JSONL: of each run where it holds several.
+    /// Rendered one after the other they are the transcript. If it fails, none is left.
+    pub fn load(&self, transcript: &[u8]) -> Result<Vec<Conversation>> {
+        let mut loaded = Vec::new();
+        for pieces in transcript::conversations(transcript) {
+            let added = self.conversation(None).and_then(|conversation| {
+                loaded.push(conversation.clone());
+                conversation.append_pieces(transcript, &pieces)
+            });
+            if let Err(error) = added {
+                for conversation in &loaded {
+                    // What matters is why it failed; what cannot be given back goes with the agent.
+                    let _ = self.release_conversation(conversation);
+                }
+                return Err(error);
+            }
+        }
+        Ok(loaded)
     }
 
     /// Gives a conversation back.
@@ -167,14 +187,20 @@ impl Conversation {
     }
 
     /// Adds a whole transcript, JSON or JSONL, split into its messages; returns how many. If it
-    /// fails, the messages before the one that failed are in.
+    /// fails, the messages before the one that failed are in. All of it goes into this conversation:
+    /// [`Agent::load`] makes one of each that it holds.
     pub fn load(&self, transcript: &[u8]) -> Result<usize> {
         let pieces = transcript::split(transcript);
-        for piece in &pieces {
-            let meta = Meta { is_value: false, lead_bytes: piece.lead, trail_bytes: piece.trail };
-            self.append(&transcript[piece.start..piece.end], meta, self.agent.on_full())?;
-        }
+        self.append_pieces(transcript, &pieces)?;
         Ok(pieces.len())
+    }
+
+    fn append_pieces(&self, transcript: &[u8], pieces: &[Piece]) -> Result<()> {
+        for piece in pieces {
+            let meta = Meta { is_value: false, lead_bytes: piece.lead, trail_bytes: piece.trail };
+            self.append(piece.bytes(transcript), meta, self.agent.on_full())?;
+        }
+        Ok(())
     }
 
     /// Messages from `index` on: one at least, and as many as lie together before `end`.

@@ -25,7 +25,7 @@ use crate::smus::Smus;
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use crate::sys::{self, ForkGuard};
 use crate::tree::Tree;
-use agentmem_core::codec::Compressor;
+use agentmem_core::codec::{Compressor, Decompressor};
 use agentmem_core::policy::Policy;
 use agentmem_core::{DomainKey, Error, ErrorKind, Result};
 use parking_lot::{Mutex, MutexGuard};
@@ -39,7 +39,7 @@ const UNCOUNTED_SHARE: u64 = 16;
 /// Address space of a heap, in budgets: best fit leaves holes, and holes cost addresses only.
 const HEAP_ADDRESS_FACTOR: u64 = 8;
 const HEAP_ADDRESS_BYTES_MAX: u64 = 1 << 40;
-/// A ring that nobody used for so many ticks gives its pages back.
+/// A ring that nobody used for so many ticks gives its pages back, and the heaps their slack.
 const TRIM_TICKS: u32 = 8;
 /// The engine looks around this often even when nobody wakes it.
 pub const TICK_MS: i32 = 250;
@@ -161,6 +161,8 @@ pub struct Engine {
     pub policy: Mutex<Box<dyn Policy>>,
     /// Compressors that nobody uses just now.
     pub compressors: Mutex<Vec<Compressor>>,
+    /// Decompressors likewise.
+    pub decompressors: Mutex<Vec<Decompressor>>,
     /// Large contents on their way through the ring.
     pub inbox: Mutex<HashMap<u64, Arc<Raw>>>,
     /// Keys for them.
@@ -240,6 +242,7 @@ impl Engine {
             policy: Mutex::new(policy),
             inbox: Mutex::default(),
             compressors: Mutex::default(),
+            decompressors: Mutex::default(),
             next_key: AtomicU64::new(1),
             guard: ForkGuard::new()?,
             demoting: AtomicU64::new(0),
@@ -318,6 +321,12 @@ impl Engine {
     /// RAM that the engine takes, everything included.
     pub fn resident_bytes(&self, state: &State) -> u64 {
         self.planned_bytes(state) - self.ring.capacity_bytes() + self.ring.resident_bytes()
+    }
+
+    /// RAM that it will take when it has given back what it keeps only to be quick: what demotion can
+    /// lessen.
+    pub fn needed_bytes(&self, state: &State) -> u64 {
+        self.planned_bytes(state).saturating_sub(self.hot_heap.slack_bytes() + self.frame_heap.slack_bytes())
     }
 
     /// RAM that it will take once all of the ring is in use: what the budget is compared with, so
@@ -422,6 +431,7 @@ impl Engine {
                 if quiet_ticks == TRIM_TICKS {
                     let _consumer = self.lock();
                     self.ring.trim();
+                    self.trim_heaps(u64::MAX);
                 }
             }
             self.keep_budget();

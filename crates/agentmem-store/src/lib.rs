@@ -15,6 +15,7 @@ mod engine;
 mod flush;
 mod folder;
 mod frames;
+mod free;
 mod handle;
 mod heap;
 mod index;

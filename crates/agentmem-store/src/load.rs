@@ -126,6 +126,9 @@ impl Ledger {
         })?;
         state.tree.restored();
         for (_, parent, start) in links {
+            if parent == NONE && start != 0 {
+                return Err(damaged("start of a node"));
+            }
             if parent != NONE {
                 let before = state.tree.get(parent).ok_or_else(|| damaged("parent of a node"))?;
                 // A parent of which nothing is seen could be the node itself, and a chain without end.
@@ -134,6 +137,9 @@ impl Ledger {
             }
         }
         each(read, CONVERSATIONS, |number, record: ConversationRecord| {
+            if record.head == NONE && record.len != 0 {
+                return Err(damaged("head of a conversation"));
+            }
             if record.head != NONE {
                 let head = state.tree.get(record.head).ok_or_else(|| damaged("head of a conversation"))?;
                 let seen = record.len.checked_sub(head.start).filter(|&seen| seen <= head.count);

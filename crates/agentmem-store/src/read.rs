@@ -157,7 +157,7 @@ impl Engine {
                     let (part, after) = rest.split_at_mut(entry.end - entry.start);
                     rest = after;
                     if entry.start == 0 {
-                        frame.decode_prefix(part)?;
+                        self.decode(&frame, part)?;
                     } else {
                         // Neighbours were packed together and are often wanted together.
                         let content = self.decoded(*number, &frame, frame.logical_bytes())?;
@@ -233,7 +233,7 @@ impl Engine {
         }
         let is_kept = frame.logical_bytes() as u64 <= DECODED_BYTES_MAX;
         let mut content = vec![0; if is_kept { frame.logical_bytes() } else { wanted }];
-        frame.decode_prefix(&mut content)?;
+        self.decode(&frame, &mut content)?;
         let content = Arc::new(content);
         let mut state = self.lock();
         if is_kept && state.frames.get(number).is_some() {

@@ -126,10 +126,14 @@ impl Engine {
     /// Makes room for `bytes` more, or says that nothing can be demoted.
     pub fn make_room(&self, bytes: u64) -> Result<()> {
         let max = self.budget_bytes();
-        let has_room = || self.planned_bytes(&self.lock()) + bytes <= max;
-        if !has_room() {
-            self.reclaim_to((max * LOW_PERCENT / 100).saturating_sub(bytes));
-            if !has_room() {
+        let excess = || (self.planned_bytes(&self.lock()) + bytes).saturating_sub(max);
+        if excess() > 0 {
+            if self.needed_bytes(&self.lock()) + bytes > max {
+                // No further than the heaps' slack goes: what waits for room uses those pages next.
+                self.reclaim_to((max * HIGH_PERCENT / 100).saturating_sub(bytes));
+            }
+            self.trim_heaps(excess());
+            if excess() > 0 {
                 self.lock().counters.reject_memory += 1;
                 let what = format!("{bytes} bytes more than the budget holds");
                 return Err(Error::new(ErrorKind::OutOfMemory, what));
@@ -141,32 +145,30 @@ impl Engine {
 
     /// Demotes to the low mark if the high one is passed.
     pub fn keep_budget(&self) {
-        let planned_bytes = self.planned_bytes(&self.lock());
-        if planned_bytes > self.budget_bytes() * HIGH_PERCENT / 100 && !self.is_full() {
+        let needed_bytes = self.needed_bytes(&self.lock());
+        if needed_bytes > self.budget_bytes() * HIGH_PERCENT / 100 && !self.is_full() {
             self.reclaim_to(self.budget_bytes() * LOW_PERCENT / 100);
         }
     }
 
-    /// Demotes until at most `target_bytes` are planned for, or nothing more can be demoted. Returns what was
-    /// given back.
-    pub fn reclaim_to(&self, target_bytes: u64) -> u64 {
-        let (start_bytes, patience) = {
+    /// Demotes until at most `target_bytes` are needed, or nothing more can be demoted.
+    pub fn reclaim_to(&self, target_bytes: u64) {
+        let patience = {
             let mut state = self.lock();
-            let start_bytes = self.planned_bytes(&state);
-            if start_bytes > target_bytes {
+            if self.needed_bytes(&state) > target_bytes {
                 // Content that is kept a second time goes before any that is kept once.
                 state.decoded.clear();
             }
             // Enough samples to come around everything once.
             let longest = state.hot.len().max(state.tails.len()).max(state.warm.len());
-            (start_bytes, 2 + longest / (SAMPLE / 2))
+            2 + longest / (SAMPLE / 2)
         };
         let mut fruitless = 0;
         let mut progress_ms = self.now_ms();
         loop {
             let (before, demoted_before) = self.reclaimed();
             if before <= target_bytes || fruitless == patience {
-                return start_bytes.saturating_sub(before);
+                return;
             }
             // What others work on cannot be chosen here: that is no reason to give up.
             let others = self.is_demoting() && self.now_ms() < progress_ms + OTHERS_MS;
@@ -186,16 +188,15 @@ impl Engine {
         }
     }
 
-    /// Planned bytes, and how often something was demoted.
+    /// Needed bytes, and how often something was demoted.
     fn reclaimed(&self) -> (u64, u64) {
         let state = self.lock();
         let counters = &state.counters;
-        (self.planned_bytes(&state), counters.demote_warm + counters.demote_cold + counters.evict)
+        (self.needed_bytes(&state), counters.demote_warm + counters.demote_cold + counters.evict)
     }
 
-    /// Compresses everything that is hot and can be; returns what was given back.
-    pub fn reclaim_hot(&self) -> u64 {
-        let before = self.planned_bytes(&self.lock());
+    /// Compresses everything that is hot and can be.
+    pub fn reclaim_hot(&self) {
         let started_ms = self.now_ms();
         loop {
             while self.seal_some() {}
@@ -213,22 +214,27 @@ impl Engine {
                 || state.hot.iter().any(|slot| state.smus.get(slot).is_some_and(|smu| smu.is_busy));
             if !waits || self.now_ms() >= started_ms + OTHERS_MS {
                 self.empty_limbo(&mut state);
-                return before.saturating_sub(self.planned_bytes(&state));
+                return;
             }
             drop(state);
             std::thread::sleep(PAUSE);
         }
     }
 
-    /// Gives back what is only kept to be quick; returns how much.
-    pub fn trim(&self) -> u64 {
+    /// Gives back what is only kept to be quick.
+    pub fn trim(&self) {
         let mut state = self.lock();
-        let before = self.resident_bytes(&state);
         state.decoded.clear();
         if self.ring.is_empty() {
             self.ring.trim();
         }
-        before.saturating_sub(self.resident_bytes(&state))
+        self.trim_heaps(u64::MAX);
+    }
+
+    /// Gives `bytes` of each heap's slack back, or all of it.
+    pub fn trim_heaps(&self, bytes: u64) {
+        self.frame_heap.trim(bytes);
+        self.hot_heap.trim(bytes);
     }
 
     fn demote_batch(&self, wanted_bytes: u64) {

@@ -186,11 +186,14 @@ impl Store {
     pub fn reclaim(&self, target_bytes: Option<u64>) -> Result<u64> {
         self.engine.check_usable()?;
         let _ = self.engine.drain();
-        let given_back = match target_bytes {
+        let resident_bytes = || self.engine.resident_bytes(&self.engine.lock());
+        let before = resident_bytes();
+        match target_bytes {
             Some(target_bytes) => self.engine.reclaim_to(target_bytes),
             None => self.engine.reclaim_hot(),
         };
-        Ok(given_back + self.engine.trim())
+        self.engine.trim();
+        Ok(before.saturating_sub(resident_bytes()))
     }
 
     /// Reads and checks everything.

@@ -76,6 +76,7 @@ fn injected(_what: &str) -> Result<()> {
 pub struct Mapping {
     start: NonNull<u8>,
     len: usize,
+    fd: Option<OwnedFd>,
 }
 
 // SAFETY: a mapping is an address range; what is written to it concurrently is its users' care.
@@ -87,6 +88,13 @@ impl Mapping {
     /// A zeroed memfd of `len` bytes, readable and writable; pages appear when first touched.
     pub fn memfd(name: &str, len: usize) -> Result<Self> {
         Self::create(name, len).map(|(mapping, _)| mapping)
+    }
+
+    /// The same, with the descriptor kept for [`Self::write`].
+    pub fn writable(name: &str, len: usize) -> Result<Self> {
+        let (mut mapping, fd) = Self::create(name, len)?;
+        mapping.fd = Some(fd);
+        Ok(mapping)
     }
 
     /// A memfd of `len` bytes that `fill` wrote, and that nobody can write or resize any more.
@@ -134,7 +142,7 @@ impl Mapping {
         if start == libc::MAP_FAILED {
             return Err(failed("mmap of a memfd"));
         }
-        Ok((Mapping { start: NonNull::new(start.cast()).expect("mmap never returns null"), len }, fd))
+        Ok((Mapping { start: NonNull::new(start.cast()).expect("mmap never returns null"), len, fd: None }, fd))
     }
 
     /// First byte.
@@ -157,6 +165,35 @@ impl Mapping {
             let from = self.start.as_ptr().add(start as usize).cast();
             libc::madvise(from, (end - start) as usize, libc::MADV_POPULATE_WRITE);
         }
+    }
+
+    /// Writes `bytes` at `offset` by a system call: the quickest way where pages are missing, as the
+    /// kernel need not zero them first, and maps them many at a time when they are read.
+    pub fn write(&self, offset: u64, bytes: &[u8]) {
+        assert!(offset + bytes.len() as u64 <= self.len as u64);
+        let fd = self.fd.as_ref().expect("made by `writable`").as_raw_fd();
+        // SAFETY: readable bytes, and a descriptor of ours.
+        let written = unsafe { libc::pwrite(fd, bytes.as_ptr().cast(), bytes.len(), offset as libc::off_t) };
+        // SAFETY: inside the mapping; the caller makes sure that nobody reads those bytes yet.
+        unsafe {
+            let to = self.start.as_ptr().add(offset as usize);
+            if written != bytes.len() as isize {
+                std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
+            }
+            for page in (0..bytes.len()).step_by(PAGE_BYTES as usize) {
+                to.add(page).read_volatile();
+            }
+        }
+    }
+
+    /// Bytes of the pages that are resident, by what the kernel says.
+    #[cfg(test)]
+    pub fn resident_bytes(&self) -> u64 {
+        let mut pages = vec![0u8; self.len / PAGE_BYTES as usize];
+        // SAFETY: one byte for each page of this mapping.
+        let result = unsafe { libc::mincore(self.start.as_ptr().cast(), self.len, pages.as_mut_ptr()) };
+        assert_eq!(result, 0);
+        pages.iter().filter(|&&page| page & 1 == 1).count() as u64 * PAGE_BYTES
     }
 
     /// Gives the whole pages of `offset..offset + len` back; they read as zeros afterwards.

@@ -328,6 +328,46 @@ fn a_forged_index_is_survived() {
     assert_eq!(PANICS.load(Ordering::SeqCst), 0);
 }
 
+/// Rewrites every row of a table of the index.
+fn change_rows<T: serde::Serialize + serde::de::DeserializeOwned>(index: &Path, name: &str, change: impl Fn(&mut T)) {
+    let database = Database::create(index).unwrap();
+    let write = database.begin_write().unwrap();
+    {
+        let mut table = write.open_table(TableDefinition::<u32, &[u8]>::new(name)).unwrap();
+        let rows: Vec<(u32, Vec<u8>)> = table
+            .iter()
+            .unwrap()
+            .map(|row| row.unwrap())
+            .map(|(key, row)| (key.value(), row.value().to_vec()))
+            .collect();
+        for (key, row) in rows {
+            let mut row = postcard::from_bytes(&row).unwrap();
+            change(&mut row);
+            table.insert(key, &postcard::to_allocvec(&row).unwrap()[..]).unwrap();
+        }
+    }
+    write.commit().unwrap();
+}
+
+#[test]
+fn messages_that_hang_on_nothing_are_damage() {
+    const NONE: u32 = u32::MAX;
+    // Agent, name, head, messages, bytes.
+    type ConversationRow = (u32, String, u32, u32, u64);
+    // Parent, first message, messages, bytes, agent, frame and item.
+    type NodeRow = (u32, u32, u32, u64, u32, Option<(u32, u32)>);
+    let sample = sample();
+    let (headless, late) = (sample.copy(), sample.copy());
+    change_rows(&headless.path().join("index.redb"), "conversations", |row: &mut ConversationRow| row.2 = NONE);
+    change_rows(&late.path().join("index.redb"), "nodes", |row: &mut NodeRow| {
+        if row.0 == NONE {
+            row.1 = 1;
+        }
+    });
+    assert!(check_with_damaged_index(&sample, headless.path()));
+    assert!(check_with_damaged_index(&sample, late.path()));
+}
+
 // cargo test -p agentmem-store --release --test damage -- --ignored
 #[test]
 #[ignore = "minutes"]

@@ -195,6 +195,15 @@ impl World {
         held.chain(self.left_over.iter().filter(|(_, left)| **left == *content).map(|(agent, _)| *agent)).collect()
     }
 
+    /// A name goes with the last lease that is known to be on what it names, and a second put is not known before it is
+    /// sealed. So what has a name is sealed before a lease goes.
+    fn seal_named(&self) {
+        let is_named = |held: &&Held| self.names.values().any(|content| *content == held.content);
+        for held in self.held.iter().filter(is_named) {
+            self.unwrap(held.smu.id());
+        }
+    }
+
     /// A lease went: a name lives as long as what it names.
     fn forget_names(&mut self) {
         let names = std::mem::take(&mut self.names);
@@ -244,6 +253,7 @@ impl World {
                 }
             }
             Step::Release { pick } if !self.held.is_empty() => {
+                self.seal_named();
                 let held = self.held.swap_remove(pick % self.held.len());
                 let who = self.agent(held.agent);
                 if self.unwrap(who.release(&held.smu, OnFull::Wait)).is_none() {
@@ -347,6 +357,7 @@ impl World {
             }
             Step::CloseAgent { agent } => {
                 let who = self.agent(agent);
+                self.seal_named();
                 who.close().unwrap();
                 assert_eq!(who.conversations().unwrap_err().kind(), ErrorKind::Closed);
                 self.agents[agent] = None;

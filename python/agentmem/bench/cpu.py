@@ -5,6 +5,7 @@ import random
 import re
 import time
 from datetime import datetime
+from itertools import chain
 
 import agentmem
 from agentmem.bench.result import Figure, Result, Settings
@@ -62,9 +63,9 @@ def run(settings: Settings) -> Result:
 def _timed(settings: Settings) -> list[tuple[list[float], list[bytes]]]:
     """Transcripts whose records say when they were made: times and messages."""
     found = []
-    for paths in settings.texts.sources().values():
-        for path in paths:
-            messages = settings.texts.original(path)
+    for files in settings.texts.sources().values():
+        for name in chain.from_iterable(files):
+            messages = settings.texts.original(name)
             stamps = [_TIMESTAMP.search(message) for message in messages]
             if sum(stamp is not None for stamp in stamps) < len(messages) / 2:
                 continue

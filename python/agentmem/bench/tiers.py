@@ -36,7 +36,9 @@ def run(settings: Settings) -> Result:
         Figure("conversations, put and packed", *_pack(settings, total)),
         Figure("conversations, read in order", *_read(settings, total)),
     ]
-    rust, notes = native.figures(settings, {"demote": 300.0, "promote": 1000.0})
+    rust, notes = native.figures(
+        settings, {"demote": 300.0, "promote": 1000.0, "promote at the budget": 1000.0}
+    )
     if warm < len(smus):
         notes.append(f"{len(smus) - warm} of {len(smus)} contents stayed hot")
     return Result(figures + rust, ["tiers", total, _SIZE], notes)

@@ -43,7 +43,7 @@ class Comparison:
         self._original = Tally()
         self._rewritten = Tally()
 
-    def add(self, agent: int, path: str, messages: list[bytes]) -> None:
+    def add(self, agent: int, name: str, messages: list[bytes]) -> None:
         """Look at one conversation, if the agent is one of the sample."""
         if agent >= _SAMPLED_AGENTS:
             return
@@ -51,7 +51,7 @@ class Comparison:
         if self._rewritten.logical_bytes < _TALLY_BYTES * (agent + 1):
             self._rewritten.add(messages)
             # The last conversation of an agent is cut.
-            self._original.add(self._corpus.original(path)[: len(messages)])
+            self._original.add(self._corpus.original(name)[: len(messages)])
 
     def as_record(self) -> dict[str, float]:
         """The figures."""
@@ -79,8 +79,8 @@ class Author:
         return frame
 
     def _split(self, conversations: Iterator[tuple[str, list[bytes]]]) -> Iterator[Frame]:
-        for number, (path, messages) in enumerate(conversations):
-            self._comparison.add(self.number, path, messages)
+        for number, (name, messages) in enumerate(conversations):
+            self._comparison.add(self.number, name, messages)
             turn: list[bytes] = []
             turn_bytes = 0
             for message in messages:

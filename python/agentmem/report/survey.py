@@ -23,8 +23,9 @@ class Survey:
         folders: Where it looked.
         files: Files that may be transcripts, measured or not, and `file_bytes`, their bytes.
         measured_files: Of these, the ones that were looked into, and `measured_bytes`.
-        conversations: Files that are transcripts, and `messages`, what they hold together.
-        logical_bytes: Their bytes.
+        conversations: What the files that are transcripts hold: one each, or one for each run where
+            a file holds several; and `messages`, what these hold together.
+        logical_bytes: The bytes of these files.
         repeated_messages: Messages that an earlier conversation has too, byte for byte, and
             `repeated_message_bytes`.
         repeated_text_bytes: Bytes of large texts that one message holds more than once.
@@ -119,17 +120,19 @@ def _measure(
     except OSError as error:
         found.unreadable.append(f"{transcript.path}: {error.strerror}")
         return
-    conversation = agent.conversation()
-    count = conversation.load(data)
+    conversations = agent.load(data)
+    count = sum(map(len, conversations))
     if count < 2 and not transcript.is_log:
         # Any other JSON document: a configuration, a manifest.
-        agent.release(conversation)
+        for conversation in conversations:
+            agent.release(conversation)
         return
-    for index in range(count):
-        duplicates.add(found.conversations, conversation.raw(index))
-    # Nothing follows: compress it now, so that the figures so far come close to the last ones.
-    agent.advise(conversation, "cold")
-    found.conversations += 1
+    for conversation in conversations:
+        for index in range(len(conversation)):
+            duplicates.add(found.conversations, conversation.raw(index))
+        # Nothing follows: compress it now, so that the figures so far come close to the last ones.
+        agent.advise(conversation, "cold")
+        found.conversations += 1
     found.messages += count
     found.logical_bytes += len(data)
     found.repeated_messages = duplicates.messages
