@@ -11,6 +11,7 @@ pub mod cgroup;
 pub mod control;
 pub mod copies;
 pub mod equip;
+pub mod event;
 pub mod frames;
 pub mod freeze;
 pub mod gate;
