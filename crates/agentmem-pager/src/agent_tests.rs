@@ -208,6 +208,23 @@ fn damage_is_told_and_leaves_a_way_out() {
 }
 
 #[test]
+fn moving_frames_changes_nothing_and_gives_way() {
+    let mut agent = away();
+    assert_eq!(agent.on(Event::FramesDue(Move::Drop), 200_000), []);
+    assert_eq!(agent.on(Event::FramesDue(Move::ToSsd), 200_000), [Action::MoveFrames(Move::ToSsd)]);
+    assert!(agent.is_away() && agent.listens());
+    assert_eq!(agent.on(Event::InputWaiting, 200_001), [Action::Abort]);
+    assert!(!agent.is_away(), "what it waits for has been heard");
+    assert_eq!(essence(agent.on(Event::FramesMoved, 200_002)), [Action::Wake(Reason::Terminal)]);
+    agent.on(Event::Woken, 200_100);
+    assert_eq!(agent.on(Event::FramesDue(Move::Drop), 200_200), [Action::MoveFrames(Move::Drop)]);
+    assert_eq!(agent.on(Event::RootStopped(20), 200_201), [Action::StopSelf(20)]);
+    assert_eq!(agent.on(quiet(99_000), 300_000), [Action::ScheduleTick(Some(TICK_MS))]);
+    assert_eq!(essence(agent.on(Event::FramesMoved, 300_001)), [Action::Deliver]);
+    assert!(agent.on(quiet(99_000), 301_000).contains(&Action::PageOut));
+}
+
+#[test]
 fn without_a_pager_nothing_ticks_and_nothing_pauses() {
     let mut agent = Agent::new(Rules { pages: false, ..RULES }, 0);
     assert_eq!(agent.on(Event::InputWaiting, 10), [Action::Deliver, Action::ScheduleTick(None)]);
@@ -341,7 +358,9 @@ impl World {
                 assert!(self.running && self.order.is_none());
                 self.forwarded.push(signal);
             }
-            Action::StopSelf(_) => assert!(self.running && self.order.is_none()),
+            Action::StopSelf(_) => {
+                assert!(self.running && matches!(self.order, None | Some(Action::MoveFrames(Move::Drop))));
+            }
             Action::Answer(ticket, _) => self.answered.push(ticket),
             Action::ScheduleTick(_) => {}
             Action::Kill => panic!("nothing was damaged"),

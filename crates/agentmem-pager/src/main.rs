@@ -7,7 +7,7 @@ use agentmem_pager::arguments::{self, Arguments};
 use agentmem_pager::equip::Paged;
 use agentmem_pager::launch::{EXIT_OWN, Exit, LaunchError};
 use agentmem_pager::registry::Registry;
-use agentmem_pager::{copies, supervisor};
+use agentmem_pager::{copies, start};
 use std::io::Write;
 
 #[unsafe(no_mangle)]
@@ -26,9 +26,9 @@ extern "C" fn main(_count: i32, _words: *const *const std::ffi::c_char) -> i32 {
 fn supervise() -> Result<Exit, LaunchError> {
     let own = |text: String| LaunchError { text, code: EXIT_OWN, errno: libc::EINVAL };
     match arguments::parse(std::env::args_os().skip(1)).map_err(own)? {
-        Arguments::Run { settings, count: 1, command } => supervisor::run(settings, &command, &Paged),
+        Arguments::Run { settings, count: 1, command } => start::run(settings, &command, &Paged),
         Arguments::Run { settings, count, command } => copies::run(&settings, count, &command),
-        Arguments::Adopt { settings, pid, tree } => supervisor::adopt(settings, pid, tree, &Paged),
+        Arguments::Adopt { settings, pid, tree } => start::adopt(settings, pid, tree, &Paged),
         Arguments::Sweep => sweep().map_err(|error| own(error.to_string())),
     }
 }

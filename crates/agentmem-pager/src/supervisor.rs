@@ -3,21 +3,18 @@
 
 use crate::agent::{Action, Agent, Event, Op, Reason, Rules, Ticket};
 use crate::arguments::Settings;
-use crate::cgroup::Cgroup;
 use crate::control::{Answer, Control, Request};
-use crate::gate::{Bell, Change, Gate};
+use crate::gate::{Change, Gate};
 use crate::idle::Turn;
-use crate::launch::{Exit, Inherited, LaunchError};
+use crate::launch::Exit;
 use crate::observer::{Activity, Equip, Equipment, Observer, Tree};
 use crate::os::{self, Received, SignalQueue, SignalSet};
 use crate::paging::{Pager, Report, Source, Watched};
-use crate::registry::{Registration, Registry};
+use crate::registry::Registration;
 use crate::root::{self, Root};
 use crate::status::{self, History, Status};
 use crate::terminal::Terminal;
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::process::Pid;
-use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Instant;
@@ -28,90 +25,6 @@ pub const WATCHED_MAX: usize = 4096;
 const FRAMES_MS: u64 = 30_000;
 /// How often it is looked whether the terminal came back to us from another job.
 const FOREGROUND_MS: u64 = 1_000;
-
-/// Starts `command` and supervises it until it ends. Returns how it ended.
-pub fn run(settings: Settings, command: &[OsString], equip: &dyn Equip) -> Result<Exit, LaunchError> {
-    let (mut inherited, signals) = Inherited::take().map_err(cannot)?;
-    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(cannot)?;
-    let words: Vec<String> = command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
-    let (registration, control) = register(&settings, &words, equip)?;
-    // SAFETY: this process has one thread yet.
-    unsafe { std::env::set_var("AGENTMEM_AGENT", registration.record().name) };
-    let cgroup = cgroup(&settings, &registration, equip);
-    if let Some(cgroup) = &cgroup {
-        inherited.start_in(cgroup.path());
-    }
-    let (terminal, side) = Terminal::open().map_err(cannot)?.unzip();
-    let root = Root::start(command, &inherited, side)?;
-    inherited.let_go().map_err(cannot)?;
-    let tree = tree(&settings, &registration, &root, true, cgroup).map_err(cannot)?;
-    Supervisor::new(signals, control, root, terminal, tree, equip).map_err(cannot)?.supervise()
-}
-
-/// Supervises a process that runs already, until it or the supervisor is told to end.
-pub fn adopt(settings: Settings, pid: i32, whole: bool, equip: &dyn Equip) -> Result<Exit, LaunchError> {
-    let (inherited, signals) = Inherited::take().map_err(cannot)?;
-    let pid = Pid::from_raw(pid).ok_or_else(|| LaunchError::own("adopt", "no such process"))?;
-    let root = Root::adopt(pid)?;
-    let (registration, control) = register(&settings, &command_of(pid), equip)?;
-    inherited.let_go().map_err(cannot)?;
-    let cgroup = cgroup(&settings, &registration, equip);
-    let tree = tree(&settings, &registration, &root, whole, cgroup).map_err(cannot)?;
-    Supervisor::new(signals, control, root, None, tree, equip).map_err(cannot)?.supervise()
-}
-
-fn cannot(error: impl std::fmt::Display) -> LaunchError {
-    LaunchError::own("cannot supervise", error)
-}
-
-fn cgroup(settings: &Settings, registration: &Registration, equip: &dyn Equip) -> Option<Cgroup> {
-    equip.wants_cgroup(settings).then(|| Cgroup::create(&registration.record().name)).flatten()
-}
-
-fn tree(
-    settings: &Settings,
-    registration: &Arc<Registration>,
-    root: &Root,
-    whole: bool,
-    cgroup: Option<Cgroup>,
-) -> std::io::Result<Tree> {
-    // The command runs: a record that lacks something is not worth its life.
-    let _ = registration.update(|record| {
-        record.root_pid = Some(root.pid().as_raw_nonzero().get());
-        record.cgroup = cgroup.as_ref().map(|cgroup| cgroup.path().to_owned());
-    });
-    Ok(Tree {
-        root: root.pid(),
-        cgroup,
-        whole,
-        leader: root.leader(),
-        launched: !root.is_adopted(),
-        settings: settings.clone(),
-        gate: Arc::new(Gate::new(Bell::new()?)),
-        registration: Arc::clone(registration),
-    })
-}
-
-fn register(
-    settings: &Settings,
-    command: &[String],
-    equip: &dyn Equip,
-) -> Result<(Arc<Registration>, Control), LaunchError> {
-    let own = |text: String| LaunchError { text, code: crate::launch::EXIT_OWN, errno: libc::EINVAL };
-    if !settings.best_effort {
-        equip.check(settings).map_err(own)?;
-    }
-    let registry = Arc::new(Registry::open().map_err(|error| own(error.to_string()))?);
-    let (registration, listener) =
-        registry.claim(settings.name.as_deref(), command).map_err(|error| own(error.to_string()))?;
-    Ok((Arc::new(registration), Control::new(listener)))
-}
-
-fn command_of(pid: Pid) -> Vec<String> {
-    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let words = line.split(|&byte| byte == 0).filter(|word| !word.is_empty());
-    words.map(|word| String::from_utf8_lossy(word).into_owned()).collect()
-}
 
 /// Where something came from.
 #[derive(Clone, Copy)]
@@ -126,7 +39,8 @@ enum Token {
     Watched(Source),
 }
 
-struct Supervisor {
+/// One agent's supervisor.
+pub struct Supervisor {
     settings: Settings,
     signals: SignalQueue,
     registration: Arc<Registration>,
@@ -156,7 +70,8 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    fn new(
+    /// One for what has just been started, or taken up.
+    pub fn new(
         signals: SignalQueue,
         control: Control,
         root: Root,
@@ -196,11 +111,12 @@ impl Supervisor {
         })
     }
 
-    fn supervise(mut self) -> Result<Exit, LaunchError> {
+    /// Supervises until the root ends, or the machine says so.
+    pub fn supervise(mut self) -> Exit {
         loop {
             if let Some(exit) = self.exit {
                 self.drain_terminal();
-                return Ok(exit);
+                return exit;
             }
             for (token, ready) in self.wait() {
                 self.serve(token, ready);

@@ -12,8 +12,8 @@ use agentmem_pager::gate::Gate;
 use agentmem_pager::observer::{Activity, Equip, Equipment, Observer, Tree};
 use agentmem_pager::paging::{Damage, Held, NotAway, PageOutReport, Paging, Refused, Source, WakeReport, Watched};
 use agentmem_pager::registry::{Member, Registration};
+use agentmem_pager::start;
 use agentmem_pager::status::Measured;
-use agentmem_pager::supervisor;
 use common::{Place, Running, Screen, eventually, kill, lives};
 use rustix::event::PollFlags;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal};
@@ -113,7 +113,7 @@ fn main() {
         let Ok(Arguments::Run { settings, command, .. }) = arguments::parse(std::env::args_os().skip(1)) else {
             std::process::exit(125);
         };
-        match supervisor::run(settings, &command, &Freezing) {
+        match start::run(settings, &command, &Freezing) {
             Ok(exit) => exit.leave(),
             Err(error) => {
                 eprintln!("{}", error.text);
@@ -209,7 +209,8 @@ fn a_pipe_wakes() {
     becomes(&place, "frozen");
     shell.0.stdin.as_mut().unwrap().write_all(b"word\n").unwrap();
     assert_eq!(shell.line(), "got word");
-    assert_eq!(last_wake(&place), "\"input\"");
+    // The tree may answer before the pager has reported.
+    eventually("the report", || (last_wake(&place) == "\"input\"").then_some(()));
     becomes(&place, "frozen");
     drop(shell.0.stdin.take());
     assert_eq!(shell.0.wait().unwrap().code(), Some(0));
