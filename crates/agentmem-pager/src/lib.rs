@@ -5,6 +5,7 @@
 //! steps cannot lose memory.
 
 pub mod calls;
+pub mod fleet;
 pub mod idle;
 pub mod peek;
 pub mod proc;
