@@ -2,11 +2,13 @@
 
 use crate::agent::{Move, Quiet};
 use crate::arguments::Settings;
+use crate::fleet::{self, Peer, State};
 use crate::idle::{Idleness, Turn};
 use crate::managed::TreePager;
 use crate::memory;
 use crate::observer::{Activity, Equip, Equipment, Observer, Tree};
 use crate::paging::Held;
+use crate::peers::Peers;
 use crate::sample::sample;
 use crate::status::Measured;
 use crate::tree;
@@ -18,6 +20,9 @@ pub struct Paged;
 
 /// Who has been away for so long will likely stay away for longer than squeezing takes.
 const SQUEEZE_AFTER_MS: u64 = 20_000;
+
+/// At the importance that agents have by default; see [`fleet::may_move_to_ssd`].
+const SSD_AFTER_MS: u64 = 30 * 60 * 1000;
 
 /// Without it, no page can be guarded, and what was said to people is this.
 const NO_USERFAULTFD: &str = "this user may not handle page faults of agents: run `sudo agentmem setup` once, or add --best-effort to run without paging";
@@ -41,9 +46,11 @@ impl Equip for Paged {
         let whole = tree::Tree { root, cgroup, reaper };
         let observer = Box::new(TreeObserver {
             tree: whole.clone(),
+            name: tree.registration.record().name,
+            settings: tree.settings.clone(),
             idleness: Idleness::new(0),
             input_ms: 0,
-            memory_max_bytes: tree.settings.memory_max_bytes,
+            peers: Peers::default(),
         });
         let folder = cold_folder(&tree.settings);
         let paging =
@@ -72,14 +79,65 @@ fn cold_folder(settings: &Settings) -> PathBuf {
 #[derive(Debug)]
 struct TreeObserver {
     tree: tree::Tree,
+    name: String,
+    settings: Settings,
     idleness: Idleness,
     input_ms: u64,
-    memory_max_bytes: Option<u64>,
+    peers: Peers,
 }
 
 impl TreeObserver {
     fn members(&self) -> Vec<tree::Member> {
         self.tree.members().unwrap_or_default()
+    }
+
+    fn private_bytes(&self) -> u64 {
+        self.members().iter().map(|member| memory::private_bytes(member.pid)).sum()
+    }
+
+    /// This agent as the others see it.
+    fn as_peer(&self, state: State, idle_ms: u64, compressed_bytes: u64) -> Peer {
+        Peer {
+            name: self.name.clone(),
+            state,
+            idle_ms,
+            idle_after_ms: self.settings.idle_after_ms,
+            importance: self.settings.importance,
+            private_bytes: self.private_bytes(),
+            compressed_bytes,
+        }
+    }
+
+    /// Whether memory of an agent that is quiet is wanted before its time: by its own limit, or by the machine.
+    fn is_wanted(&self, quiet_ms: u64) -> bool {
+        if quiet_ms == 0 {
+            return false;
+        }
+        if self.settings.memory_max_bytes.is_some_and(|max_bytes| self.private_bytes() > max_bytes) {
+            return true;
+        }
+        let Some(memory) = fleet::Memory::read().ok().filter(|memory| memory.squeeze() > 0.0) else { return false };
+        let me = || self.as_peer(State::Idle, quiet_ms, 0);
+        quiet_ms >= fleet::QUIET_MS_MIN
+            && self.peers.others(&self.name).is_some_and(|peers| fleet::may_page_out(&me(), &peers, &memory))
+    }
+
+    /// Whether frames of an agent that is away should be on SSD: by its own limit, its age, or the machine.
+    fn belongs_on_ssd(&self, away_ms: u64, held: Held) -> bool {
+        if self.is_too_large(held) {
+            return true;
+        }
+        let Ok(memory) = fleet::Memory::read() else { return false };
+        let peers = match memory.squeeze() > 0.0 {
+            true => self.peers.others(&self.name),
+            false => Some(Vec::new()),
+        };
+        let me = self.as_peer(State::PagedOut, away_ms, held.compressed_bytes);
+        peers.is_some_and(|peers| fleet::may_move_to_ssd(&me, &peers, &memory, SSD_AFTER_MS))
+    }
+
+    fn is_too_large(&self, held: Held) -> bool {
+        self.settings.memory_max_bytes.is_some_and(|max_bytes| self.private_bytes() + held.compressed_bytes > max_bytes)
     }
 }
 
@@ -91,28 +149,23 @@ impl Observer for TreeObserver {
         }
         self.idleness.observe(now_ms, &sample(&self.members()));
         let quiet_ms = self.idleness.quiet_since().map_or(0, |since_ms| now_ms.saturating_sub(since_ms));
-        let wanted = self.memory_max_bytes.is_some_and(|max_bytes| {
-            quiet_ms > 0
-                && self.members().iter().map(|member| memory::private_bytes(member.pid)).sum::<u64>() > max_bytes
-        });
+        let wanted = self.is_wanted(quiet_ms);
         Quiet { quiet_ms, busy_with: self.idleness.busy_with(), wanted }
     }
 
     fn limit(&mut self, memory_max_bytes: Option<u64>) {
-        self.memory_max_bytes = memory_max_bytes;
+        self.settings.memory_max_bytes = memory_max_bytes;
     }
 
     fn frames(&mut self, away_ms: Option<u64>, held: Held) -> Option<Move> {
         if held.compressed_bytes == 0 {
             return None;
         }
-        let in_ram_bytes = self.measure().resident_bytes + held.compressed_bytes;
-        let too_large = self.memory_max_bytes.is_some_and(|max_bytes| in_ram_bytes > max_bytes);
         match away_ms {
-            Some(_) if too_large => Some(Move::ToSsd),
+            Some(away_ms) if self.belongs_on_ssd(away_ms, held) => Some(Move::ToSsd),
             Some(away_ms) if away_ms >= SQUEEZE_AFTER_MS && held.loose_bytes > 0 => Some(Move::Squeeze),
             Some(_) => None,
-            None => too_large.then_some(Move::Drop),
+            None => self.is_too_large(held).then_some(Move::Drop),
         }
     }
 

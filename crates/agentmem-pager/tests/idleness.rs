@@ -5,6 +5,7 @@ use agentmem_pager::sample::sample;
 use agentmem_pager::tree::Tree;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,9 @@ struct Watched {
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        // Its children, too: they would outlive the test.
+        let pid = rustix::process::Pid::from_child(&self.child);
+        let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
         let _ = self.child.wait();
     }
 }
@@ -24,7 +27,8 @@ impl Drop for Watched {
 impl Watched {
     fn new(command: &[&str]) -> Self {
         let mut spawn = Command::new(command[0]);
-        let child = spawn.args(&command[1..]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let child =
+            spawn.args(&command[1..]).stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0).spawn().unwrap();
         Self { child, idleness: Idleness::new(0), started: Instant::now() }
     }
 

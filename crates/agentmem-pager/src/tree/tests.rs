@@ -1,12 +1,15 @@
 use super::*;
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
 struct Ended(Child);
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        let _ = self.0.kill();
+        // Its children, too: they would outlive the test.
+        let pid = rustix::process::Pid::from_child(&self.0);
+        let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
         let _ = self.0.wait();
     }
 }
@@ -18,7 +21,8 @@ fn pids(tree: &Tree) -> Vec<i32> {
 #[test]
 fn descendants_belong_and_the_dead_do_not() {
     let script = "sleep 100 & echo $!; (sleep 100 & echo $!; wait); wait";
-    let mut shell = Ended(Command::new("sh").args(["-c", script]).stdout(Stdio::piped()).spawn().unwrap());
+    let mut shell =
+        Ended(Command::new("sh").args(["-c", script]).stdout(Stdio::piped()).process_group(0).spawn().unwrap());
     let mut output = BufReader::new(shell.0.stdout.take().unwrap());
     let mut line = || {
         let mut line = String::new();
@@ -59,7 +63,7 @@ fn a_pid_used_again_is_another_member() {
 
 #[test]
 fn both_ways_to_find_children_agree() {
-    let child = Ended(Command::new("sleep").arg("100").spawn().unwrap());
+    let child = Ended(Command::new("sleep").arg("100").process_group(0).spawn().unwrap());
     let me = std::process::id() as i32;
     let mut parents: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
     for stat in all_processes().unwrap() {
