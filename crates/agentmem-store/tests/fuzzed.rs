@@ -36,6 +36,8 @@ fn seeds() -> Vec<(&'static str, Body, Vec<Vec<u8>>)> {
         messages.replace("},{", "}\n{") + "\n\n",
         format!("[{{\"task\":1,\"steps\":[{messages}]}},{{\"task\":2,\"steps\":[]}}]"),
         "just\ntext\n".into(),
+        format!("[{{\"task\":1,\"steps\":[{messages}]}},{{\"task\":2,\"steps\":[{messages}]}}]"),
+        format!("{{\"task\":1,\"state\":{{\"steps\":[{messages}]}}}}\n\n{{\"task\":2,\"steps\":[{messages}]}}\n"),
     ]
     .into_iter()
     .map(String::into_bytes)
