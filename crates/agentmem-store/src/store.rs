@@ -189,9 +189,9 @@ impl Store {
         let resident_bytes = || self.engine.resident_bytes(&self.engine.lock());
         let before = resident_bytes();
         match target_bytes {
-            Some(target_bytes) => self.engine.reclaim_to(target_bytes),
+            Some(target_bytes) => _ = self.engine.reclaim_to(target_bytes),
             None => self.engine.reclaim_hot(),
-        };
+        }
         self.engine.trim();
         Ok(before.saturating_sub(resident_bytes()))
     }

@@ -214,3 +214,25 @@ fn what_was_read_lately_makes_room_for_what_is_needed_now() {
     }
     assert!(*smu.view().unwrap() == content[..]);
 }
+
+/// The engine's thread and whoever puts or views take the room that each of them makes: nobody is refused for that.
+#[test]
+fn more_than_the_budget_is_never_refused_while_something_shrinks() {
+    const COUNT: usize = 4000;
+    let store = open(256 << 20, false);
+    let agent = agent(&store, "a");
+    let mut content = text(1, 64 << 10);
+    let handles: Vec<_> = (0..COUNT)
+        .map(|number| {
+            // Quicker than the engine takes it in, so that the ring is full all the time.
+            content[..8].copy_from_slice(&number.to_le_bytes());
+            agent.put(&content, Kind::ToolResult, None, 50, OnFull::Wait).unwrap()
+        })
+        .collect();
+    for _ in 0..2 {
+        for (number, smu) in handles.iter().enumerate() {
+            assert_eq!(smu.view().unwrap()[..8], number.to_le_bytes());
+        }
+    }
+    assert!(store.stats().unwrap().resident_bytes <= 256 << 20);
+}
