@@ -1,4 +1,4 @@
-//! Garbage collection: frames of which less than half is alive are rewritten with what is.
+//! Garbage collection: frames of which less than three quarters are alive are rewritten with what is.
 
 use crate::engine::{Engine, TICK_MS};
 use crate::frames::{FrameEntry, Ref};
@@ -14,7 +14,7 @@ const YOUNG_MS: u64 = 60_000;
 const OLD_TICKS: u64 = 16;
 
 impl Engine {
-    /// Rewrites frames of which less than half is alive: young ones at every tick, old ones seldom.
+    /// Rewrites frames of which less than three quarters are alive: young ones at every tick, old ones seldom.
     pub fn collect(&self, now_ms: u64) -> bool {
         let chosen: Vec<u32> = {
             let state = self.lock();
@@ -32,7 +32,7 @@ impl Engine {
         !chosen.is_empty()
     }
 
-    /// Rewrites a frame of which less than half is alive with what is.
+    /// Rewrites a frame of which less than three quarters are alive with what is.
     pub fn rewrite_frame(&self, number: u32) -> Result<()> {
         let (ranges, agent, kind, made_ms) = {
             let mut state = self.lock();

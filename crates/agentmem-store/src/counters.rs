@@ -44,7 +44,7 @@ counters! {
     refault_warm_bytes,
     /// Stored bytes read again for the second.
     refault_cold_bytes,
-    /// Frames rewritten because less than half of them was alive.
+    /// Frames rewritten because less than three quarters of them were alive.
     gc_rewrite,
     /// Small frames joined into larger ones.
     gc_merge,

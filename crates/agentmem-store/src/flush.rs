@@ -133,6 +133,8 @@ impl Engine {
         state.index = Default::default();
         state.decoded.clear();
         self.inbox.lock().clear();
+        self.hot_heap.close();
+        self.frame_heap.close();
     }
 }
 

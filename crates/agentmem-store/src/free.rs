@@ -104,10 +104,15 @@ impl Free {
         punch
     }
 
-    /// The smallest range that has `room`, unless one up to twice as long has resident pages for it.
+    /// The smallest range that has `room`, unless one up to twice as long has resident pages for it. Less
+    /// than a page goes where it fits best, which mostly is on a page in use.
     fn choose(&self, room: u64) -> Option<Range> {
         let smallest = self.ranges.best_fit(room)?;
-        let pages = (room / PAGE_BYTES).saturating_sub(1).max(1) * PAGE_BYTES;
+        if room < PAGE_BYTES {
+            return Some(smallest);
+        }
+        // What was freed with that length has a page less in its interior, or two.
+        let pages = (room / PAGE_BYTES - 1).max(1) * PAGE_BYTES;
         let fits = |range: &Range| range.len() >= room && range.len() <= smallest.len().saturating_mul(2);
         let resident = self.spare.at_least(pages).take(LOOKS).filter_map(|spare| self.ranges.around(spare.start));
         Some(resident.filter(fits).min_by_key(|range| range.len()).unwrap_or(smallest))

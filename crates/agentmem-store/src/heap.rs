@@ -104,6 +104,12 @@ impl Heap {
         self.note(free);
     }
 
+    /// Nothing much will be stored any more: what that takes beside memory is given back.
+    pub fn close(&self) {
+        self.mapping.close();
+        *self.scratch.lock() = None;
+    }
+
     /// An extent that holds `content`.
     pub fn store(self: &Arc<Self>, content: &[u8]) -> Result<Extent> {
         let (extent, missing_bytes) = self.take(content.len())?;

@@ -65,7 +65,7 @@ impl State {
             self.damaged.remove(&frame);
             self.decoded.retain(|(number, _)| *number != frame);
             self.mark_frame(frame);
-        } else if alive * 2 < items {
+        } else if alive * 4 < items * 3 {
             self.sparse.insert(frame);
         }
     }

@@ -233,7 +233,7 @@ impl Engine {
         }
         let is_kept = frame.logical_bytes() as u64 <= DECODED_BYTES_MAX;
         let mut content = vec![0; if is_kept { frame.logical_bytes() } else { wanted }];
-        self.decode(&frame, &mut content)?;
+        self.decode(frame, &mut content)?;
         let content = Arc::new(content);
         let mut state = self.lock();
         if is_kept && state.frames.get(number).is_some() {
@@ -262,9 +262,14 @@ impl Engine {
         let entries = entries.ok_or_else(|| hurt(Error::new(ErrorKind::Damaged, "items")))?;
         let is_known = self.lock().decoded.iter().any(|(kept, _)| *kept == number);
         let content = self.decoded(number, &frame, entries.last().map_or(0, |entry| entry.end)).map_err(hurt)?;
+        let mut state = self.lock();
         if !is_known {
-            self.note_use(&mut self.lock(), number, &stored);
+            self.note_use(&mut state, number, &stored);
+        } else if let Some(entry) = state.frames.get_mut(number) {
+            // No refault, but a use: what is read all the time must not look idle.
+            entry.used_ms = self.now_ms();
         }
+        drop(state);
         let message = |entry: &agentmem_core::frame::Entry| StoredMessage {
             bytes: content[entry.start..entry.end].to_vec(),
             meta: entry.meta,

@@ -127,17 +127,19 @@ impl Engine {
     pub fn make_room(&self, bytes: u64) -> Result<()> {
         let max = self.budget_bytes();
         let excess = || (self.planned_bytes(&self.lock()) + bytes).saturating_sub(max);
-        if excess() > 0 {
-            if self.needed_bytes(&self.lock()) + bytes > max {
-                // No further than the heaps' slack goes: what waits for room uses those pages next.
-                self.reclaim_to((max * HIGH_PERCENT / 100).saturating_sub(bytes));
-            }
-            self.trim_heaps(excess());
-            if excess() > 0 {
+        let mut is_possible = true;
+        while excess() > 0 {
+            if !is_possible {
                 self.lock().counters.reject_memory += 1;
                 let what = format!("{bytes} bytes more than the budget holds");
                 return Err(Error::new(ErrorKind::OutOfMemory, what));
             }
+            // Room that was made and is gone again was taken by others: that is no reason to refuse.
+            if self.needed_bytes(&self.lock()) + bytes > max {
+                // No further than the heaps' slack goes: what waits for room uses those pages next.
+                is_possible = self.reclaim_to((max * HIGH_PERCENT / 100).saturating_sub(bytes));
+            }
+            self.trim_heaps(excess());
         }
         self.set_full(false);
         Ok(())
@@ -151,8 +153,9 @@ impl Engine {
         }
     }
 
-    /// Demotes until at most `target_bytes` are needed, or nothing more can be demoted.
-    pub fn reclaim_to(&self, target_bytes: u64) {
+    /// Demotes until at most `target_bytes` are needed, or nothing more can be demoted; returns whether
+    /// the target was reached.
+    pub fn reclaim_to(&self, target_bytes: u64) -> bool {
         let patience = {
             let mut state = self.lock();
             if self.needed_bytes(&state) > target_bytes {
@@ -168,7 +171,7 @@ impl Engine {
         loop {
             let (before, demoted_before) = self.reclaimed();
             if before <= target_bytes || fruitless == patience {
-                return;
+                return before <= target_bytes;
             }
             // What others work on cannot be chosen here: that is no reason to give up.
             let others = self.is_demoting() && self.now_ms() < progress_ms + OTHERS_MS;

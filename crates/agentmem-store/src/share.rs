@@ -14,6 +14,9 @@ use std::ops::Range;
 const SHARED_BYTES_MIN: usize = 2 << 10;
 /// Frames looked into for one message.
 const PROPOSALS_MAX: usize = 2;
+/// Frames kept decoded for one tail: each is up to about a megabyte that no budget counts. A tail that shares
+/// with more is one whose messages are scattered, and decodes some of them again.
+const OPENED_MAX: usize = 8;
 
 /// Consecutive messages of a tail, and where they will be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,6 +78,9 @@ impl Engine {
         while at < messages.len() {
             let mut best: Option<(Range<usize>, u32, u32)> = None;
             for &number in &proposals[at] {
+                if opened.len() == OPENED_MAX && !opened.contains_key(&number) {
+                    opened.clear();
+                }
                 let opened = opened.entry(number).or_insert_with(|| self.open_frame(number));
                 let Some((content, entries)) = opened else { continue };
                 let equal = |at: usize, entry: &frame::Entry| {

@@ -189,9 +189,9 @@ impl Store {
         let resident_bytes = || self.engine.resident_bytes(&self.engine.lock());
         let before = resident_bytes();
         match target_bytes {
-            Some(target_bytes) => self.engine.reclaim_to(target_bytes),
+            Some(target_bytes) => _ = self.engine.reclaim_to(target_bytes),
             None => self.engine.reclaim_hot(),
-        };
+        }
         self.engine.trim();
         Ok(before.saturating_sub(resident_bytes()))
     }
@@ -320,7 +320,7 @@ impl Agent {
     #[inline]
     fn charge(&self, logical_bytes: u64, on_full: OnFull) -> Result<()> {
         self.shared.charge(logical_bytes).or_else(|error| {
-            if self.engine.ring.is_empty() {
+            if self.engine.ring.is_drained_to(self.engine.ring.head()) {
                 return Err(error);
             }
             match on_full {
@@ -381,7 +381,7 @@ impl Agent {
     fn attach_found(&self, find: impl Fn(&State) -> Option<u32>, subject: impl Fn() -> String) -> Result<Smu> {
         self.check()?;
         let not_found = || Error::new(ErrorKind::NotFound, subject());
-        let mut state = if self.engine.ring.is_empty() { self.engine.lock() } else { self.engine.settled() };
+        let mut state = self.engine.settled();
         let slot = loop {
             let slot = find(&state).ok_or_else(not_found)?;
             if state.smus.get(slot).is_some_and(|smu| smu.is_sealed) {
@@ -423,8 +423,7 @@ impl Agent {
     pub fn attach_name(&self, name: &str) -> Result<Smu> {
         self.check()?;
         loop {
-            let ring = &self.engine.ring;
-            let state = if ring.is_empty() { self.engine.lock() } else { self.engine.settled() };
+            let state = self.engine.settled();
             let waiting = state.smus.waiting_for(name);
             drop(state);
             match waiting {

@@ -4,6 +4,7 @@
 //! that nothing above loses a byte.
 
 use agentmem_core::{Error, ErrorKind, Result};
+use parking_lot::RwLock;
 use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -70,13 +71,14 @@ fn injected(_what: &str) -> Result<()> {
     Ok(())
 }
 
-/// A memfd mapped shared for its whole length. The mapping keeps the memory; the descriptor is
-/// closed at once, so that thousands of mappings do not use up a process's descriptors.
+/// A memfd mapped shared for its whole length. The mapping keeps the memory; the descriptor is closed
+/// at once, unless it is for writing, so that thousands of mappings do not use up a process's descriptors.
 #[derive(Debug)]
 pub struct Mapping {
     start: NonNull<u8>,
     len: usize,
-    fd: Option<OwnedFd>,
+    /// Only of one made by [`Mapping::writable`], until [`Mapping::close`].
+    fd: RwLock<Option<OwnedFd>>,
 }
 
 // SAFETY: a mapping is an address range; what is written to it concurrently is its users' care.
@@ -92,8 +94,8 @@ impl Mapping {
 
     /// The same, with the descriptor kept for [`Self::write`].
     pub fn writable(name: &str, len: usize) -> Result<Self> {
-        let (mut mapping, fd) = Self::create(name, len)?;
-        mapping.fd = Some(fd);
+        let (mapping, fd) = Self::create(name, len)?;
+        *mapping.fd.write() = Some(fd);
         Ok(mapping)
     }
 
@@ -142,7 +144,10 @@ impl Mapping {
         if start == libc::MAP_FAILED {
             return Err(failed("mmap of a memfd"));
         }
-        Ok((Mapping { start: NonNull::new(start.cast()).expect("mmap never returns null"), len, fd: None }, fd))
+        Ok((
+            Mapping { start: NonNull::new(start.cast()).expect("mmap never returns null"), len, fd: RwLock::new(None) },
+            fd,
+        ))
     }
 
     /// First byte.
@@ -168,22 +173,29 @@ impl Mapping {
     }
 
     /// Writes `bytes` at `offset` by a system call: the quickest way where pages are missing, as the
-    /// kernel need not zero them first, and maps them many at a time when they are read.
+    /// kernel need not zero them first, and maps them many at a time when they are read. Where that cannot
+    /// be, they are copied there.
     pub fn write(&self, offset: u64, bytes: &[u8]) {
         assert!(offset + bytes.len() as u64 <= self.len as u64);
-        let fd = self.fd.as_ref().expect("made by `writable`").as_raw_fd();
-        // SAFETY: readable bytes, and a descriptor of ours.
-        let written = unsafe { libc::pwrite(fd, bytes.as_ptr().cast(), bytes.len(), offset as libc::off_t) };
+        let written = self.fd.read().as_ref().map(|fd| {
+            // SAFETY: readable bytes, and a descriptor of ours.
+            unsafe { libc::pwrite(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), offset as libc::off_t) }
+        });
         // SAFETY: inside the mapping; the caller makes sure that nobody reads those bytes yet.
         unsafe {
             let to = self.start.as_ptr().add(offset as usize);
-            if written != bytes.len() as isize {
+            if written != Some(bytes.len() as isize) {
                 std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
             }
             for page in (0..bytes.len()).step_by(PAGE_BYTES as usize) {
                 to.add(page).read_volatile();
             }
         }
+    }
+
+    /// Closes the descriptor; the memory stays.
+    pub fn close(&self) {
+        *self.fd.write() = None;
     }
 
     /// Bytes of the pages that are resident, by what the kernel says.
@@ -451,6 +463,18 @@ mod tests {
         bytes.fill(7);
         mapping.punch(4096, 4096);
         assert_eq!((bytes[4095], bytes[4096], bytes[8191], bytes[8192]), (7, 0, 0, 7));
+    }
+
+    #[test]
+    fn what_is_written_is_there_with_a_descriptor_and_without() {
+        let mapping = Mapping::writable("agentmem-test", 16 * 4096).unwrap();
+        mapping.write(100, &[7; 9000]);
+        mapping.close();
+        mapping.write(5000, &[8; 9000]);
+        // SAFETY: the test owns the mapping, and writes no more.
+        let bytes = unsafe { std::slice::from_raw_parts(mapping.as_ptr(), mapping.len()) };
+        let expected = [(0..100, 0), (100..5000, 7), (5000..14000, 8), (14000..16 * 4096, 0)];
+        assert!(expected.into_iter().all(|(range, value)| bytes[range].iter().all(|&byte| byte == value)));
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! The store through its public face.
 
+mod common;
+
 use agentmem_core::frame::Meta;
 use agentmem_core::{Advice, ErrorKind, Kind, Tier};
-use agentmem_store::{Agent, OnFull, Options, Store};
+use agentmem_store::{Agent, Conversation, OnFull, Options, Store};
+use common::read_all;
 
 fn text(seed: u64, bytes: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
@@ -213,4 +216,53 @@ fn what_was_read_lately_makes_room_for_what_is_needed_now() {
         assert!(conversation.read(seed, seed + 1).unwrap()[0].bytes == text(seed, 900_000));
     }
     assert!(*smu.view().unwrap() == content[..]);
+}
+
+/// More frames than are kept open for one tail have what it repeats, in turns.
+#[test]
+fn what_many_frames_have_is_shared_all_the_same() {
+    let store = open(64 << 20, true);
+    let agent = agent(&store, "a");
+    let message = |talk: u64, index: u64| text(talk << 32 | index, 5000);
+    let append = |conversation: &Conversation, talk: u64, index: u64| {
+        conversation.append(&message(talk, index), Meta::default(), OnFull::Wait).unwrap();
+    };
+    let talks: Vec<Conversation> = (0..20)
+        .map(|talk| {
+            let conversation = agent.conversation(None).unwrap();
+            (0..6).for_each(|index| append(&conversation, talk, index));
+            conversation.advise(Advice::Cold).unwrap();
+            conversation
+        })
+        .collect();
+    let before = store.stats().unwrap().stored_bytes;
+    let again = agent.conversation(None).unwrap();
+    (0..6).for_each(|index| (0..20).for_each(|talk| append(&again, talk, index)));
+    again.advise(Advice::Cold).unwrap();
+    assert_eq!(store.stats().unwrap().stored_bytes, before);
+    let expected: Vec<Vec<u8>> = (0..6).flat_map(|index| (0..20).map(move |talk| message(talk, index))).collect();
+    assert!(read_all(&again).unwrap() == expected);
+    drop(talks);
+}
+
+/// The engine's thread and whoever puts or views take the room that each of them makes: nobody is refused for that.
+#[test]
+fn more_than_the_budget_is_never_refused_while_something_shrinks() {
+    const COUNT: usize = 4000;
+    let store = open(256 << 20, false);
+    let agent = agent(&store, "a");
+    let mut content = text(1, 64 << 10);
+    let handles: Vec<_> = (0..COUNT)
+        .map(|number| {
+            // Quicker than the engine takes it in, so that the ring is full all the time.
+            content[..8].copy_from_slice(&number.to_le_bytes());
+            agent.put(&content, Kind::ToolResult, None, 50, OnFull::Wait).unwrap()
+        })
+        .collect();
+    for _ in 0..2 {
+        for (number, smu) in handles.iter().enumerate() {
+            assert_eq!(smu.view().unwrap()[..8], number.to_le_bytes());
+        }
+    }
+    assert!(store.stats().unwrap().resident_bytes <= 256 << 20);
 }
