@@ -75,7 +75,7 @@ impl Block {
 
     /// Bytes that it takes in RAM.
     pub fn ram_bytes(&self) -> u64 {
-        if let Held::Ram { payload, .. } = &self.place { payload.len() as u64 } else { 0 }
+        if let Held::Ram { payload, .. } = &self.place { payload.len_bytes() as u64 } else { 0 }
     }
 
     /// Bytes of it in RAM that were compressed in a hurry.
@@ -185,7 +185,7 @@ impl Frames {
             self.give(block, &mut reader, content)?;
             let compressed = compressor.compress(&[content])?;
             let Held::Ram { payload, codec, squeezed } = &mut block.place else { continue };
-            if compressed.len() < payload.len() {
+            if compressed.len() < payload.len_bytes() {
                 *payload = self.heap.store(&compressed)?;
                 *codec = Codec::Zstd;
             }
@@ -228,7 +228,7 @@ impl Frames {
         let mut start = 0;
         for block in blocks.drain(..) {
             if let Held::Ram { payload, codec, .. } = &block.place {
-                let (len, codec) = (payload.len() as u32, *codec);
+                let (len, codec) = (payload.len_bytes() as u32, *codec);
                 block.place = Held::Ssd { batch: batch.clone(), start, len, codec };
                 start += len;
             }

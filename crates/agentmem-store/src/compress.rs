@@ -113,7 +113,7 @@ impl Engine {
         let mut state = self.lock();
         let now_ms = self.now_ms();
         let raw_bytes: u64 = group.iter().map(|(.., raw)| raw.len() as u64).sum();
-        let stored_bytes: u64 = stored.iter().map(|(extent, ..)| extent.len() as u64).sum();
+        let stored_bytes: u64 = stored.iter().map(|(extent, ..)| extent.len_bytes() as u64).sum();
         if self.cold.is_none() && stored_bytes >= raw_bytes {
             // In RAM the packed form would only be in the way of views.
             for (slot, ..) in group {

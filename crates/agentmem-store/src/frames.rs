@@ -48,7 +48,7 @@ impl FrameEntry {
     /// A frame that was just made, in RAM, that nobody uses yet.
     pub fn new(stored: Extent, items: u32, logical_bytes: u64, agent: u32, kind: Kind, now_ms: u64) -> Self {
         FrameEntry {
-            stored_bytes: stored.len() as u32,
+            stored_bytes: stored.len_bytes() as u32,
             stored: Some(Arc::new(stored)),
             disk: None,
             items,

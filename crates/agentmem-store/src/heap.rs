@@ -175,7 +175,7 @@ pub struct Extent {
 
 impl Extent {
     /// Its length.
-    pub fn len(&self) -> usize {
+    pub fn len_bytes(&self) -> usize {
         self.len
     }
 
@@ -244,7 +244,7 @@ mod tests {
                     4 => heap.trim(len as u64 * 4),
                     _ => held.push((heap.store(&vec![turn as u8; len]).unwrap(), turn as u8)),
                 }
-                let allocated: u64 = held.iter().map(|(e, _)| (e.len() as u64).next_multiple_of(UNIT_BYTES)).sum();
+                let allocated: u64 = held.iter().map(|(e, _)| (e.len_bytes() as u64).next_multiple_of(UNIT_BYTES)).sum();
                 let (used, resident) = (heap.used_bytes(), heap.resident_bytes());
                 let edges = heap.free.lock().count() as u64 * 2 * PAGE_BYTES;
                 prop_assert!(used >= allocated && used <= allocated + edges);

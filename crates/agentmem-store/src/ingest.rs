@@ -186,7 +186,7 @@ impl Engine {
             tail.filled = len;
         } else {
             let fits = match tail.chunks.last().map(|chunk| &**chunk) {
-                Some(Raw::Extent(extent)) => tail.filled + len <= extent.len(),
+                Some(Raw::Extent(extent)) => tail.filled + len <= extent.len_bytes(),
                 _ => false,
             };
             if !fits {

@@ -164,7 +164,7 @@ impl Engine {
             let stored = u64::from(entry.stored_bytes);
             by_kind[entry.kind as usize].stored_bytes += stored;
             if let Some(extent) = &entry.stored {
-                warm_bytes += extent.len() as u64;
+                warm_bytes += extent.len_bytes() as u64;
                 warm_count += 1;
             } else {
                 cold_only += 1;
