@@ -18,20 +18,10 @@ RUST_WITHOUT_UNSAFE = ("crates/agentmem-core", "crates/agentmem-corpus")
 STORE = "crates/agentmem-store/src"
 SEAM_TO_LINUX = f"{STORE}/sys.rs"
 PAGER = "crates/agentmem-pager"
-# What looks at others, what acts on them, what acts on the own process; and what runs between a fork
-# and an exec, or before there is a second thread.
-PAGER_UNSAFE = {
-    f"{PAGER}/src/{name}.rs"
-    for name in (
-        "peek",
-        "sys",
-        "os",
-        "launch",
-        "session",
-        "supervisor",
-        "main",
-    )
-}
+# What looks at others, acts on them, or acts on the own process; and what runs between a fork and
+# an exec, or before there is a second thread.
+PAGER_UNSAFE_FILES = ("peek", "sys", "os", "launch", "session", "start", "main")
+PAGER_UNSAFE = {f"{PAGER}/src/{name}.rs" for name in PAGER_UNSAFE_FILES}
 ATOMICS_FACADE = f"{STORE}/sync.rs"
 NATIVE_IMPORTER = "python/agentmem/_store.py"
 FACES = ("integrations", "cli")
@@ -176,7 +166,7 @@ def test_one_file_of_the_store_calls_linux() -> None:
 
 
 def test_the_pager_is_unsafe_in_few_files() -> None:
-    sources = files(".rs", under=f"{PAGER}/src/")
+    sources = [path for path in files(".rs", under=f"{PAGER}/src/") if path.name != "tests.rs"]
     assert breaks(UNSAFE, [path for path in sources if str(path) not in PAGER_UNSAFE]) == []
 
 
