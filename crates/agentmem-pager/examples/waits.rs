@@ -13,7 +13,7 @@ fn main() {
         eprintln!("usage: waits PID [SECONDS]");
         std::process::exit(2);
     };
-    let tree = Tree { root, cgroup: None, reaper: None };
+    let tree = Tree { root, cgroup: None, reaper: None, whole: true };
     if let Err(why) = show_waits(&tree).and_then(|()| show_idleness(&tree, seconds.and_then(Result::ok).unwrap_or(3))) {
         eprintln!("{why}");
         std::process::exit(1);

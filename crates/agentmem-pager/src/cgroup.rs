@@ -33,6 +33,7 @@ impl Cgroup {
     pub fn create(name: &str) -> Option<Self> {
         let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         let parent = own(&text("/proc/self/cgroup"), &text("/proc/self/mountinfo"))?;
+        sweep(&parent);
         let path = parent.join(format!("agentmem-{name}-{}", std::process::id()));
         std::fs::create_dir(&path).ok()?;
         let made = Cgroup { path, parent };
@@ -47,6 +48,18 @@ impl Cgroup {
     /// Moves a process into it.
     pub fn take(&self, pid: i32) -> io::Result<()> {
         std::fs::write(self.path.join("cgroup.procs"), pid.to_string())
+    }
+}
+
+/// Removes what supervisors that were killed left behind. Who still lives in one keeps it.
+fn sweep(parent: &Path) {
+    for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let maker =
+            name.to_str().and_then(|name| name.strip_prefix("agentmem-")?.rsplit_once('-')?.1.parse::<i32>().ok());
+        if maker.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+            let _ = std::fs::remove_dir(entry.path());
+        }
     }
 }
 

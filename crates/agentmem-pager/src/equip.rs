@@ -43,7 +43,7 @@ impl Equip for Paged {
         let root = tree.root.as_raw_nonzero().get();
         let reaper = tree.launched.then(|| std::process::id() as i32);
         let cgroup = tree.cgroup.as_ref().map(|cgroup| cgroup.path().to_owned());
-        let whole = tree::Tree { root, cgroup, reaper };
+        let whole = tree::Tree { root, cgroup, reaper, whole: tree.whole };
         let observer = Box::new(TreeObserver {
             tree: whole.clone(),
             name: tree.registration.record().name,

@@ -92,6 +92,9 @@ impl TreePager {
 
     fn look(&self) -> Result<Understood, Look> {
         let members = self.members().map_err(Look::Again)?;
+        if members.is_empty() {
+            return Err(Look::Never("no process of the tree is left".into()));
+        }
         if let Some(sharing) = tree::sharing_outside(&members).map_err(Look::Again)?.first() {
             let (inside, outside) = (sharing.member.pid, sharing.outsider);
             return Err(Look::Again(format!("process {inside} shares its memory with process {outside}")));

@@ -53,6 +53,8 @@ pub struct Stat {
     pub state: u8,
     /// Parent.
     pub ppid: i32,
+    /// Number of its controlling terminal; 0: it has none.
+    pub terminal: i32,
     /// CPU time of this process (or thread), in ticks.
     pub cpu_ticks: u64,
     /// CPU time of children that ended and were waited for, in ticks.
@@ -90,6 +92,7 @@ pub fn parse_stat(text: &[u8]) -> Option<Stat> {
         comm,
         state: *field(3)?.as_bytes().first()?,
         ppid: field(4)?.parse().ok()?,
+        terminal: field(7)?.parse().ok()?,
         cpu_ticks: ticks(14)?.saturating_add(ticks(15)?),
         children_cpu_ticks: ticks(16)?.saturating_add(ticks(17)?),
         threads: ticks(20)?,

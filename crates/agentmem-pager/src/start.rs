@@ -6,10 +6,12 @@ use crate::control::Control;
 use crate::gate::{Bell, Gate};
 use crate::launch::{Exit, Inherited, LaunchError};
 use crate::observer::{Equip, Tree};
+use crate::proc;
 use crate::registry::{Registration, Registry};
 use crate::root::Root;
 use crate::supervisor::Supervisor;
 use crate::terminal::Terminal;
+use crate::tree;
 use rustix::process::Pid;
 use std::ffi::OsString;
 use std::sync::Arc;
@@ -39,10 +41,33 @@ pub fn adopt(settings: Settings, pid: i32, whole: bool, equip: &dyn Equip) -> Re
     let pid = Pid::from_raw(pid).ok_or_else(|| LaunchError::own("adopt", "no such process"))?;
     let root = Root::adopt(pid)?;
     let (registration, control) = register(&settings, &command_of(pid), equip)?;
+    let cgroup = cgroup(&settings, &registration, equip).filter(|cgroup| take_in(cgroup, pid, whole));
+    if cgroup.is_none() && equip.wants_cgroup(&settings) && is_job_of_a_shell(pid) {
+        return Err(LaunchError::own(&format!("process {pid}"), JOB_OF_A_SHELL));
+    }
     inherited.let_go().map_err(cannot)?;
-    let cgroup = cgroup(&settings, &registration, equip);
     let tree = tree(&settings, &registration, &root, whole, cgroup).map_err(cannot)?;
     Ok(Supervisor::new(signals, control, root, None, tree, equip).map_err(cannot)?.supervise())
+}
+
+const JOB_OF_A_SHELL: &str = "is a job of a shell, which would take its terminal back when it is stopped: start it with \
+    `agentmem run`, or adopt it as root, in a cgroup";
+
+/// Moves a process that runs already into `cgroup`, with everything below it if `whole`. All or nothing.
+fn take_in(cgroup: &Cgroup, pid: Pid, whole: bool) -> bool {
+    let root = pid.as_raw_nonzero().get();
+    let tree = tree::Tree { root, cgroup: None, reaper: None, whole };
+    // Twice: what was started meanwhile by somebody who was moved is inside already, by others it is found now.
+    (0..2).all(|_| {
+        tree.members()
+            .is_ok_and(|members| members.iter().all(|member| cgroup.take(member.pid).is_ok() || member.stat().is_err()))
+    })
+}
+
+/// Whether somebody else in its terminal's session waits for a process, and would see it stop.
+fn is_job_of_a_shell(pid: Pid) -> bool {
+    let has_terminal = |pid| proc::stat(pid).is_ok_and(|stat| stat.terminal != 0);
+    has_terminal(pid.as_raw_nonzero().get()) && rustix::process::getsid(Some(pid)).is_ok_and(|leader| leader != pid)
 }
 
 fn cannot(error: impl std::fmt::Display) -> LaunchError {

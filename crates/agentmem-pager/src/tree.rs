@@ -63,6 +63,8 @@ pub struct Tree {
     /// The process whose children belong to the tree: the supervisor, a child subreaper, to which
     /// orphans of the tree come. `None` where the root was adopted by something else.
     pub reaper: Option<i32>,
+    /// Whether what is below the root belongs to it.
+    pub whole: bool,
 }
 
 impl Tree {
@@ -76,6 +78,7 @@ impl Tree {
     pub fn members(&self) -> Result<Vec<Member>, String> {
         let pids = match &self.cgroup {
             Some(cgroup) => pids_of_cgroup(cgroup)?,
+            None if !self.whole => vec![self.root],
             None => self.descendants()?,
         };
         let mut members = Vec::with_capacity(pids.len());

@@ -63,7 +63,7 @@ fn one_that_changes_all_the_time() {
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let child = Ended(child);
-    let tree = Tree { root: child.0.id() as i32, cgroup: None, reaper: None };
+    let tree = Tree { root: child.0.id() as i32, cgroup: None, reaper: None, whole: true };
     let mut idleness = Idleness::new(0);
     let mut named = false;
     for round in 0..300 {
@@ -81,7 +81,7 @@ fn ones_that_end_while_they_are_looked_at() {
     for round in 0..100 {
         let script = if round % 2 == 0 { "true & true & exec true" } else { "kill -9 $$" };
         let mut child = Command::new("sh").args(["-c", script]).spawn().unwrap();
-        let tree = Tree { root: child.id() as i32, cgroup: None, reaper: None };
+        let tree = Tree { root: child.id() as i32, cgroup: None, reaper: None, whole: true };
         let mut idleness = Idleness::new(0);
         while !tree.members().unwrap().is_empty() {
             look_at(&tree, &mut idleness, round);

@@ -36,7 +36,7 @@ impl Watched {
     fn expect(&mut self, expected: impl Fn(&Idleness) -> bool) {
         loop {
             std::thread::sleep(Duration::from_millis(100));
-            let tree = Tree { root: self.child.id() as i32, cgroup: None, reaper: None };
+            let tree = Tree { root: self.child.id() as i32, cgroup: None, reaper: None, whole: true };
             let now_ms = self.started.elapsed().as_millis() as u64;
             self.idleness.observe(now_ms, &sample(&tree.members().unwrap()));
             if expected(&self.idleness) {

@@ -31,7 +31,7 @@ fn descendants_belong_and_the_dead_do_not() {
     };
     let (first, second) = (line(), line());
     let root = shell.0.id() as i32;
-    let tree = Tree { root, cgroup: None, reaper: None };
+    let tree = Tree { root, cgroup: None, reaper: None, whole: true };
     let members = pids(&tree);
     assert!([root, first, second].iter().all(|pid| members.contains(pid)), "{members:?}");
     assert!(!members.contains(&(std::process::id() as i32)));
@@ -82,7 +82,7 @@ fn a_cgroup_lists_itself_and_those_below() {
     std::fs::create_dir(folder.path().join("below")).unwrap();
     std::fs::write(folder.path().join("cgroup.procs"), "0\n2147483647\n").unwrap();
     std::fs::write(folder.path().join("below/cgroup.procs"), format!("{me}\n")).unwrap();
-    let mut tree = Tree { root: 1, cgroup: Some(folder.path().to_owned()), reaper: None };
+    let mut tree = Tree { root: 1, cgroup: Some(folder.path().to_owned()), reaper: None, whole: true };
     assert_eq!(pids(&tree), [me], "0 is nobody, and the other has ended");
     tree.cgroup = Some(folder.path().join("none"));
     assert_eq!(pids(&tree), Vec::<i32>::new());
