@@ -29,7 +29,8 @@ use std::time::Duration;
 const LOOKS_MAX: u32 = 40;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(7);
 /// How often a page-out is tried when a thread moves on between the last look and the stop.
-const TRIES_MAX: u32 = 5;
+const TRIES_MAX: u32 = 10;
+const BETWEEN_TRIES: Duration = Duration::from_millis(20);
 
 /// Pages one tree.
 #[derive(Debug)]
@@ -186,7 +187,10 @@ impl Paging for TreePager {
         loop {
             match self.try_page_out(abort) {
                 Ok(report) => return Ok(report),
-                Err(NotOut::NotNow(_)) if tries < TRIES_MAX && !abort.load(Ordering::Relaxed) => tries += 1,
+                Err(NotOut::NotNow(_)) if tries < TRIES_MAX && !abort.load(Ordering::Relaxed) => {
+                    tries += 1;
+                    std::thread::sleep(BETWEEN_TRIES);
+                }
                 Err(NotOut::Damaged(what)) => return Err(NotAway::Damaged(Damage { what })),
                 Err(other) => return Err(NotAway::Refused(Refused { why: other.to_string() })),
             }

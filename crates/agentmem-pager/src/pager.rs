@@ -218,7 +218,7 @@ impl Pager {
         }
         let mut willing = Vec::new();
         for member in members {
-            match self.prepare(member) {
+            match self.prepare(member)? {
                 None => willing.push(*member),
                 Some(why) => {
                     report.left_alone.push(LeftAlone { pid: member.pid, bytes: anonymous_bytes(member.pid), why })
@@ -234,8 +234,9 @@ impl Pager {
         Ok(willing)
     }
 
-    /// Makes a userfaultfd in a process, which stops it for a moment the first time; says why not.
-    fn prepare(&mut self, member: &Member) -> Option<String> {
+    /// Makes a userfaultfd in a process, which stops it for a moment the first time; says why not, if it never will.
+    /// A process that was busy is asked again later.
+    fn prepare(&mut self, member: &Member) -> Result<Option<String>, NotOut> {
         let ours: Vec<BorrowedFd<'_>> =
             self.processes.values().filter_map(|process| process.userfault().map(|userfault| userfault.fd())).collect();
         let own = self.processes[member].userfault().map(|userfault| userfault.in_target());
@@ -243,19 +244,16 @@ impl Pager {
             own == Some(number) || ours.iter().any(|fd| sys::is_same_file(*fd, member.pid, number) == Some(true))
         };
         if let Some(why) = Facts::of(member.pid).refusal(&is_ours) {
-            return Some(why);
+            return Ok(Some(why));
         }
         let process = self.processes.get_mut(member).expect("just met");
         if process.is_prepared() {
-            return None;
+            return Ok(None);
         }
         let gate = self.gate.clone();
         let _tracing = gate.trace();
-        let mut stopped = match stop(&[*member]) {
-            Ok(stopped) => stopped,
-            Err(why) => return Some(why.to_string()),
-        };
-        process.prepare(&mut stopped[0]).err().map(|error| format!("no userfaultfd in it: {error}"))
+        let mut stopped = stop(&[*member])?;
+        Ok(process.prepare(&mut stopped[0]).err().map(|error| format!("no userfaultfd in it: {error}")))
     }
 
     fn stop_and_drop(

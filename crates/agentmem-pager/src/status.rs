@@ -70,6 +70,7 @@ pub struct History {
     page_outs: u64,
     page_out_ms: Option<PageOutMs>,
     left_alone: Vec<LeftAlone>,
+    refusal: Option<String>,
 }
 
 impl History {
@@ -78,8 +79,19 @@ impl History {
         self.resident_before_bytes = Some(report.resident_before_bytes);
         self.held = report.held;
         self.page_outs += 1;
+        self.refusal = None;
         self.page_out_ms = Some(report.ms);
         self.left_alone = std::mem::take(&mut report.left_alone);
+    }
+
+    /// A page-out did not happen: why.
+    pub fn refused(&mut self, why: String) {
+        self.refusal = Some(why);
+    }
+
+    /// Why the last page-out did not happen, if it did not.
+    pub fn refusal(&self) -> Option<String> {
+        self.refusal.clone()
     }
 
     /// Frames were moved.

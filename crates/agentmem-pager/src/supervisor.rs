@@ -409,7 +409,10 @@ impl Supervisor {
                 self.frames_at_ms = Some(self.away_since_ms + 1_000);
                 Event::Away { paged: report.paged }
             }
-            Report::PageOut(Err(refused)) => Event::Refused(refused.why),
+            Report::PageOut(Err(refused)) => {
+                self.history.refused(refused.why.clone());
+                Event::Refused(refused.why)
+            }
             Report::Wake(Ok(report)) => {
                 if let Some((since_ms, reason)) = self.waking.take() {
                     self.history.woken(&report, reason, self.now_ms() - since_ms);
@@ -471,7 +474,7 @@ impl Supervisor {
             state: self.agent.state().name(),
             paused: self.agent.is_paused(),
             idle_ms: if away { self.now_ms() - self.away_since_ms } else { quiet.quiet_ms },
-            busy_with: quiet.busy_with,
+            busy_with: quiet.busy_with.or_else(|| self.history.refusal()),
             supervisor_bytes: status::supervisor_bytes().saturating_sub(self.history.held().compressed_bytes),
             measured: self.observer.measure(),
             history: self.history.summary(),
