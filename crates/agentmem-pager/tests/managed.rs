@@ -1,0 +1,102 @@
+//! The whole of it: a supervisor that finds its tree idle, pages it out, and wakes it when something comes in.
+
+mod common;
+mod target;
+
+use common::{Place, eventually};
+use rustix::process::Signal;
+use std::process::Command;
+use target::Target;
+
+const SHAPES: &str = "serve --seed 61 --mib 8 --threads 2 --children 2 --ticking";
+
+fn managed(place: &Place, options: &[&str]) -> Target {
+    let shapes = target::shapes();
+    let mut words = vec!["run", "--name=a", "--idle-after-ms=300", "--breath-ms=0"];
+    words.extend(options);
+    words.extend(["--", shapes.to_str().unwrap()]);
+    words.extend(SHAPES.split(' '));
+    Target::of(&mut place.supervisor(&words))
+}
+
+fn status(place: &Place) -> serde_json::Value {
+    place.ask("a", r#"{"op":"status","verbose":true}"#)["agent"].clone()
+}
+
+fn paged_out(place: &Place) -> serde_json::Value {
+    eventually("the page-out", || Some(status(place)).filter(|status| status["state"] == "paged_out"))
+}
+
+#[test]
+fn an_idle_tree_pages_out_and_answers_as_if_it_had_not() {
+    let place = Place::new();
+    let (mut untouched, mut paged) = (Target::start(SHAPES), managed(&place, &[]));
+    for round in 1..=3 {
+        assert_eq!(untouched.step(30), paged.step(30), "round {round}");
+        let status = paged_out(&place);
+        assert!(status["private_bytes"].as_u64() < status["resident_before_bytes"].as_u64(), "{status}");
+        assert!(status["held_bytes"].as_u64() > Some(4 << 20), "{status}");
+        assert_eq!(untouched.check(), paged.check(), "round {round}");
+        assert_eq!(self::status(&place)["last_wake"], "input", "round {round}");
+    }
+}
+
+#[test]
+fn a_limit_moves_frames_to_ssd_and_they_come_back() {
+    let place = Place::new();
+    let cold = tempfile::tempdir().unwrap();
+    let option = format!("--cold-dir={}", cold.path().display());
+    let mut paged = managed(&place, &[&option]);
+    let before = paged.check();
+    paged_out(&place);
+    assert_eq!(place.ask("a", r#"{"op":"limit","memory_max_bytes":1048576}"#)["ok"], true);
+    let status = eventually("the move", || Some(status(&place)).filter(|status| status["compressed_bytes"] == 0));
+    assert!(status["ssd_bytes"].as_u64() > Some(0), "{status}");
+    assert_eq!(paged.check(), before);
+}
+
+#[test]
+fn a_pause_holds_until_it_is_resumed_and_a_signal_ends_what_is_away() {
+    let place = Place::new();
+    let mut paged = managed(&place, &[]);
+    let before = paged.check();
+    assert_eq!(place.ask("a", r#"{"op":"pause"}"#)["ok"], true);
+    paged.tell("check");
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert_eq!(status(&place)["state"], "paged_out", "input does not end a pause");
+    assert_eq!(place.ask("a", r#"{"op":"resume"}"#)["ok"], true);
+    assert_eq!(target::parse(&paged.hear()), before);
+    paged_out(&place);
+    paged.signal(Signal::TERM);
+    assert_eq!(paged.end(), None, "it dies of the signal that its command dies of");
+}
+
+#[test]
+fn a_supervisor_that_is_killed_takes_its_frozen_tree_along() {
+    let place = Place::new();
+    let mut paged = managed(&place, &[]);
+    paged.check();
+    let root = paged_out(&place)["root_pid"].as_i64().unwrap() as i32;
+    paged.signal(Signal::KILL);
+    paged.end();
+    eventually("the end of the root", || (!common::lives(root)).then_some(()));
+    let swept = place.supervisor(&["sweep"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&swept.stdout).contains("\"a\""), "it is found out: {swept:?}");
+}
+
+#[test]
+fn one_that_runs_already_is_taken_up_and_let_go() {
+    let place = Place::new();
+    let mut paged = Target::of(Command::new(target::shapes()).args(SHAPES.split(' ')));
+    let before = paged.check();
+    let pid = format!("--pid={}", paged.pid());
+    let options = ["adopt", &pid, "--tree", "--name=a", "--idle-after-ms=300"];
+    let mut supervisor = common::Running(place.supervisor(&options).spawn().unwrap());
+    eventually("the supervisor", || place.file("a.sock").exists().then_some(()));
+    paged_out(&place);
+    assert_eq!(paged.check(), before);
+    paged_out(&place);
+    common::kill(&supervisor.0, Signal::TERM);
+    assert!(supervisor.0.wait().unwrap().success());
+    assert_eq!(paged.check(), before, "it runs on by itself, with everything in place");
+}
