@@ -169,7 +169,7 @@ fn survives(arguments: &str, rounds: u64, seed: u64, cgroup: Option<Cgroup>) {
 #[test]
 fn every_shape_survives() {
     let _alone = alone();
-    survives("serve --seed 11 --mib 24 --threads 3 --children 3", 25, 1, None);
+    survives("serve --seed 11 --mib 24 --threads 3 --children 3", 12, 1, None);
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn every_shape_survives_in_a_cgroup() {
         println!("no cgroup of version 2 can be made here: nothing was tested");
         return;
     };
-    survives("serve --seed 12 --mib 24 --threads 3 --children 3 --ticking", 25, 2, Some(cgroup));
+    survives("serve --seed 12 --mib 24 --threads 3 --children 3 --ticking", 12, 2, Some(cgroup));
 }
 
 #[test]
@@ -219,7 +219,7 @@ fn whatever_call_fails_the_target_goes_on_with_every_byte() {
         paged.check();
         succeeded += i32::from(!failed);
         // Every call at first, then ever fewer: there are thousands.
-        nth += 1 + nth / 12;
+        nth += 1 + nth / 7;
     }
     assert!(nth > 100, "only {nth} calls were made to fail");
 }
@@ -233,7 +233,7 @@ fn what_comes_in_aborts_at_any_moment() {
     let mut pager = pager(by_signals(), folder.path());
     let mut random = Random(5);
     let (mut aborted, mut out) = (0, 0);
-    for _ in 0..40 {
+    for _ in 0..24 {
         paged.step(10);
         let members = tree(root);
         let abort = AtomicBool::new(false);
@@ -256,7 +256,7 @@ fn what_comes_in_aborts_at_any_moment() {
         }
         paged.check();
     }
-    assert!(aborted > 0 && aborted + out > 20, "{aborted} aborted, {out} out");
+    assert!(aborted > 0 && aborted + out > 12, "{aborted} aborted, {out} out");
 }
 
 #[test]
@@ -268,8 +268,9 @@ fn somebody_elses_thaw_makes_it_wait_and_not_read_zeros() {
     let members = tree(paged.pid().as_raw_nonzero().get());
     let mut pager = pager(by_signals(), folder.path());
     page_out(&mut pager, &members);
-    paged.signal(rustix::process::Signal::CONT);
+    // Before the thaw: a reader that waits for a page holds up who writes to its pipe.
     paged.tell("check");
+    paged.signal(rustix::process::Signal::CONT);
     std::thread::sleep(Duration::from_millis(100));
     let mut alarms: Vec<rustix::event::PollFd<'_>> =
         pager.faults().map(|fd| rustix::event::PollFd::from_borrowed_fd(fd, rustix::event::PollFlags::IN)).collect();
@@ -291,8 +292,9 @@ fn without_its_pager_it_waits_and_never_reads_zeros() {
     assert!(other.ask("o").starts_with("PageOut"));
     other.signal(rustix::process::Signal::KILL);
     other.end();
-    paged.signal(rustix::process::Signal::CONT);
+    // Before the thaw: a reader that waits for a page holds up who writes to its pipe.
     paged.tell("check");
+    paged.signal(rustix::process::Signal::CONT);
     std::thread::sleep(Duration::from_millis(300));
     let waits = std::fs::read_dir(format!("/proc/{pid}/task"))
         .unwrap()
