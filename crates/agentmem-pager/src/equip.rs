@@ -2,7 +2,8 @@
 
 use crate::agent::{Move, Quiet};
 use crate::arguments::Settings;
-use crate::fleet::{self, Peer, State};
+use crate::event::State;
+use crate::fleet::{self, Peer};
 use crate::idle::{Idleness, Turn};
 use crate::managed::TreePager;
 use crate::memory;

@@ -20,16 +20,24 @@ pub enum State {
 }
 
 impl State {
+    /// All of them, as the protocol has them.
+    pub(crate) const NAMES: [(Self, &'static str); 6] = [
+        (Self::Running, "running"),
+        (Self::Idle, "idle"),
+        (Self::PagedOut, "paged_out"),
+        (Self::Frozen, "frozen"),
+        (Self::Waking, "waking"),
+        (Self::Damaged, "damaged"),
+    ];
+
     /// As the protocol has it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            State::Running => "running",
-            State::Idle => "idle",
-            State::PagedOut => "paged_out",
-            State::Frozen => "frozen",
-            State::Waking => "waking",
-            State::Damaged => "damaged",
-        }
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|row| row.0 == self).map_or("damaged", |row| row.1)
+    }
+
+    /// The state of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::NAMES.iter().find(|row| row.1 == name).map(|row| row.0)
     }
 }
 

@@ -1,7 +1,7 @@
-//! Decisions across supervisors: who pages out when, whose frames move to SSD, and whether there
-//! is room for one more. Each supervisor decides for itself from what all of them report, and all
+//! Decisions across supervisors: who pages out when, and whose frames move to SSD. Each supervisor decides for itself from what all of them report, and all
 //! come to the same order. Pure, except for [`Memory::read`].
 
+use crate::event::State;
 use std::cmp::Ordering;
 use std::io;
 
@@ -25,44 +25,6 @@ const STALLED_PERCENT: (f64, f64) = (5.0, 40.0);
 
 /// Frames of the whole fleet in RAM, as a share of all memory, that count as pressure on frames.
 const FRAMES_SHARE_MAX: f64 = 0.25;
-
-/// What an agent's tree is doing, by its supervisor's word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
-    /// It works.
-    Running,
-    /// It is quiet, and all its memory is there.
-    Idle,
-    /// Its memory is gone and it is frozen.
-    PagedOut,
-    /// It is frozen only.
-    Frozen,
-    /// It is being woken.
-    Waking,
-    /// Something of it could not be brought back.
-    Damaged,
-}
-
-impl State {
-    const NAMES: [(Self, &'static str); 6] = [
-        (Self::Running, "running"),
-        (Self::Idle, "idle"),
-        (Self::PagedOut, "paged_out"),
-        (Self::Frozen, "frozen"),
-        (Self::Waking, "waking"),
-        (Self::Damaged, "damaged"),
-    ];
-
-    /// As it is called in the supervisors' protocol.
-    pub fn name(self) -> &'static str {
-        Self::NAMES.iter().find(|row| row.0 == self).map_or("damaged", |row| row.1)
-    }
-
-    /// The state of that name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::NAMES.iter().find(|row| row.1 == name).map(|row| row.0)
-    }
-}
 
 /// One agent, as its supervisor reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,7 +1,8 @@
 //! What the other agents of this user are doing: asked only when memory is short, and never by the main loop, because
 //! two that wait for each other's answer would wait for long.
 
-use crate::fleet::{Peer, State};
+use crate::event::State;
+use crate::fleet::Peer;
 use crate::registry::{AGENTS_MAX, runtime_folder};
 use serde::Deserialize;
 use std::io::{BufRead, BufReader, Read, Write};
