@@ -8,7 +8,7 @@
 //! 12   4  directory_bytes
 //! 16   8  payload_bytes          as stored
 //! 24   8  logical_bytes          decoded
-//! 32   8  checksum               first bytes of BLAKE3 over 0..32, directory, payload
+//! 32   8  checksum               XXH3 (64 bits) of 0..32, directory, payload
 //! 40      directory              length of each item, then runs of (count, meta)
 //!         payload                the items' bytes in order, through the codec
 //! ```
@@ -18,6 +18,7 @@
 use crate::codec::{self, Codec, Compressor, Decompressor};
 use crate::error::{Error, ErrorKind, Result};
 use crate::varint;
+use xxhash_rust::xxh3::Xxh3;
 
 const MAGIC: [u8; 4] = *b"AMF1";
 /// Bytes before the directory.
@@ -26,8 +27,6 @@ pub const HEADER_BYTES: usize = 40;
 pub const ITEMS_MAX: usize = 1 << 20;
 /// Stored must be below this share of logical, else the payload stays raw.
 const WORTH_PERCENT: usize = 95;
-/// Bytes that are hashed at first: what a processor hashes side by side, at most.
-const FRONT_BYTES: usize = 16 << 10;
 
 /// How an item was given, beyond its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -81,18 +80,12 @@ pub fn encode_with(compressor: &mut Compressor, items: &[Item<'_>]) -> Result<Ve
     Ok(frame)
 }
 
+/// It finds accidents. Against forgery there is the keyed id of the content.
 fn checksum(frame: &[u8]) -> [u8; 8] {
-    let mut hasher = blake3::Hasher::new();
-    // Hashing is several times quicker in whole chunks that begin where BLAKE3's do. So what comes first is
-    // copied together, and the rest begins at such a place.
-    let body = &frame[HEADER_BYTES..];
-    let (front, rest) = body.split_at(body.len().min(FRONT_BYTES - 32));
-    let mut first = [0; FRONT_BYTES];
-    first[..32].copy_from_slice(&frame[..32]);
-    first[32..32 + front.len()].copy_from_slice(front);
-    hasher.update(&first[..32 + front.len()]);
-    hasher.update(rest);
-    hasher.finalize().as_bytes()[..8].try_into().expect("eight bytes")
+    let mut hasher = Xxh3::new();
+    hasher.update(&frame[..32]);
+    hasher.update(&frame[HEADER_BYTES..]);
+    hasher.digest().to_le_bytes()
 }
 
 fn encode_directory(items: &[Item<'_>]) -> Vec<u8> {

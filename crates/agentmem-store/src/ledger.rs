@@ -11,7 +11,7 @@ use redb::{Database, ReadableTable, StorageBackend, TableDefinition};
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// RAM that redb caches pages in.
 pub const CACHE_BYTES: usize = 4 << 20;
 
