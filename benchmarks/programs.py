@@ -7,27 +7,30 @@ from pathlib import Path
 from benchmarks.claude_code import AGENTS, CHECKOUT
 
 _RELEASE = CHECKOUT / "target" / "release" / "examples" / "shapes"
-_STATIC = CHECKOUT / "target" / "static" / "release" / "examples" / "shapes"
+_BUILD = "cargo build --release -p agentmem-pager --example shapes"
+_TRIPLE = "x86_64-unknown-linux-gnu"
+_STATIC = CHECKOUT / "target" / "static" / _TRIPLE / "release" / "examples" / "shapes"
 
 
 def shapes(mib: int, seed: int) -> list[str]:
     """A program of so many MiB that compress as an agent's do; `check` looks at all of it."""
-    program = _built("AGENTMEM_SHAPES", _RELEASE, "")
+    program = _built("AGENTMEM_SHAPES", _RELEASE, _BUILD)
     return [program, "compress-like", "--mib", str(mib), "--seed", str(seed)]
 
 
 def static_shapes(mib: int, seed: int) -> list[str]:
     """A static binary with memory and threads of all kinds, so many MiB in all."""
-    program = _built("AGENTMEM_SHAPES_STATIC", _STATIC, "RUSTFLAGS='-C target-feature=+crt-static'")
+    # With a target named, the flags are not for macros that the compiler itself loads.
+    static = "RUSTFLAGS='-C target-feature=+crt-static'"
+    build = f"{static} {_BUILD} --target-dir target/static --target {_TRIPLE}"
+    program = _built("AGENTMEM_SHAPES_STATIC", _STATIC, build)
     return [program, "serve", "--mib", str(mib), "--seed", str(seed), "--threads", "2"]
 
 
-def _built(variable: str, place: Path, flags: str) -> str:
+def _built(variable: str, place: Path, build: str) -> str:
     program = Path(os.environ.get(variable) or place)
     if not program.exists():
-        target = f"--target-dir {place.parents[2].relative_to(CHECKOUT)}"
-        build = f"cargo build --release -p agentmem-pager --example shapes {target}"
-        raise SystemExit(f"{program.name} is not built: {flags} {build}")
+        raise SystemExit(f"{program.name} is not built: {build}")
     return str(program)
 
 
