@@ -135,8 +135,7 @@ impl Conversation {
     }
 
     fn check(&self) -> Result<()> {
-        self.engine().check_usable()?;
-        self.owner().check_open()?;
+        self.agent.check()?;
         if self.shared.is_released.load(Ordering::Acquire) {
             return Err(self.released());
         }

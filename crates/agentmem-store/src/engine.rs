@@ -8,6 +8,7 @@
 //! Lock order: policy, ledger, state; then a heap's, a segment table's or a file set's own.
 
 use crate::agents::Agents;
+use crate::arena::{Arena, Shape};
 use crate::cold::{Cold, DiskPlace};
 use crate::counters::Counters;
 use crate::dense::Dense;
@@ -16,19 +17,20 @@ use crate::frames::Frames;
 use crate::heap::Heap;
 use crate::index::MessageIndex;
 use crate::ledger::{self, Ledger};
+use crate::lifetime::Waiting;
 use crate::options::Options;
 use crate::raw::Raw;
-use crate::ring::{CELLS, Ring};
 use crate::segments::Segments;
+use crate::sessions::{SessionEntry, Sessions};
 use crate::slots::{SLOTS_MAX, Slots};
 use crate::smus::Smus;
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
-use crate::sys::{self, ForkGuard};
+use crate::sys::{self, EventFd};
 use crate::tree::Tree;
 use agentmem_core::codec::{Compressor, Decompressor};
 use agentmem_core::policy::Policy;
 use agentmem_core::{DomainKey, Error, ErrorKind, Result};
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -79,6 +81,8 @@ pub struct Conversation {
 /// Everything that only the holder of the lock sees.
 #[derive(Debug)]
 pub struct State {
+    /// Sessions, and what they were given.
+    pub sessions: Sessions,
     /// Registered agents.
     pub agents: Agents,
     /// Contents with slots.
@@ -105,9 +109,8 @@ pub struct State {
     pub full_tails: VecDeque<u32>,
     /// Advised away: demoted at the next look.
     pub unwanted: VecDeque<u32>,
-    /// Slots that were pinned when their bytes moved on: the bytes that pins may still see, and
-    /// whether the slot itself is to be given back.
-    pub limbo: Vec<(u32, Option<Arc<Raw>>, bool)>,
+    /// What waits for pins to go.
+    pub limbo: Vec<Waiting>,
     /// Frames of which less than three quarters are alive.
     pub sparse: BTreeSet<u32>,
     /// Frames on disk that nobody needs, to be buried once no durable index names them.
@@ -142,10 +145,12 @@ pub struct Engine {
     pub key: DomainKey,
     /// Mappings by number.
     pub segments: Arc<Segments>,
-    /// Slot and claim tables.
-    pub slots: Slots,
-    /// The ingest arena.
-    pub ring: Ring,
+    /// Where each SMU is.
+    pub slots: Arc<Slots>,
+    /// Arenas by session, to look at without the lock.
+    arenas: RwLock<Arc<[(u32, Arc<Arena>)]>>,
+    /// What sessions ring while the engine sleeps; nothing once it has ended.
+    bell: Mutex<Option<Arc<EventFd>>>,
     /// Raw content.
     pub hot_heap: Arc<Heap>,
     /// Compressed frames.
@@ -167,8 +172,6 @@ pub struct Engine {
     pub inbox: Mutex<HashMap<u64, Arc<Raw>>>,
     /// Keys for them.
     pub next_key: AtomicU64,
-    /// Whether the process is still the one that opened the store.
-    pub guard: ForkGuard,
     /// Threads that are just making something smaller.
     demoting: AtomicU64,
     is_closed: AtomicBool,
@@ -194,9 +197,10 @@ impl Engine {
         let address_bytes = options.memory_max_bytes.saturating_mul(HEAP_ADDRESS_FACTOR).min(HEAP_ADDRESS_BYTES_MAX);
         let hot_heap = Heap::new("agentmem-hot", &segments, address_bytes)?;
         let frame_heap = Heap::new("agentmem-frames", &segments, address_bytes)?;
-        let slots = Slots::new(SLOTS_MAX)?;
+        let slots = Arc::new(Slots::new(SLOTS_MAX)?);
         let policy = std::mem::replace(&mut options.policy, Box::new(agentmem_core::policy::Lru));
         let mut state = State {
+            sessions: Sessions::default(),
             agents: Agents::default(),
             smus: Smus::default(),
             tree: Tree::default(),
@@ -228,11 +232,11 @@ impl Engine {
             let places = ledger.load(&mut state, &slots, &hot_heap)?;
             cold.as_ref().expect("a ledger has files beside it").adopt(places)?;
         }
-        let ring = Ring::new(CELLS, options.arena_bytes as usize, || state.smus.take_slot())?;
         Ok(Engine {
             key,
             slots,
-            ring,
+            arenas: RwLock::new(Arc::new([])),
+            bell: Mutex::new(Some(Arc::new(EventFd::new()?))),
             hot_heap,
             frame_heap,
             segments,
@@ -244,7 +248,6 @@ impl Engine {
             compressors: Mutex::default(),
             decompressors: Mutex::default(),
             next_key: AtomicU64::new(1),
-            guard: ForkGuard::new()?,
             demoting: AtomicU64::new(0),
             is_closed: AtomicBool::new(false),
             has_failed: AtomicBool::new(false),
@@ -277,12 +280,52 @@ impl Engine {
         sys::monotonic_ms() - self.started_ms
     }
 
-    /// Fails in a forked child, and after close.
+    /// A new session with an arena of that shape; all of its ring counts from the start where it
+    /// `counts_in_full`.
+    pub fn add_session(&self, shape: Shape, counts_in_full: bool) -> Result<(u32, Arc<Arena>)> {
+        let bell = self.bell.lock().clone().ok_or_else(|| Error::new(ErrorKind::Closed, "this store"))?;
+        let arena = Arc::new(Arena::new(shape, &bell)?);
+        let mut state = self.lock();
+        let state = &mut *state;
+        let entry = SessionEntry::new(arena.clone(), counts_in_full, &mut state.smus)?;
+        let number = state.sessions.insert(entry);
+        *self.arenas.write() = state.sessions.arenas().into();
+        // An engine that sleeps does not listen to it yet.
+        bell.ring();
+        Ok((number, arena))
+    }
+
+    /// Every arena, with the number of its session.
+    pub fn arenas(&self) -> Arc<[(u32, Arc<Arena>)]> {
+        self.arenas.read().clone()
+    }
+
+    /// Nobody rings any more.
+    pub fn hang_up(&self) {
+        self.arenas().iter().for_each(|(_, arena)| arena.ring.hang_up());
+        if let Some(bell) = self.bell.lock().take() {
+            bell.ring();
+        }
+    }
+
+    /// Sleeps until something is published, or for `timeout_ms`.
+    fn sleep(&self, timeout_ms: i32) {
+        let arenas = self.arenas();
+        // Every one has to know, so none is left out.
+        let asleep = arenas.iter().filter(|(_, arena)| arena.ring.says_it_sleeps()).count();
+        if asleep == arenas.len() {
+            let bell = self.bell.lock().clone();
+            match bell {
+                Some(bell) => bell.wait(timeout_ms),
+                None => std::thread::yield_now(),
+            }
+        }
+        arenas.iter().for_each(|(_, arena)| arena.ring.says_it_woke());
+    }
+
+    /// Fails after close.
     #[inline]
     pub fn check_usable(&self) -> Result<()> {
-        if !self.guard.is_same_process() {
-            return Err(Error::new(ErrorKind::ForkedChild, "this store"));
-        }
         if self.is_closed.load(Ordering::Acquire) {
             let failed = self.has_failed.load(Ordering::Acquire);
             let subject = if failed { "this store, whose engine has failed (a bug)" } else { "this store" };
@@ -320,7 +363,7 @@ impl Engine {
 
     /// RAM that the engine takes, everything included.
     pub fn resident_bytes(&self, state: &State) -> u64 {
-        self.planned_bytes(state) - self.ring.capacity_bytes() + self.ring.resident_bytes()
+        self.planned_bytes(state) - state.sessions.planned_bytes() + state.sessions.resident_bytes()
     }
 
     /// RAM that it will take when it has given back what it keeps only to be quick: what demotion can
@@ -337,7 +380,7 @@ impl Engine {
         self.hot_heap.resident_bytes()
             + self.frame_heap.resident_bytes()
             + self.segments.large_bytes()
-            + self.ring.capacity_bytes()
+            + state.sessions.planned_bytes()
             + self.table_bytes(state)
             + (decoded + cache) as u64
             + FIXED_BYTES
@@ -346,6 +389,7 @@ impl Engine {
     /// RAM of the tables.
     pub fn table_bytes(&self, state: &State) -> u64 {
         state.agents.table_bytes()
+            + state.sessions.table_bytes()
             + state.smus.table_bytes()
             + state.tree.table_bytes()
             + state.frames.table_bytes()
@@ -378,18 +422,28 @@ impl Engine {
     /// `OutOfMemory` where nothing more can be demoted. What was published is taken in all the
     /// same: the ring was part of the budget, and gives its pages back for it.
     pub fn drain(&self) -> Result<()> {
-        let head = self.ring.head();
+        let waits = |(_, arena): &&(u32, Arc<Arena>)| !arena.ring.is_drained_to(arena.ring.head());
+        // What one cannot get rid of is no reason to leave the others.
+        let drained = |outcome: Result<()>, (session, arena): &(u32, Arc<Arena>)| {
+            outcome.and(self.drain_session(*session, arena))
+        };
+        self.arenas().iter().filter(waits).fold(Ok(()), drained)
+    }
+
+    /// The same for what one session published.
+    pub fn drain_session(&self, session: u32, arena: &Arena) -> Result<()> {
+        let head = arena.ring.head();
         let mut is_refused = self.is_full() && self.make_room(0).is_err();
         loop {
             let mut state = self.lock();
-            match self.ingest(&mut state, 256, is_refused) {
-                Ingest::Empty if !self.ring.is_drained_to(head) => {
+            match self.ingest(&mut state, session, 256, is_refused) {
+                Ingest::Empty if !arena.ring.is_drained_to(head) => {
                     // Another thread is copying what it put before; ours is behind that.
                     drop(state);
                     std::thread::yield_now();
                 }
                 Ingest::Empty if is_refused => {
-                    self.ring.trim();
+                    arena.ring.trim();
                     return Err(Error::new(ErrorKind::OutOfMemory, "this store"));
                 }
                 Ingest::Empty => return Ok(()),
@@ -406,11 +460,8 @@ impl Engine {
 
     /// The state, after as much as possible of what the caller published before was taken in.
     pub fn settled(&self) -> MutexGuard<'_, State> {
-        // An empty ring does not say so: behind what another thread is still copying, ours waits.
-        if !self.ring.is_drained_to(self.ring.head()) {
-            // What cannot be taken in stays in the ring; whoever asks sees the rest.
-            let _ = self.drain();
-        }
+        // What cannot be taken in stays in its ring; whoever asks sees the rest.
+        let _ = self.drain();
         self.lock()
     }
 
@@ -420,7 +471,7 @@ impl Engine {
         let mut tick_ms = 0;
         let mut quiet_ticks = 0;
         while !self.is_closed() {
-            let put = !self.ring.is_empty();
+            let put = self.arenas().iter().any(|(_, arena)| !arena.ring.is_empty());
             let mut worked = put;
             quiet_ticks = if put { 0 } else { quiet_ticks };
             let blocked = self.drain().is_err();
@@ -433,7 +484,7 @@ impl Engine {
                 quiet_ticks += 1;
                 if quiet_ticks == TRIM_TICKS {
                     let _consumer = self.lock();
-                    self.ring.trim();
+                    self.arenas().iter().for_each(|(_, arena)| arena.ring.trim());
                     self.trim_heaps(u64::MAX);
                 }
             }
@@ -441,7 +492,7 @@ impl Engine {
             if worked && !blocked {
                 busy_ms = now_ms;
             } else if blocked || now_ms >= busy_ms + NAP_MS {
-                self.ring.sleep(TICK_MS);
+                self.sleep(TICK_MS);
             } else {
                 std::thread::sleep(std::time::Duration::from_millis(1));
             }

@@ -1,7 +1,7 @@
 //! Handles on content, and views of it.
 
 use crate::agents::AgentShared;
-use crate::engine::Engine;
+use crate::session::Session;
 use crate::smus::Packed;
 use crate::sync::{AtomicBool, AtomicU32, Ordering};
 use crate::sys;
@@ -11,12 +11,14 @@ use std::sync::Arc;
 
 /// A handle on one content.
 pub struct Smu {
-    pub(crate) engine: Arc<Engine>,
+    pub(crate) session: Arc<Session>,
     pub(crate) agent: Arc<AgentShared>,
     /// The slot that came with the put; it is what a release names.
     pub(crate) origin: u32,
     /// The generation of that slot.
     pub(crate) generation: u64,
+    /// What it pins with.
+    pub(crate) claim: u32,
     /// The slot that holds the content, as far as this handle knows.
     pub(crate) holder: AtomicU32,
     pub(crate) is_released: AtomicBool,
@@ -44,7 +46,7 @@ impl Smu {
     /// Whether the slot still is what this handle was made for.
     #[inline]
     fn is_current(&self) -> bool {
-        self.engine.slots.generation(self.origin) == self.generation
+        self.session.slots.generation(self.origin) == self.generation
     }
 
     pub(crate) fn released(&self) -> Error {
@@ -53,7 +55,7 @@ impl Smu {
 
     #[inline]
     pub(crate) fn check(&self) -> Result<()> {
-        self.engine.check_usable()?;
+        self.session.check_usable()?;
         self.check_held()
     }
 
@@ -78,12 +80,11 @@ impl Smu {
     /// A view, if it can be had without asking the engine.
     #[inline]
     pub fn view_now(&self) -> Result<Option<View>> {
-        self.engine.check_usable()?;
-        let slot = self.holder.load(Ordering::Relaxed);
-        match self.pin(slot)? {
-            Place::Hot { segment, offset_bytes } => Ok(Some(self.shown(slot, segment, offset_bytes))),
+        self.session.check_usable()?;
+        match self.pin(self.holder.load(Ordering::Relaxed))? {
+            Place::Hot { segment, offset_bytes } => Ok(Some(self.shown(segment, offset_bytes))),
             _ => {
-                self.engine.slots.unpin(slot);
+                self.unpin();
                 Ok(None)
             }
         }
@@ -94,14 +95,20 @@ impl Smu {
     /// before the engine looks at pins, so either the mark is seen here or the pin is seen there.
     #[inline]
     fn pin(&self, slot: u32) -> Result<Place> {
-        let place = self.engine.slots.pin(slot);
-        self.check_held().inspect_err(|_| self.engine.slots.unpin(slot))?;
+        self.session.arena.claims.pin(self.claim);
+        let place = self.session.slots.place(slot);
+        self.check_held().inspect_err(|_| self.unpin())?;
         Ok(place)
     }
 
-    fn shown(&self, slot: u32, segment: u32, offset_bytes: u64) -> View {
-        let start = self.engine.segments.base(segment).wrapping_add(offset_bytes as usize);
-        View { engine: self.engine.clone(), slot, start, len: self.logical_bytes as usize }
+    #[inline]
+    fn unpin(&self) {
+        self.session.arena.claims.unpin(self.claim);
+    }
+
+    fn shown(&self, segment: u32, offset_bytes: u64) -> View {
+        let start = self.session.segments.base(segment).wrapping_add(offset_bytes as usize);
+        View { session: self.session.clone(), claim: self.claim, start, len: self.logical_bytes as usize }
     }
 
     #[cold]
@@ -110,7 +117,7 @@ impl Smu {
         loop {
             let slot = self.holder.load(Ordering::Relaxed);
             let outcome = match self.pin(slot)? {
-                Place::Hot { segment, offset_bytes } => return Ok(self.shown(slot, segment, offset_bytes)),
+                Place::Hot { segment, offset_bytes } => return Ok(self.shown(segment, offset_bytes)),
                 Place::Forward { slot: holder } => {
                     self.holder.store(holder, Ordering::Relaxed);
                     Ok(())
@@ -118,13 +125,13 @@ impl Smu {
                 Place::Fresh if was_fresh => Err(Error::new(ErrorKind::OutOfMemory, "content still in the arena")),
                 Place::Fresh => {
                     was_fresh = true;
-                    self.engine.drain()
+                    self.session.drain()
                 }
                 // The pin is held meanwhile, so what is promoted stays.
-                Place::Away => match self.engine.promote(slot) {
+                Place::Away => match self.session.engine.promote(slot) {
                     Ok(()) => {
-                        if let Place::Hot { segment, offset_bytes } = self.engine.slots.place(slot) {
-                            return Ok(self.shown(slot, segment, offset_bytes));
+                        if let Place::Hot { segment, offset_bytes } = self.session.slots.place(slot) {
+                            return Ok(self.shown(segment, offset_bytes));
                         }
                         Ok(())
                     }
@@ -132,7 +139,7 @@ impl Smu {
                 },
                 Place::Gone => Err(self.released()),
             };
-            self.engine.slots.unpin(slot);
+            self.unpin();
             outcome?;
         }
     }
@@ -140,7 +147,7 @@ impl Smu {
     /// Where it is now.
     pub fn tier(&self) -> Result<Tier> {
         self.check()?;
-        let state = self.engine.settled();
+        let state = self.session.engine.settled();
         let smu = state.smus.get(state.smus.resolve(self.origin)).ok_or_else(|| self.released())?;
         let is_warm = |number| state.frames.get(number).is_some_and(|entry| entry.stored.is_some());
         Ok(match (&smu.raw, smu.packed) {
@@ -154,7 +161,7 @@ impl Smu {
     /// NUMA node that holds the raw bytes, while they are hot.
     pub fn numa_node(&self) -> Result<Option<u32>> {
         self.check()?;
-        let state = self.engine.settled();
+        let state = self.session.engine.settled();
         let smu = state.smus.get(state.smus.resolve(self.origin)).ok_or_else(|| self.released())?;
         Ok(smu.raw.as_ref().and_then(|raw| sys::numa_node(raw.bytes().as_ptr())))
     }
@@ -162,28 +169,28 @@ impl Smu {
     /// Its id; waits until it is sealed.
     pub fn id(&self) -> Result<ContentId> {
         self.check()?;
-        let holder = self.engine.seal_slot(self.origin)?;
-        Ok(self.engine.lock().smus.get(holder).ok_or_else(|| self.released())?.id)
+        let holder = self.session.engine.seal_slot(self.origin)?;
+        Ok(self.session.engine.lock().smus.get(holder).ok_or_else(|| self.released())?.id)
     }
 
     /// Bytes kept for it; waits until it is sealed.
     pub fn stored_bytes(&self) -> Result<u64> {
         self.check()?;
-        let holder = self.engine.seal_slot(self.origin)?;
-        Ok(self.engine.lock().stored_bytes(holder))
+        let holder = self.session.engine.seal_slot(self.origin)?;
+        Ok(self.session.engine.lock().stored_bytes(holder))
     }
 
     /// Agents that hold it; waits until it is sealed.
     pub fn shared_by(&self) -> Result<u32> {
         self.check()?;
-        let holder = self.engine.seal_slot(self.origin)?;
-        Ok(self.engine.lock().smus.get(holder).ok_or_else(|| self.released())?.agents)
+        let holder = self.session.engine.seal_slot(self.origin)?;
+        Ok(self.session.engine.lock().smus.get(holder).ok_or_else(|| self.released())?.agents)
     }
 
     /// A name of it, the newest.
     pub fn name(&self) -> Result<Option<String>> {
         self.check()?;
-        let state = self.engine.settled();
+        let state = self.session.engine.settled();
         Ok(state.smus.name_of(state.smus.resolve(self.origin)).map(ToOwned::to_owned))
     }
 
@@ -193,8 +200,8 @@ impl Smu {
         match advice {
             Advice::WillNeed => self.view().map(drop),
             Advice::Hot | Advice::Cold => {
-                let holder = self.engine.seal_slot(self.origin)?;
-                let mut state = self.engine.lock();
+                let holder = self.session.engine.seal_slot(self.origin)?;
+                let mut state = self.session.engine.lock();
                 let smu = state.smus.get_mut(holder).ok_or_else(|| self.released())?;
                 smu.keep_hot = advice == Advice::Hot;
                 if advice == Advice::Cold {
@@ -208,8 +215,8 @@ impl Smu {
 
 /// Pinned content. The pin goes when the view goes.
 pub struct View {
-    engine: Arc<Engine>,
-    slot: u32,
+    session: Arc<Session>,
+    claim: u32,
     start: *const u8,
     len: usize,
 }
@@ -244,8 +251,8 @@ impl Drop for View {
     #[inline]
     fn drop(&mut self) {
         // A forked child inherits views but no pins: the claim words are the parent's.
-        if self.engine.guard.is_same_process() {
-            self.engine.slots.unpin(self.slot);
+        if self.session.is_same_process() {
+            self.session.arena.claims.unpin(self.claim);
         }
     }
 }

@@ -1,7 +1,8 @@
 //! From the ring into tables: what an agent published becomes content and messages.
 
+use crate::claims::{Claim, Claims};
 use crate::engine::{Engine, Ingest, State};
-use crate::raw::{LARGE_BYTES, Raw};
+use crate::raw::Raw;
 use crate::ring::{Cell, Operation};
 use crate::smus::{Packed, SlotUse, Smu};
 use crate::tree::{Body, NONE, Node, RawItem, Tail};
@@ -16,44 +17,46 @@ const CHUNK_BYTES_MIN: usize = 4 << 10;
 const CHUNK_BYTES_MAX: usize = 256 << 10;
 
 impl Engine {
-    /// Takes in up to `limit` published operations, oldest first; with `beyond_budget` also those
-    /// for which there is no room.
-    pub fn ingest(&self, state: &mut State, limit: usize, beyond_budget: bool) -> Ingest {
+    /// Takes in up to `limit` operations that `session` published, oldest first; with `beyond_budget` also
+    /// those for which there is no room.
+    pub fn ingest(&self, state: &mut State, session: u32, limit: usize, beyond_budget: bool) -> Ingest {
         let now_ms = self.now_ms();
+        let Some(arena) = state.sessions.get_mut(session).map(|entry| entry.arena.clone()) else {
+            return Ingest::Empty;
+        };
+        let ring = &arena.ring;
         let mut room = self.budget_bytes() as i64 - self.planned_bytes(state) as i64;
         for _ in 0..limit {
-            let Some(found) = self.ring.peek() else { return Ingest::Empty };
+            let Some(found) = ring.peek() else { return Ingest::Empty };
             let Ok((cell, bytes)) = found else {
                 // The ring lies in the agent's memory: it lost its own put, nothing else.
                 state.counters.reject_cell += 1;
-                self.ring.skip();
+                ring.skip();
                 continue;
             };
             let takes_slot = matches!(cell.operation, Operation::Put { .. });
-            if takes_slot && !state.smus.has_free_slot() {
+            if takes_slot && !state.has_free_handle(session) {
                 return Ingest::NoSlot;
             }
             let needs = bytes.len() as i64 + 512;
             if needs > room && !beyond_budget && !matches!(cell.operation, Operation::Release { .. }) {
                 return Ingest::NoRoom { bytes: needs as u64 };
             }
-            if self.take_in(state, &cell, bytes, now_ms).is_err() {
+            if self.take_in(state, session, &cell, bytes, now_ms).is_err() {
                 return Ingest::NoRoom { bytes: needs as u64 };
             }
             room -= needs;
-            let slot = if takes_slot {
-                let slot = state.smus.take_slot().expect("checked above");
-                self.slots.relocate(slot, Place::Fresh);
-                slot
-            } else {
-                cell.slot
-            };
-            self.ring.advance(&cell, slot);
+            if takes_slot {
+                let given = state.take_handle(session).expect("checked above");
+                self.slots.relocate(given.slot, Place::Fresh);
+                state.sessions.get_mut(session).expect("found above").give(cell.cell, given);
+            }
+            ring.advance(&cell);
         }
         Ingest::More
     }
 
-    fn take_in(&self, state: &mut State, cell: &Cell, bytes: &[u8], now_ms: u64) -> Result<()> {
+    fn take_in(&self, state: &mut State, session: u32, cell: &Cell, bytes: &[u8], now_ms: u64) -> Result<()> {
         if let Some(agent) = state.agents.get_mut(cell.agent) {
             agent.active_ms = now_ms;
         }
@@ -68,11 +71,13 @@ impl Engine {
                         None => Arc::new(Raw::Extent(self.hot_heap.store(&[])?)),
                     },
                 };
-                self.add_smu(state, cell, kind, importance, raw, now_ms);
+                let given = state.sessions.get_mut(session).expect("it is drained").given(cell.cell);
+                let claim = Claim { session, index: given.claim };
+                self.add_smu(state, cell.agent, given.slot, claim, (kind, importance), raw, now_ms);
                 if let Ok(name) = std::str::from_utf8(name)
                     && !name.is_empty()
                 {
-                    state.smus.name_later(name, cell.slot);
+                    state.smus.name_later(name, given.slot);
                 }
             }
             Operation::Append { conversation, meta, key } => {
@@ -85,12 +90,20 @@ impl Engine {
         Ok(())
     }
 
-    fn add_smu(&self, state: &mut State, cell: &Cell, kind: Kind, importance: u8, raw: Arc<Raw>, now_ms: u64) {
-        let slot = cell.slot;
-        if state.agents.get(cell.agent).is_none() {
+    #[expect(clippy::too_many_arguments, reason = "what a new SMU is made of")]
+    fn add_smu(
+        &self,
+        state: &mut State,
+        agent: u32,
+        slot: u32,
+        claim: Claim,
+        (kind, importance): (Kind, u8),
+        raw: Arc<Raw>,
+        now_ms: u64,
+    ) {
+        if state.agents.get(agent).is_none() {
             // The agent was closed while the put was under way.
-            self.slots.relocate(slot, Place::Gone);
-            state.smus.give_back(slot);
+            self.retire_slot(state, slot, Claims::of(claim), None);
             return;
         }
         let place = raw.place();
@@ -106,9 +119,10 @@ impl Engine {
                 packed: Packed::No,
                 leases: 0,
                 agents: 0,
-                agent: cell.agent,
+                agent,
                 used_ms: now_ms,
-                uses_seen: self.slots.uses(slot),
+                uses_seen: 0,
+                claims: Claims::of(claim),
                 kind,
                 importance,
                 keep_hot: false,
@@ -116,7 +130,7 @@ impl Engine {
                 is_busy: false,
             })),
         );
-        state.lease(cell.agent, slot, 1);
+        state.lease(agent, slot, 1);
         state.hot.insert(slot);
         state.unsealed.push_back(slot);
         self.slots.relocate(slot, place);
@@ -207,10 +221,5 @@ impl Engine {
             meta,
         });
         Ok(())
-    }
-
-    /// Whether content of `len` bytes goes into a memfd of its own instead of through the ring.
-    pub fn is_large(&self, len: usize) -> bool {
-        len >= LARGE_BYTES || len + 256 > self.ring.data_bytes_max()
     }
 }

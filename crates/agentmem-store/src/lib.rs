@@ -4,6 +4,8 @@
 //! [`Store`] is where to start; ARCHITECTURE.md says how the rest fits together.
 
 mod agents;
+mod arena;
+mod claims;
 mod cold;
 mod collect;
 mod compress;
@@ -33,6 +35,8 @@ mod records;
 mod ring;
 mod seal;
 mod segments;
+mod session;
+mod sessions;
 mod share;
 mod slots;
 mod smus;

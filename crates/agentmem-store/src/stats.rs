@@ -147,7 +147,7 @@ impl Engine {
         let mut shared_bytes = 0;
         let mut raw_bytes = 0;
         let mut pinned_bytes = 0;
-        for (slot, smu) in state.smus.iter() {
+        for (_, smu) in state.smus.iter() {
             let kind = &mut by_kind[smu.kind as usize];
             kind.count += 1;
             kind.logical_bytes += smu.logical_bytes * u64::from(smu.leases);
@@ -155,7 +155,7 @@ impl Engine {
                 kind.stored_bytes += smu.logical_bytes;
             }
             raw_bytes += smu.raw.as_ref().map_or(0, |_| smu.logical_bytes);
-            pinned_bytes += if self.slots.is_pinned(slot) { smu.logical_bytes } else { 0 };
+            pinned_bytes += if state.sessions.is_pinned(&smu.claims) { smu.logical_bytes } else { 0 };
             shared_bytes += if smu.agents > 1 { smu.logical_bytes } else { 0 };
         }
         let (mut warm_bytes, mut cold_bytes, mut cold_only) = (0, 0, 0);
@@ -180,9 +180,7 @@ impl Engine {
             figures.put_bytes = state.put_bytes[kind];
             figures.duplicate_bytes = state.duplicate_bytes[kind];
         }
-        let raw_of = |(_, raw, _): &(u32, Option<std::sync::Arc<crate::raw::Raw>>, bool)| {
-            raw.as_ref().map_or(0, |raw| raw.len() as u64)
-        };
+        let raw_of = |waiting: &crate::lifetime::Waiting| waiting.raw.as_ref().map_or(0, |raw| raw.len() as u64);
         Stats {
             agents: state.agents.len() as u64,
             smus: state.smus.len() as u64,
@@ -198,7 +196,7 @@ impl Engine {
             disk_bytes: self.cold.as_ref().map_or(0, crate::cold::Cold::disk_bytes),
             orphan_bytes: state.orphan_bytes,
             table_bytes: self.table_bytes(&state),
-            arena_bytes: self.ring.resident_bytes(),
+            arena_bytes: state.sessions.resident_bytes(),
             shared_bytes,
             pinned_bytes: pinned_bytes + state.limbo.iter().map(raw_of).sum::<u64>(),
             by_kind,

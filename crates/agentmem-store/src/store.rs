@@ -1,14 +1,17 @@
 //! The public face: a store, its agents, and their handles.
 
 use crate::agents::{AGENTS_MAX, AgentEntry, AgentShared};
+use crate::arena::Shape;
 use crate::cold::Cold;
 use crate::engine::{Engine, State};
 use crate::folder::Folder;
 use crate::ledger::Ledger;
 use crate::options::{OnFull, Options};
 use crate::raw::Raw;
-use crate::ring::{Full, Operation};
+use crate::ring::{CELLS, Full, Given, Operation};
 use crate::segments::Large;
+use crate::session::Session;
+use crate::slots::SLOTS_MAX;
 use crate::stats::{AgentStats, Stats};
 use crate::sync::Ordering;
 use crate::sys::{self, PidFd};
@@ -35,6 +38,7 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
 /// A store with its engine on a thread of this process.
 pub struct Store {
     engine: Arc<Engine>,
+    session: Arc<Session>,
     /// What goes when the store is closed.
     held: Mutex<Option<Held>>,
     path: Option<PathBuf>,
@@ -69,7 +73,9 @@ impl Store {
             }
             None => (None, DomainKey(sys::random()?)),
         };
+        let shape = Shape { cells: CELLS, data_bytes: options.arena_bytes as usize, claims: SLOTS_MAX };
         let engine = Arc::new(Engine::new(options, key, cold, ledger)?);
+        let session = Arc::new(Session::embedded(&engine, shape)?);
         let runner = engine.clone();
         let thread = std::thread::Builder::new()
             .name("agentmem".into())
@@ -80,7 +86,7 @@ impl Store {
                 }
             })
             .map_err(|error| Error::new(ErrorKind::Io, format!("starting the engine: {error}")))?;
-        Ok(Store { engine, held: Mutex::new(Some(Held { thread, folder })), path })
+        Ok(Store { engine, session, held: Mutex::new(Some(Held { thread, folder })), path })
     }
 
     /// Folder of the cold tier.
@@ -104,7 +110,7 @@ impl Store {
         quota_bytes: Option<u64>,
         pid: Option<u32>,
     ) -> Result<Agent> {
-        self.engine.check_usable()?;
+        self.session.check_usable()?;
         check_name(name)?;
         let own_pid = std::process::id();
         let pid = pid.unwrap_or(own_pid);
@@ -151,12 +157,12 @@ impl Store {
         };
         state.mark_agent(number);
         let shared = state.agents.open_mut(number)?.shared.clone();
-        Ok(Agent { engine: self.engine.clone(), shared })
+        Ok(Agent { session: self.session.clone(), shared })
     }
 
     /// Names of all agents, in order.
     pub fn agents(&self) -> Result<Vec<String>> {
-        self.engine.check_usable()?;
+        self.session.check_usable()?;
         let mut names: Vec<String> = self.engine.lock().agents.iter().map(|a| a.shared.name.to_string()).collect();
         names.sort_unstable();
         Ok(names)
@@ -164,19 +170,19 @@ impl Store {
 
     /// Returns when all that was put before is durable.
     pub fn flush(&self) -> Result<()> {
-        self.engine.check_usable()?;
+        self.session.check_usable()?;
         self.engine.flush()
     }
 
     /// Figures of the whole store.
     pub fn stats(&self) -> Result<Stats> {
-        self.engine.check_usable()?;
+        self.session.check_usable()?;
         Ok(self.engine.stats())
     }
 
     /// Figures of the agent called `name`, whoever has it.
     pub fn agent_stats(&self, name: &str) -> Result<AgentStats> {
-        self.engine.check_usable()?;
+        self.session.check_usable()?;
         let number = self.engine.lock().agents.number(name);
         self.engine.agent_stats(number.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("agent {name:?}")))?)
     }
@@ -184,7 +190,7 @@ impl Store {
     /// Demotes until at most `target_bytes` are resident, or nothing more can be; without a target,
     /// everything that is hot. Returns what was given back.
     pub fn reclaim(&self, target_bytes: Option<u64>) -> Result<u64> {
-        self.engine.check_usable()?;
+        self.session.check_usable()?;
         let _ = self.engine.drain();
         let resident_bytes = || self.engine.resident_bytes(&self.engine.lock());
         let before = resident_bytes();
@@ -198,7 +204,7 @@ impl Store {
 
     /// Reads and checks everything.
     pub fn verify(&self) -> Result<Verification> {
-        self.engine.check_usable()?;
+        self.session.check_usable()?;
         Ok(self.engine.verify())
     }
 
@@ -207,7 +213,7 @@ impl Store {
     /// # Errors
     /// What flushing raised; the store is closed all the same.
     pub fn close(&self) -> Result<()> {
-        if !self.engine.guard.is_same_process() {
+        if !self.session.is_same_process() {
             // The parent's thread, lock and folder are none of a child's business.
             std::mem::forget(self.held.lock().take());
             return Ok(());
@@ -215,7 +221,7 @@ impl Store {
         let Some(held) = self.held.lock().take() else { return Ok(()) };
         // Closed first, so that nothing is accepted that the flush would miss.
         self.engine.mark_closed();
-        self.engine.ring.hang_up();
+        self.engine.hang_up();
         let _ = held.thread.join();
         let flushes = self.engine.ledger.is_some() && !self.engine.has_failed();
         let outcome = if flushes { self.engine.flush() } else { Ok(()) };
@@ -233,7 +239,7 @@ impl Drop for Store {
 /// A registered agent.
 #[derive(Clone)]
 pub struct Agent {
-    engine: Arc<Engine>,
+    session: Arc<Session>,
     shared: Arc<AgentShared>,
 }
 
@@ -245,35 +251,35 @@ impl Agent {
 
     #[inline]
     pub(crate) fn check(&self) -> Result<()> {
-        self.engine.check_usable()?;
+        self.session.check_usable()?;
         self.shared.check_open()
     }
 
     /// What a call does when the arena is full, unless it says otherwise.
     pub fn on_full(&self) -> OnFull {
-        self.engine.options.on_full
+        self.session.engine.options.on_full
     }
 
     /// Publishes one operation.
     #[inline]
-    fn push(&self, operation: Operation, parts: [&[u8]; 2], on_full: OnFull) -> Result<u32> {
-        match self.engine.ring.push(self.shared.number, operation, parts) {
-            Ok(slot) => Ok(slot),
+    fn push(&self, operation: Operation, parts: [&[u8]; 2], on_full: OnFull) -> Result<Given> {
+        match self.session.arena.ring.push(self.shared.number, operation, parts) {
+            Ok(given) => Ok(given),
             Err(Full) => self.push_slowly(operation, parts, on_full),
         }
     }
 
     #[cold]
-    fn push_slowly(&self, operation: Operation, parts: [&[u8]; 2], on_full: OnFull) -> Result<u32> {
+    fn push_slowly(&self, operation: Operation, parts: [&[u8]; 2], on_full: OnFull) -> Result<Given> {
         loop {
             if on_full == OnFull::Fail {
-                self.engine.ring.wake_if_sleeping();
+                self.session.arena.ring.wake_if_sleeping();
                 return Err(Error::new(ErrorKind::ArenaFull, format!("agent {:?}", self.shared.name)));
             }
             // Waiting is done by helping: whoever holds the lock may drain.
-            self.engine.drain()?;
-            if let Ok(slot) = self.engine.ring.push(self.shared.number, operation, parts) {
-                return Ok(slot);
+            self.session.engine.drain()?;
+            if let Ok(given) = self.session.arena.ring.push(self.shared.number, operation, parts) {
+                return Ok(given);
             }
         }
     }
@@ -281,20 +287,20 @@ impl Agent {
     /// Leaves large content in a memfd of its own; returns the key under which it is found.
     fn leave_large(&self, content: &[u8]) -> Result<u64> {
         // What others left and the engine has not taken in yet cannot be demoted: take it in first.
-        self.engine.drain()?;
-        self.engine.make_room(content.len() as u64)?;
-        let large = Large::with(&self.engine.segments, content.len(), |bytes| {
+        self.session.engine.drain()?;
+        self.session.engine.make_room(content.len() as u64)?;
+        let large = Large::with(&self.session.engine.segments, content.len(), |bytes| {
             bytes.copy_from_slice(content);
             Ok(())
         })?;
-        let key = self.engine.next_key.fetch_add(1, Ordering::Relaxed);
-        self.engine.inbox.lock().insert(key, Arc::new(Raw::Large(Box::new(large))));
+        let key = self.session.engine.next_key.fetch_add(1, Ordering::Relaxed);
+        self.session.engine.inbox.lock().insert(key, Arc::new(Raw::Large(Box::new(large))));
         Ok(key)
     }
 
     /// Whether a put of `len` bytes may take long enough that a caller should let others run.
     pub fn is_long(&self, len: usize) -> bool {
-        self.engine.is_large(len)
+        self.session.is_large(len)
     }
 
     /// Stores `content` and returns its handle at once. With [`OnFull::Fail`] it never waits.
@@ -311,8 +317,8 @@ impl Agent {
         }
         let name = name.unwrap_or("");
         let put = |key| Operation::Put { kind, importance, name_bytes: name.len() as u16, key };
-        let slot = self.publish(content, name.as_bytes(), put, on_full)?;
-        Ok(self.handle(slot, logical_bytes, kind, importance))
+        let given = self.publish(content, name.as_bytes(), put, on_full)?;
+        Ok(self.handle(given, logical_bytes, kind, importance))
     }
 
     /// Charges for `logical_bytes`. What was released just before may not be taken back yet: that
@@ -320,13 +326,13 @@ impl Agent {
     #[inline]
     fn charge(&self, logical_bytes: u64, on_full: OnFull) -> Result<()> {
         self.shared.charge(logical_bytes).or_else(|error| {
-            if self.engine.ring.is_drained_to(self.engine.ring.head()) {
+            if self.session.is_drained() {
                 return Err(error);
             }
             match on_full {
                 OnFull::Fail => Err(Error::new(ErrorKind::ArenaFull, format!("agent {:?}", self.shared.name))),
                 OnFull::Wait => {
-                    let _ = self.engine.drain();
+                    let _ = self.session.engine.drain();
                     self.shared.charge(logical_bytes)
                 }
             }
@@ -342,19 +348,19 @@ impl Agent {
         name: &[u8],
         operation: impl Fn(u64) -> Operation,
         on_full: OnFull,
-    ) -> Result<u32> {
+    ) -> Result<Given> {
         let logical_bytes = content.len() as u64;
-        if self.engine.is_full() {
+        if self.session.engine.is_full() {
             match on_full {
-                OnFull::Wait => self.engine.drain()?,
+                OnFull::Wait => self.session.engine.drain()?,
                 OnFull::Fail => return Err(Error::new(ErrorKind::OutOfMemory, "this store")),
             }
         }
         self.charge(logical_bytes, on_full)?;
-        let published = if self.engine.is_large(content.len()) {
+        let published = if self.session.is_large(content.len()) {
             self.leave_large(content).and_then(|key| {
                 self.push(operation(key), [name, &[]], on_full).inspect_err(|_| {
-                    self.engine.inbox.lock().remove(&key);
+                    self.session.engine.inbox.lock().remove(&key);
                 })
             })
         } else {
@@ -363,12 +369,13 @@ impl Agent {
         published.inspect_err(|_| self.shared.uncharge(logical_bytes))
     }
 
-    fn handle(&self, slot: u32, logical_bytes: u64, kind: Kind, importance: u8) -> Smu {
+    fn handle(&self, Given { slot, claim }: Given, logical_bytes: u64, kind: Kind, importance: u8) -> Smu {
         Smu {
-            engine: self.engine.clone(),
+            session: self.session.clone(),
             agent: self.shared.clone(),
             origin: slot,
-            generation: self.engine.slots.generation(slot),
+            generation: self.session.slots.generation(slot),
+            claim,
             holder: crate::sync::AtomicU32::new(slot),
             is_released: crate::sync::AtomicBool::new(false),
             logical_bytes,
@@ -381,7 +388,7 @@ impl Agent {
     fn attach_found(&self, find: impl Fn(&State) -> Option<u32>, subject: impl Fn() -> String) -> Result<Smu> {
         self.check()?;
         let not_found = || Error::new(ErrorKind::NotFound, subject());
-        let mut state = self.engine.settled();
+        let mut state = self.session.engine.settled();
         let slot = loop {
             let slot = find(&state).ok_or_else(not_found)?;
             if state.smus.get(slot).is_some_and(|smu| smu.is_sealed) {
@@ -390,8 +397,8 @@ impl Agent {
             // Only sealed content is shared, so that a lease is on the one that stays. The lock is let
             // go for it, so what was looked for is looked up again.
             drop(state);
-            let sealed = self.engine.seal_slot(slot);
-            state = self.engine.lock();
+            let sealed = self.session.engine.seal_slot(slot);
+            state = self.session.engine.lock();
             match sealed {
                 Err(error) if error.kind() != ErrorKind::Released || find(&state) == Some(slot) => return Err(error),
                 _ => {}
@@ -399,10 +406,11 @@ impl Agent {
         };
         let smu = state.smus.get_mut(slot).ok_or_else(not_found)?;
         let (logical_bytes, kind, importance) = (smu.logical_bytes, smu.kind, smu.importance);
-        smu.used_ms = self.engine.now_ms();
+        smu.used_ms = self.session.engine.now_ms();
+        let claim = state.claim_on(self.session.number, slot)?;
         self.shared.charge(logical_bytes)?;
         state.lease(self.shared.number, slot, 1);
-        Ok(self.handle(slot, logical_bytes, kind, importance))
+        Ok(self.handle(Given { slot, claim }, logical_bytes, kind, importance))
     }
 
     /// Leases content that is there already, by id.
@@ -411,7 +419,7 @@ impl Agent {
         match held {
             // It may have been put and not been hashed yet.
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                self.engine.seal_all()?;
+                self.session.engine.seal_all()?;
                 self.attach_found(|state| state.smus.find(id), || format!("id {id}"))
             }
             other => other,
@@ -423,12 +431,12 @@ impl Agent {
     pub fn attach_name(&self, name: &str) -> Result<Smu> {
         self.check()?;
         loop {
-            let state = self.engine.settled();
+            let state = self.session.engine.settled();
             let waiting = state.smus.waiting_for(name);
             drop(state);
             match waiting {
                 // Released meanwhile is as good as sealed: it waits no more.
-                Some(slot) => drop(self.engine.seal_slot(slot)),
+                Some(slot) => drop(self.session.engine.seal_slot(slot)),
                 None => return self.attach_found(|state| state.smus.named(name), || format!("name {name:?}")),
             }
         }
@@ -437,7 +445,7 @@ impl Agent {
     /// Takes a lease of its own on what `smu` is a handle of.
     pub fn attach(&self, smu: &Smu) -> Result<Smu> {
         smu.check()?;
-        if !Arc::ptr_eq(&self.engine, &smu.engine) {
+        if !Arc::ptr_eq(&self.session, &smu.session) {
             return Err(Error::new(ErrorKind::InvalidArgument, "an SMU of another store"));
         }
         // Once its lease is given back, the slot may hold anything.
@@ -448,7 +456,7 @@ impl Agent {
     /// Gives the lease of `smu` back.
     pub fn release(&self, smu: &Smu, on_full: OnFull) -> Result<()> {
         self.check()?;
-        if smu.agent.number != self.shared.number || !Arc::ptr_eq(&self.engine, &smu.engine) {
+        if smu.agent.number != self.shared.number || !Arc::ptr_eq(&self.session, &smu.session) {
             return Err(Error::new(ErrorKind::InvalidArgument, "a handle of another agent"));
         }
         if smu.is_released.swap(true, Ordering::AcqRel) {
@@ -464,22 +472,25 @@ impl Agent {
     /// releasing one gives back one reference that the agent has already.
     pub fn smus(&self) -> Result<Vec<Smu>> {
         self.check()?;
-        self.engine.seal_all()?;
-        let mut state = self.engine.lock();
+        self.session.engine.seal_all()?;
+        let mut state = self.session.engine.lock();
         let mut slots: Vec<u32> = state.agents.open_mut(self.shared.number)?.leases.keys().copied().collect();
         slots.sort_unstable();
-        let held = slots.into_iter().filter_map(|slot| {
-            let smu = state.smus.get(slot)?;
-            Some(self.handle(slot, smu.logical_bytes, smu.kind, smu.importance))
-        });
-        Ok(held.collect())
+        let mut held = Vec::with_capacity(slots.len());
+        for slot in slots {
+            let Some(smu) = state.smus.get(slot) else { continue };
+            let (logical_bytes, kind, importance) = (smu.logical_bytes, smu.kind, smu.importance);
+            let given = Given { slot, claim: state.claim_on(self.session.number, slot)? };
+            held.push(self.handle(given, logical_bytes, kind, importance));
+        }
+        Ok(held)
     }
 
     /// Says what it is doing.
     pub fn set_state(&self, new: AgentState) -> Result<()> {
         self.check()?;
-        let mut state = self.engine.settled();
-        let active_ms = self.engine.now_ms();
+        let mut state = self.session.engine.settled();
+        let active_ms = self.session.engine.now_ms();
         let entry = state.agents.open_mut(self.shared.number)?;
         entry.state = new;
         entry.active_ms = active_ms;
@@ -490,25 +501,25 @@ impl Agent {
     /// What it is doing.
     pub fn state(&self) -> Result<AgentState> {
         self.check()?;
-        Ok(self.engine.lock().agents.open_mut(self.shared.number)?.state)
+        Ok(self.session.engine.lock().agents.open_mut(self.shared.number)?.state)
     }
 
     /// Process it belongs to.
     pub fn pid(&self) -> Result<u32> {
         self.check()?;
-        Ok(self.engine.lock().agents.open_mut(self.shared.number)?.pid)
+        Ok(self.session.engine.lock().agents.open_mut(self.shared.number)?.pid)
     }
 
     /// 0 to 100.
     pub fn importance(&self) -> Result<u8> {
         self.check()?;
-        Ok(self.engine.lock().agents.open_mut(self.shared.number)?.importance)
+        Ok(self.session.engine.lock().agents.open_mut(self.shared.number)?.importance)
     }
 
     /// Changes its importance.
     pub fn set_importance(&self, importance: u8) -> Result<()> {
         self.check()?;
-        let mut state = self.engine.lock();
+        let mut state = self.session.engine.lock();
         state.agents.open_mut(self.shared.number)?.importance = importance;
         state.mark_agent(self.shared.number);
         Ok(())
@@ -523,29 +534,29 @@ impl Agent {
     pub fn set_quota_bytes(&self, quota_bytes: Option<u64>) -> Result<()> {
         self.check()?;
         self.shared.set_quota_bytes(quota_bytes);
-        self.engine.lock().mark_agent(self.shared.number);
+        self.session.engine.lock().mark_agent(self.shared.number);
         Ok(())
     }
 
     /// Figures of this agent.
     pub fn stats(&self) -> Result<AgentStats> {
         self.check()?;
-        self.engine.agent_stats(self.shared.number)
+        self.session.engine.agent_stats(self.shared.number)
     }
 
     /// Gives everything it holds back and forgets it.
     pub fn close(&self) -> Result<()> {
-        if self.engine.is_closed() || self.shared.check_open().is_err() {
+        if self.session.engine.is_closed() || self.shared.check_open().is_err() {
             return Ok(());
         }
-        self.engine.check_usable()?;
-        let mut state = self.engine.settled();
-        self.engine.reap(&mut state, self.shared.number)
+        self.session.check_usable()?;
+        let mut state = self.session.engine.settled();
+        self.session.engine.reap(&mut state, self.shared.number)
     }
 
     /// The engine, for handles made in other files.
     pub(crate) fn engine(&self) -> &Arc<Engine> {
-        &self.engine
+        &self.session.engine
     }
 
     /// What handles share.

@@ -18,28 +18,44 @@ mod words {
     use crate::sys::Mapping;
     use agentmem_core::Result;
     use std::ops::Deref;
+    use std::sync::Arc;
 
     /// Shared 64-bit words, zero at first.
     #[derive(Debug)]
     pub struct Words {
-        mapping: Mapping,
+        start: *const AtomicU64,
+        count: usize,
+        /// Keeps the memory.
+        _mapping: Arc<Mapping>,
     }
+
+    // SAFETY: all access is atomic, and the mapping stays while this does.
+    unsafe impl Send for Words {}
+    // SAFETY: as above.
+    unsafe impl Sync for Words {}
 
     impl Words {
         /// `count` words in a memfd called `name`; pages appear when first touched.
         pub fn new(name: &str, count: usize) -> Result<Self> {
-            Ok(Words { mapping: Mapping::memfd(name, count * 8)? })
+            Ok(Self::within(&Arc::new(Mapping::memfd(name, count * 8)?), 0, count))
+        }
+
+        /// `count` words of `mapping`, from `offset_bytes` on.
+        pub fn within(mapping: &Arc<Mapping>, offset_bytes: usize, count: usize) -> Self {
+            assert!(offset_bytes.is_multiple_of(8) && offset_bytes + count * 8 <= mapping.len());
+            let start = mapping.as_ptr().wrapping_add(offset_bytes).cast();
+            Words { start, count, _mapping: mapping.clone() }
         }
     }
 
     impl Deref for Words {
         type Target = [AtomicU64];
 
+        #[inline]
         fn deref(&self) -> &[AtomicU64] {
-            let count = self.mapping.len() / 8;
-            // SAFETY: the mapping is page-aligned, readable and writable for its whole length while
-            // `self` lives, and every access to it, here or in another process, is atomic.
-            unsafe { std::slice::from_raw_parts(self.mapping.as_ptr().cast(), count) }
+            // SAFETY: the range lies inside the mapping and is aligned, as checked when it was made; it is
+            // mapped while `self` lives, and every access to it, here or in another process, is atomic.
+            unsafe { std::slice::from_raw_parts(self.start, self.count) }
         }
     }
 }
@@ -47,8 +63,10 @@ mod words {
 #[cfg(loom)]
 mod words {
     use super::AtomicU64;
+    use crate::sys::Mapping;
     use agentmem_core::Result;
     use std::ops::Deref;
+    use std::sync::Arc;
 
     /// Words as loom wants them.
     #[derive(Debug)]
@@ -58,6 +76,11 @@ mod words {
         /// `count` words.
         pub fn new(_name: &str, count: usize) -> Result<Self> {
             Ok(Words((0..count).map(|_| AtomicU64::new(0)).collect()))
+        }
+
+        /// `count` words, wherever loom keeps them.
+        pub fn within(_mapping: &Arc<Mapping>, _offset_bytes: usize, count: usize) -> Self {
+            Words((0..count).map(|_| AtomicU64::new(0)).collect())
         }
     }
 
