@@ -32,6 +32,7 @@ use agentmem_core::policy::Policy;
 use agentmem_core::{DomainKey, Error, ErrorKind, Result};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 /// What the engine needs beside tables and content: contexts of the codec, stacks, buffers.
@@ -168,8 +169,8 @@ pub struct Engine {
     pub compressors: Mutex<Vec<Compressor>>,
     /// Decompressors likewise.
     pub decompressors: Mutex<Vec<Decompressor>>,
-    /// Large contents on their way through the ring.
-    pub inbox: Mutex<HashMap<u64, Arc<Raw>>>,
+    /// Large contents on their way through the ring, by session and key.
+    pub inbox: Mutex<HashMap<(u32, u64), Arc<Raw>>>,
     /// Keys for them.
     pub next_key: AtomicU64,
     /// Threads that are just making something smaller.
@@ -193,11 +194,11 @@ impl Drop for Demoting<'_> {
 impl Engine {
     /// An engine that knows what `ledger` knows.
     pub fn new(mut options: Options, key: DomainKey, cold: Option<Cold>, mut ledger: Option<Ledger>) -> Result<Self> {
-        let segments = Segments::new()?;
+        let segments = Segments::new(options.lends)?;
         let address_bytes = options.memory_max_bytes.saturating_mul(HEAP_ADDRESS_FACTOR).min(HEAP_ADDRESS_BYTES_MAX);
         let hot_heap = Heap::new("agentmem-hot", &segments, address_bytes)?;
         let frame_heap = Heap::new("agentmem-frames", &segments, address_bytes)?;
-        let slots = Arc::new(Slots::new(SLOTS_MAX)?);
+        let slots = Arc::new(Slots::new(SLOTS_MAX, options.lends)?);
         let policy = std::mem::replace(&mut options.policy, Box::new(agentmem_core::policy::Lru));
         let mut state = State {
             sessions: Sessions::default(),
@@ -280,19 +281,59 @@ impl Engine {
         sys::monotonic_ms() - self.started_ms
     }
 
-    /// A new session with an arena of that shape; all of its ring counts from the start where it
-    /// `counts_in_full`.
-    pub fn add_session(&self, shape: Shape, counts_in_full: bool) -> Result<(u32, Arc<Arena>)> {
-        let bell = self.bell.lock().clone().ok_or_else(|| Error::new(ErrorKind::Closed, "this store"))?;
-        let arena = Arc::new(Arena::new(shape, &bell)?);
+    /// A new session of process `pid` with an arena of that shape.
+    pub fn add_session(&self, shape: Shape, pid: u32, is_embedded: bool) -> Result<(u32, Arc<Arena>)> {
+        let bell = self.bell()?;
+        let arena = Arc::new(Arena::new(shape, !is_embedded, &bell)?);
         let mut state = self.lock();
         let state = &mut *state;
-        let entry = SessionEntry::new(arena.clone(), counts_in_full, &mut state.smus)?;
+        let entry = SessionEntry::new(arena.clone(), pid, is_embedded, &mut state.smus)?;
         let number = state.sessions.insert(entry);
         *self.arenas.write() = state.sessions.arenas().into();
         // An engine that sleeps does not listen to it yet.
         bell.ring();
         Ok((number, arena))
+    }
+
+    fn bell(&self) -> Result<Arc<EventFd>> {
+        self.bell.lock().clone().ok_or_else(|| Error::new(ErrorKind::Closed, "this store"))
+    }
+
+    /// The same for another process, with the descriptors that it needs: the arena, what wakes the engine,
+    /// places, generations and incarnations.
+    pub fn lend_session(&self, shape: Shape, pid: u32) -> Result<(u32, [OwnedFd; 5])> {
+        let [places, generations] = self.slots.words();
+        let (places, generations) = (places.lend()?, generations.lend()?);
+        let (bell, incarnations) = (self.bell()?.descriptor()?, self.segments.incarnations().lend()?);
+        let (number, arena) = self.add_session(shape, pid, false)?;
+        match arena.lend() {
+            Ok(arena) => Ok((number, [arena, bell, places, generations, incarnations])),
+            Err(error) => {
+                self.end_session(number, false);
+                Err(error)
+            }
+        }
+    }
+
+    /// A session is over. What it published is taken in. Its agents wait to be taken up again if it said
+    /// goodbye; if not they are reaped, as their process died.
+    pub fn end_session(&self, number: u32, said_goodbye: bool) {
+        let arena = self.lock().sessions.get(number).map(|entry| entry.arena.clone());
+        if let Some(arena) = arena {
+            let _ = self.drain_session(number, &arena);
+        }
+        let mut state = self.lock();
+        let Some(entry) = state.sessions.remove(number) else { return };
+        *self.arenas.write() = state.sessions.arenas().into();
+        entry.unused().for_each(|slot| state.smus.give_back(slot));
+        for agent in entry.agents() {
+            match state.agents.get_mut(agent) {
+                Some(agent) if said_goodbye => (agent.pid, agent.pidfd) = (0, None),
+                Some(_) => drop(self.reap(&mut state, agent)),
+                None => {}
+            }
+        }
+        self.inbox.lock().retain(|(session, _), _| *session != number);
     }
 
     /// Every arena, with the number of its session.

@@ -1,10 +1,10 @@
 //! Handles on content, and views of it.
 
 use crate::agents::AgentShared;
+use crate::call::Call;
+use crate::calls::smu::{Advise, At, FindName, FindNode, FindTier, Promote, Seal};
 use crate::session::Session;
-use crate::smus::Packed;
 use crate::sync::{AtomicBool, AtomicU32, Ordering};
-use crate::sys;
 use agentmem_core::place::Place;
 use agentmem_core::{Advice, ContentId, Error, ErrorKind, Kind, Result, Tier};
 use std::sync::Arc;
@@ -81,13 +81,14 @@ impl Smu {
     #[inline]
     pub fn view_now(&self) -> Result<Option<View>> {
         self.session.check_usable()?;
-        match self.pin(self.holder.load(Ordering::Relaxed))? {
-            Place::Hot { segment, offset_bytes } => Ok(Some(self.shown(segment, offset_bytes))),
-            _ => {
-                self.unpin();
-                Ok(None)
-            }
+        let shown = match self.pin(self.holder.load(Ordering::Relaxed))? {
+            Place::Hot { segment, offset_bytes } => self.shown(segment, offset_bytes),
+            _ => None,
+        };
+        if shown.is_none() {
+            self.unpin();
         }
+        Ok(shown)
     }
 
     /// Pins first and asks then whether the lease is still held: another thread may be giving it
@@ -106,9 +107,11 @@ impl Smu {
         self.session.arena.claims.unpin(self.claim);
     }
 
-    fn shown(&self, segment: u32, offset_bytes: u64) -> View {
-        let start = self.session.segments.base(segment).wrapping_add(offset_bytes as usize);
-        View { session: self.session.clone(), claim: self.claim, start, len: self.logical_bytes as usize }
+    /// A view of what was pinned; `None` if this process has not mapped the segment yet.
+    #[inline]
+    fn shown(&self, segment: u32, offset_bytes: u64) -> Option<View> {
+        let start = self.session.segments.base(segment)?.wrapping_add(offset_bytes as usize);
+        Some(View { session: self.session.clone(), claim: self.claim, start, len: self.logical_bytes as usize })
     }
 
     #[cold]
@@ -116,8 +119,12 @@ impl Smu {
         let mut was_fresh = false;
         loop {
             let slot = self.holder.load(Ordering::Relaxed);
+            // The pin is held meanwhile, so what is promoted stays.
             let outcome = match self.pin(slot)? {
-                Place::Hot { segment, offset_bytes } => return Ok(self.shown(segment, offset_bytes)),
+                Place::Hot { segment, offset_bytes } => match self.shown(segment, offset_bytes) {
+                    Some(view) => return Ok(view),
+                    None => self.session.map(segment),
+                },
                 Place::Forward { slot: holder } => {
                     self.holder.store(holder, Ordering::Relaxed);
                     Ok(())
@@ -127,16 +134,16 @@ impl Smu {
                     was_fresh = true;
                     self.session.drain()
                 }
-                // The pin is held meanwhile, so what is promoted stays.
-                Place::Away => match self.session.engine.promote(slot) {
-                    Ok(()) => {
-                        if let Place::Hot { segment, offset_bytes } = self.session.slots.place(slot) {
-                            return Ok(self.shown(segment, offset_bytes));
-                        }
-                        Ok(())
+                Place::Away => {
+                    let promoted = self.session.call(Promote { smu: self.at() });
+                    if promoted.is_ok()
+                        && let Place::Hot { segment, offset_bytes } = self.session.slots.place(slot)
+                        && let Some(view) = self.shown(segment, offset_bytes)
+                    {
+                        return Ok(view);
                     }
-                    error => error,
-                },
+                    promoted
+                }
                 Place::Gone => Err(self.released()),
             };
             self.unpin();
@@ -144,72 +151,49 @@ impl Smu {
         }
     }
 
+    /// What names it to the engine.
+    pub(crate) fn at(&self) -> At {
+        At { agent: self.agent.number, slot: self.origin, generation: self.generation }
+    }
+
+    fn ask<C: Call>(&self, call: C) -> Result<C::Answer> {
+        self.check()?;
+        self.session.call(call)
+    }
+
     /// Where it is now.
     pub fn tier(&self) -> Result<Tier> {
-        self.check()?;
-        let state = self.session.engine.settled();
-        let smu = state.smus.get(state.smus.resolve(self.origin)).ok_or_else(|| self.released())?;
-        let is_warm = |number| state.frames.get(number).is_some_and(|entry| entry.stored.is_some());
-        Ok(match (&smu.raw, smu.packed) {
-            (Some(_), _) | (None, Packed::No) => Tier::Hot,
-            (None, Packed::Item { frame, .. }) if is_warm(frame) => Tier::Warm,
-            (None, Packed::Parts { first, count }) if (first..first + count).all(is_warm) => Tier::Warm,
-            _ => Tier::Cold,
-        })
+        self.ask(FindTier { smu: self.at() })
     }
 
     /// NUMA node that holds the raw bytes, while they are hot.
     pub fn numa_node(&self) -> Result<Option<u32>> {
-        self.check()?;
-        let state = self.session.engine.settled();
-        let smu = state.smus.get(state.smus.resolve(self.origin)).ok_or_else(|| self.released())?;
-        Ok(smu.raw.as_ref().and_then(|raw| sys::numa_node(raw.bytes().as_ptr())))
+        self.ask(FindNode { smu: self.at() })
     }
 
     /// Its id; waits until it is sealed.
     pub fn id(&self) -> Result<ContentId> {
-        self.check()?;
-        let holder = self.session.engine.seal_slot(self.origin)?;
-        Ok(self.session.engine.lock().smus.get(holder).ok_or_else(|| self.released())?.id)
+        Ok(ContentId(self.ask(Seal { smu: self.at() })?.id))
     }
 
     /// Bytes kept for it; waits until it is sealed.
     pub fn stored_bytes(&self) -> Result<u64> {
-        self.check()?;
-        let holder = self.session.engine.seal_slot(self.origin)?;
-        Ok(self.session.engine.lock().stored_bytes(holder))
+        Ok(self.ask(Seal { smu: self.at() })?.stored_bytes)
     }
 
     /// Agents that hold it; waits until it is sealed.
     pub fn shared_by(&self) -> Result<u32> {
-        self.check()?;
-        let holder = self.session.engine.seal_slot(self.origin)?;
-        Ok(self.session.engine.lock().smus.get(holder).ok_or_else(|| self.released())?.agents)
+        Ok(self.ask(Seal { smu: self.at() })?.shared_by)
     }
 
     /// A name of it, the newest.
     pub fn name(&self) -> Result<Option<String>> {
-        self.check()?;
-        let state = self.session.engine.settled();
-        Ok(state.smus.name_of(state.smus.resolve(self.origin)).map(ToOwned::to_owned))
+        self.ask(FindName { smu: self.at() })
     }
 
     /// Says what is known about its next use.
     pub fn advise(&self, advice: Advice) -> Result<()> {
-        self.check()?;
-        match advice {
-            Advice::WillNeed => self.view().map(drop),
-            Advice::Hot | Advice::Cold => {
-                let holder = self.session.engine.seal_slot(self.origin)?;
-                let mut state = self.session.engine.lock();
-                let smu = state.smus.get_mut(holder).ok_or_else(|| self.released())?;
-                smu.keep_hot = advice == Advice::Hot;
-                if advice == Advice::Cold {
-                    state.unwanted.push_back(holder);
-                }
-                Ok(())
-            }
-        }
+        self.ask(Advise { smu: self.at(), advice })
     }
 }
 

@@ -5,6 +5,7 @@ use crate::engine::{Engine, Ingest, State};
 use crate::raw::Raw;
 use crate::ring::{Cell, Operation};
 use crate::smus::{Packed, SlotUse, Smu};
+use crate::sync::Ordering;
 use crate::tree::{Body, NONE, Node, RawItem, Tail};
 use agentmem_core::frame::{ITEMS_MAX, Meta};
 use agentmem_core::place::Place;
@@ -34,6 +35,15 @@ impl Engine {
                 ring.skip();
                 continue;
             };
+            let charged_bytes = match self.admit(state, session, &cell, bytes) {
+                Ok(charged_bytes) => charged_bytes,
+                Err(counter) => {
+                    // It hurts whoever published it: what a put came with is given out again with the cell.
+                    *counter += 1;
+                    ring.advance(&cell);
+                    continue;
+                }
+            };
             let takes_slot = matches!(cell.operation, Operation::Put { .. });
             if takes_slot && !state.has_free_handle(session) {
                 return Ingest::NoSlot;
@@ -46,6 +56,11 @@ impl Engine {
                 return Ingest::NoRoom { bytes: needs as u64 };
             }
             room -= needs;
+            if charged_bytes > 0
+                && let Some(agent) = state.agents.get(cell.agent)
+            {
+                agent.shared.charge_anyway(charged_bytes);
+            }
             if takes_slot {
                 let given = state.take_handle(session).expect("checked above");
                 self.slots.relocate(given.slot, Place::Fresh);
@@ -54,6 +69,47 @@ impl Engine {
             ring.advance(&cell);
         }
         Ingest::More
+    }
+
+    /// Whether `cell` is one that its session may publish. Returns what its agent is still to be charged for, or
+    /// the counter of what is wrong.
+    fn admit<'a>(
+        &self,
+        state: &'a mut State,
+        session: u32,
+        cell: &Cell,
+        bytes: &[u8],
+    ) -> std::result::Result<u64, &'a mut u64> {
+        let Some(entry) = state.sessions.get(session) else { return Err(&mut state.counters.reject_cell) };
+        if entry.is_embedded {
+            return Ok(0); // charged when it was put, by code of ours
+        }
+        let is_own = match cell.operation {
+            Operation::Append { conversation, .. } => {
+                state.conversations.get(&conversation).is_none_or(|found| found.agent == cell.agent)
+            }
+            _ => true,
+        };
+        if !is_own || !(entry.speaks_for(cell.agent) || cell.operation == Operation::Nothing) {
+            return Err(&mut state.counters.reject_cell);
+        }
+        let left_bytes = |key| self.inbox.lock().get(&(session, key)).map_or(0, |raw| raw.len());
+        let logical_bytes = match cell.operation {
+            Operation::Put { key: 0, name_bytes, .. } => bytes.len() - usize::from(name_bytes),
+            Operation::Append { key: 0, .. } => bytes.len(),
+            Operation::Put { key, .. } | Operation::Append { key, .. } => left_bytes(key),
+            Operation::Release { .. } | Operation::Nothing => 0,
+        } as u64;
+        // A session compares with the quota before it puts. What it had put when the quota was lowered is kept.
+        let quota_bytes = state.agents.get(cell.agent).and_then(|agent| agent.shared.quota_bytes());
+        let used_bytes = state.agents.get(cell.agent).map_or(0, |agent| agent.shared.used_bytes());
+        let grace_bytes = entry.arena.ring.capacity_bytes();
+        match quota_bytes {
+            Some(quota) if used_bytes + logical_bytes > quota.saturating_add(grace_bytes) => {
+                Err(&mut state.counters.reject_quota)
+            }
+            _ => Ok(logical_bytes),
+        }
     }
 
     fn take_in(&self, state: &mut State, session: u32, cell: &Cell, bytes: &[u8], now_ms: u64) -> Result<()> {
@@ -66,7 +122,7 @@ impl Engine {
                 let raw = match key {
                     0 => Arc::new(Raw::Extent(self.hot_heap.store(content)?)),
                     // A key that was never left is a lie: the content is then empty.
-                    key => match self.inbox.lock().remove(&key) {
+                    key => match self.inbox.lock().remove(&(session, key)) {
                         Some(raw) => raw,
                         None => Arc::new(Raw::Extent(self.hot_heap.store(&[])?)),
                     },
@@ -81,8 +137,16 @@ impl Engine {
                 }
             }
             Operation::Append { conversation, meta, key } => {
-                let large = if key == 0 { None } else { self.inbox.lock().remove(&key) };
+                let large = if key == 0 { None } else { self.inbox.lock().remove(&(session, key)) };
+                let len = large.as_ref().map_or(bytes.len(), |raw| raw.len()) as u64;
                 self.append(state, conversation, bytes, large, meta, now_ms)?;
+                // Handles in this process count by themselves.
+                if state.sessions.get(session).is_some_and(|entry| !entry.is_embedded)
+                    && let Some(found) = state.conversations.get(&conversation)
+                {
+                    found.shared.messages.fetch_add(1, Ordering::AcqRel);
+                    found.shared.logical_bytes.fetch_add(len, Ordering::AcqRel);
+                }
             }
             Operation::Release { slot, generation } => self.release_slot(state, cell.agent, slot, generation),
             Operation::Nothing => {}

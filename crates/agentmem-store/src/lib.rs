@@ -5,6 +5,8 @@
 
 mod agents;
 mod arena;
+mod call;
+mod calls;
 mod claims;
 mod cold;
 mod collect;
@@ -24,6 +26,7 @@ mod index;
 mod ingest;
 mod ledger;
 mod lifetime;
+mod link;
 mod load;
 pub mod options;
 mod pack;
@@ -32,14 +35,17 @@ mod raw;
 mod read;
 mod reclaim;
 mod records;
+mod remote;
 mod ring;
 mod seal;
 mod segments;
+mod server;
 mod session;
 mod sessions;
 mod share;
 mod slots;
 mod smus;
+mod socket;
 mod splice;
 pub mod stats;
 mod store;
@@ -57,6 +63,7 @@ pub use read::StoredMessage;
 #[doc(hidden)]
 pub use ring::makes_sense;
 pub use segments::Segments;
+pub use server::Server;
 pub use store::{Agent, Smu, Store, View};
 #[cfg(feature = "faults")]
 pub use sys::faults;

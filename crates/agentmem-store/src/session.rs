@@ -1,18 +1,20 @@
 //! Sessions, as a process that puts and views has them.
 
 use crate::arena::{Arena, Shape};
+use crate::call::Call;
+use crate::calls::store::MapSegment;
 use crate::engine::Engine;
+use crate::link::Link;
+use crate::options::OnFull;
 use crate::raw::LARGE_BYTES;
 use crate::segments::Segments;
 use crate::slots::Slots;
-use crate::sys::ForkGuard;
+use crate::sys::{ForkGuard, Mapping};
 use agentmem_core::{Error, ErrorKind, Result};
 use std::sync::Arc;
 
-/// What handles need to put and to view without asking the engine.
+/// What handles need to put and to view without asking the engine, and the way to ask it.
 pub struct Session {
-    /// Who is asked for everything else.
-    pub engine: Arc<Engine>,
     /// Its number.
     pub number: u32,
     /// What it writes to.
@@ -21,15 +23,56 @@ pub struct Session {
     pub slots: Arc<Slots>,
     /// Mappings by number.
     pub segments: Arc<Segments>,
+    /// What a put does when the arena is full, unless it says otherwise.
+    pub on_full: OnFull,
+    /// The engine's budget.
+    pub memory_max_bytes: u64,
+    /// Who is asked for everything else.
+    pub link: Link,
     guard: ForkGuard,
 }
 
 impl Session {
     /// A session with an engine in the same process.
     pub fn embedded(engine: &Arc<Engine>, shape: Shape) -> Result<Self> {
-        let (number, arena) = engine.add_session(shape, true)?;
-        let (slots, segments) = (engine.slots.clone(), engine.segments.clone());
-        Ok(Session { engine: engine.clone(), number, arena, slots, segments, guard: ForkGuard::new()? })
+        let (number, arena) = engine.add_session(shape, std::process::id(), true)?;
+        Ok(Session {
+            number,
+            arena,
+            slots: engine.slots.clone(),
+            segments: engine.segments.clone(),
+            on_full: engine.options.on_full,
+            memory_max_bytes: engine.options.memory_max_bytes,
+            link: Link::Embedded(engine.clone()),
+            guard: ForkGuard::new()?,
+        })
+    }
+
+    /// One whose engine is reached over `link`, and whose tables were lent.
+    pub fn over(
+        link: Link,
+        number: u32,
+        arena: Arena,
+        slots: Slots,
+        segments: Arc<Segments>,
+        memory_max_bytes: u64,
+    ) -> Result<Self> {
+        Ok(Session {
+            number,
+            arena: Arc::new(arena),
+            slots: Arc::new(slots),
+            segments,
+            on_full: OnFull::Wait,
+            memory_max_bytes,
+            link,
+            guard: ForkGuard::new()?,
+        })
+    }
+
+    /// Asks the engine.
+    pub fn call<C: Call>(&self, call: C) -> Result<C::Answer> {
+        self.check_usable()?;
+        self.link.call(self.number, call)
     }
 
     /// Fails in a forked child, and after close.
@@ -38,7 +81,7 @@ impl Session {
         if !self.is_same_process() {
             return Err(Error::new(ErrorKind::ForkedChild, "this store"));
         }
-        self.engine.check_usable()
+        self.link.check_usable()
     }
 
     /// Whether the process is still the one that it was made in.
@@ -55,12 +98,23 @@ impl Session {
 
     /// Takes in what was published here.
     pub fn drain(&self) -> Result<()> {
-        self.engine.drain()
+        self.link.drain(self.number)
     }
 
     /// Whether all that was published is taken in.
     pub fn is_drained(&self) -> bool {
         let ring = &self.arena.ring;
         ring.is_drained_to(ring.head())
+    }
+
+    /// Maps what slot words call `segment`, if it is not mapped yet.
+    pub fn map(&self, segment: u32) -> Result<()> {
+        if let Link::Remote(remote) = &self.link {
+            let (facts, descriptor) = remote.call(&MapSegment { segment }, None)?;
+            let none = || Error::new(ErrorKind::Version, "the daemon's answer lacks a descriptor");
+            let mapping = Mapping::lent(descriptor.ok_or_else(none)?, facts.len_bytes as usize)?;
+            self.segments.adopt(segment, facts.incarnation, mapping)?;
+        }
+        Ok(())
     }
 }

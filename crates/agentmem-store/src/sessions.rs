@@ -5,7 +5,7 @@ use crate::claims::{Claim, Claims};
 use crate::ring::Given;
 use crate::smus::Smus;
 use agentmem_core::{Error, ErrorKind, Result};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// What the engine knows of one session.
@@ -13,8 +13,13 @@ use std::sync::Arc;
 pub struct SessionEntry {
     /// What they share.
     pub arena: Arc<Arena>,
-    /// Whether all of its ring counts, used or not: one whose puts must not have to ask for room.
-    counts_in_full: bool,
+    /// Its process.
+    pub pid: u32,
+    /// Whether that is the engine's own, which speaks for every agent, keeps what it is charged for by itself,
+    /// and whose ring counts in full, used or not: its puts must not have to ask for room.
+    pub is_embedded: bool,
+    /// Agents that it speaks for.
+    agents: HashSet<u32>,
     /// What each cell of the ring comes with. The cell says it too, but that is the session's to write.
     given: Vec<Given>,
     free_claims: Vec<u32>,
@@ -23,15 +28,37 @@ pub struct SessionEntry {
 
 impl SessionEntry {
     /// One whose cells come with slots of `smus`.
-    pub fn new(arena: Arc<Arena>, counts_in_full: bool, smus: &mut Smus) -> Result<Self> {
-        let (given, free_claims) = (Vec::new(), Vec::new());
-        let mut entry = SessionEntry { arena, counts_in_full, given, free_claims, next_claim: 0 };
+    pub fn new(arena: Arc<Arena>, pid: u32, is_embedded: bool, smus: &mut Smus) -> Result<Self> {
+        let (agents, given, free_claims) = (HashSet::new(), Vec::new(), Vec::new());
+        let mut entry = SessionEntry { arena, pid, is_embedded, agents, given, free_claims, next_claim: 0 };
         for cell in 0..entry.arena.ring.cell_count() {
             let given = Given { slot: smus.take_slot()?, claim: entry.take_claim()? };
             entry.arena.ring.give(cell, given);
             entry.given.push(given);
         }
         Ok(entry)
+    }
+
+    /// Whether the session may say what `agent` does.
+    pub fn speaks_for(&self, agent: u32) -> bool {
+        self.is_embedded || self.agents.contains(&agent)
+    }
+
+    /// It speaks for `agent` from now on.
+    pub fn add_agent(&mut self, agent: u32) {
+        if !self.is_embedded {
+            self.agents.insert(agent);
+        }
+    }
+
+    /// The agents that it speaks for, where they are not all.
+    pub fn agents(&self) -> impl Iterator<Item = u32> + '_ {
+        self.agents.iter().copied()
+    }
+
+    /// The slots that its cells came with and were not used for.
+    pub fn unused(&self) -> impl Iterator<Item = u32> + '_ {
+        self.given.iter().map(|given| given.slot)
     }
 
     /// What `cell` comes with.
@@ -65,11 +92,13 @@ impl SessionEntry {
 
     fn planned_bytes(&self) -> u64 {
         let ring = &self.arena.ring;
-        if self.counts_in_full { ring.capacity_bytes() } else { ring.resident_bytes() }
+        if self.is_embedded { ring.capacity_bytes() } else { ring.resident_bytes() }
     }
 
     fn table_bytes(&self) -> u64 {
-        (self.given.capacity() * size_of::<Given>() + self.free_claims.capacity() * 4) as u64 + 256
+        (self.given.capacity() * size_of::<Given>() + self.free_claims.capacity() * 4 + self.agents.capacity() * 8)
+            as u64
+            + 256
     }
 }
 
@@ -109,6 +138,11 @@ impl Sessions {
     /// Arenas by session.
     pub fn arenas(&self) -> Vec<(u32, Arc<Arena>)> {
         self.by_number.iter().map(|(&number, entry)| (number, entry.arena.clone())).collect()
+    }
+
+    /// Session `number`.
+    pub fn get(&self, number: u32) -> Option<&SessionEntry> {
+        self.by_number.get(&number)
     }
 
     /// Session `number`.

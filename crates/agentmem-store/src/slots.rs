@@ -23,12 +23,21 @@ pub struct Slots {
 }
 
 impl Slots {
-    /// `count` fresh slots; the table takes memory as slots are used.
-    pub fn new(count: usize) -> Result<Self> {
-        Ok(Slots {
-            places: Words::new("agentmem-slots", count)?,
-            generations: Words::new("agentmem-generations", count)?,
-        })
+    /// `count` fresh slots, of an engine that `lends` its memory or does not; the table takes memory as slots
+    /// are used.
+    pub fn new(count: usize, lends: bool) -> Result<Self> {
+        let places = Words::kept("agentmem-slots", count, lends)?;
+        Ok(Slots { places, generations: Words::kept("agentmem-generations", count, lends)? })
+    }
+
+    /// The table of another process's engine.
+    pub fn lent(places: Words, generations: Words) -> Self {
+        Slots { places, generations }
+    }
+
+    /// The words that other processes read: places and generations.
+    pub fn words(&self) -> [&Words; 2] {
+        [&self.places, &self.generations]
     }
 
     /// Where `slot` is. If the answer is `Hot` and a claim on it was pinned before, the bytes stay there.
@@ -67,7 +76,7 @@ mod loom_tests {
     use loom::thread;
 
     fn tables() -> Arc<(Slots, ClaimTable)> {
-        Arc::new((Slots::new(1).unwrap(), ClaimTable::over(Words::new("claims", 1).unwrap())))
+        Arc::new((Slots::new(1, false).unwrap(), ClaimTable::over(Words::new("claims", 1).unwrap())))
     }
 
     /// A handle whose content went, and whose slot holds something else by now, does not take that

@@ -4,9 +4,11 @@ use crate::engine::{Engine, State};
 use crate::smus::Packed;
 use crate::sys;
 use agentmem_core::{AgentState, Error, ErrorKind, Kind, Result};
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 
 /// Figures of one kind.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KindStats {
     /// Contents or messages held.
     pub count: u64,
@@ -21,7 +23,7 @@ pub struct KindStats {
 }
 
 /// Figures of the whole store, in bytes unless the name says otherwise.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Stats {
     /// Registered agents.
     pub agents: u64,
@@ -62,13 +64,13 @@ pub struct Stats {
     /// Contents and tails that are hot, frames that are in RAM, frames that are on SSD only.
     pub tier_counts: [u64; 3],
     /// Counters.
-    pub counters: Vec<(&'static str, u64)>,
+    pub counters: Vec<(Cow<'static, str>, u64)>,
     /// Name of the policy.
     pub policy: String,
 }
 
 /// Figures of one agent.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AgentStats {
     /// Its name.
     pub name: String,

@@ -4,9 +4,9 @@
 //! the array lies in a mapping; under loom it is a vector of loom's atomics.
 
 #[cfg(loom)]
-pub use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+pub use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 #[cfg(not(loom))]
-pub use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+pub use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 
 /// A counter outside of every protocol, with a `const` constructor that loom's lacks.
 #[cfg(feature = "faults")]
@@ -18,6 +18,7 @@ mod words {
     use crate::sys::Mapping;
     use agentmem_core::Result;
     use std::ops::Deref;
+    use std::os::fd::OwnedFd;
     use std::sync::Arc;
 
     /// Shared 64-bit words, zero at first.
@@ -25,8 +26,7 @@ mod words {
     pub struct Words {
         start: *const AtomicU64,
         count: usize,
-        /// Keeps the memory.
-        _mapping: Arc<Mapping>,
+        mapping: Arc<Mapping>,
     }
 
     // SAFETY: all access is atomic, and the mapping stays while this does.
@@ -40,11 +40,26 @@ mod words {
             Ok(Self::within(&Arc::new(Mapping::memfd(name, count * 8)?), 0, count))
         }
 
+        /// The same, whose descriptor is kept where it `lends`.
+        pub fn kept(name: &str, count: usize, lends: bool) -> Result<Self> {
+            if !lends {
+                return Self::new(name, count);
+            }
+            let mapping = Mapping::writable(name, count * 8)?;
+            mapping.fix_len()?;
+            Ok(Self::within(&Arc::new(mapping), 0, count))
+        }
+
+        /// A descriptor for reading them, for another process.
+        pub fn lend(&self) -> Result<OwnedFd> {
+            self.mapping.read_only()
+        }
+
         /// `count` words of `mapping`, from `offset_bytes` on.
         pub fn within(mapping: &Arc<Mapping>, offset_bytes: usize, count: usize) -> Self {
             assert!(offset_bytes.is_multiple_of(8) && offset_bytes + count * 8 <= mapping.len());
             let start = mapping.as_ptr().wrapping_add(offset_bytes).cast();
-            Words { start, count, _mapping: mapping.clone() }
+            Words { start, count, mapping: mapping.clone() }
         }
     }
 
@@ -66,6 +81,7 @@ mod words {
     use crate::sys::Mapping;
     use agentmem_core::Result;
     use std::ops::Deref;
+    use std::os::fd::OwnedFd;
     use std::sync::Arc;
 
     /// Words as loom wants them.
@@ -76,6 +92,16 @@ mod words {
         /// `count` words.
         pub fn new(_name: &str, count: usize) -> Result<Self> {
             Ok(Words((0..count).map(|_| AtomicU64::new(0)).collect()))
+        }
+
+        /// `count` words, which loom lends to nobody.
+        pub fn kept(name: &str, count: usize, _lends: bool) -> Result<Self> {
+            Self::new(name, count)
+        }
+
+        /// There are no other processes under loom.
+        pub fn lend(&self) -> Result<OwnedFd> {
+            unreachable!("loom has one process")
         }
 
         /// `count` words, wherever loom keeps them.
