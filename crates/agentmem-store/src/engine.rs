@@ -46,6 +46,8 @@ const HEAP_ADDRESS_BYTES_MAX: u64 = 1 << 40;
 const TRIM_TICKS: u32 = 8;
 /// The engine looks around this often even when nobody wakes it.
 pub const TICK_MS: i32 = 250;
+/// How much longer it pauses between two looks for each session that there is.
+const LOOK_PAUSE_US: u64 = 10;
 /// How long the engine keeps polling after the last operation before it sleeps until rung.
 const NAP_MS: u64 = 20;
 
@@ -142,6 +144,8 @@ pub struct State {
 pub struct Engine {
     /// How it was opened.
     pub options: Options,
+    /// Budget for everything in RAM.
+    memory_max_bytes: AtomicU64,
     /// Ids of this trust domain.
     pub key: DomainKey,
     /// Mappings by number.
@@ -234,6 +238,7 @@ impl Engine {
             cold.as_ref().expect("a ledger has files beside it").adopt(places)?;
         }
         Ok(Engine {
+            memory_max_bytes: AtomicU64::new(options.memory_max_bytes),
             key,
             slots,
             arenas: RwLock::new(Arc::new([])),
@@ -399,7 +404,18 @@ impl Engine {
     /// What may be planned for: the budget less what an allocator and jobs under way take beside
     /// what is counted.
     pub fn budget_bytes(&self) -> u64 {
-        self.options.memory_max_bytes - self.options.memory_max_bytes / UNCOUNTED_SHARE
+        let max = self.memory_max_bytes();
+        max - max / UNCOUNTED_SHARE
+    }
+
+    /// The budget.
+    pub fn memory_max_bytes(&self) -> u64 {
+        self.memory_max_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Changes it, where several engines share one.
+    pub fn set_memory_max_bytes(&self, bytes: u64) {
+        self.memory_max_bytes.store(bytes, Ordering::Relaxed);
     }
 
     /// RAM that the engine takes, everything included.
@@ -535,7 +551,9 @@ impl Engine {
             } else if blocked || now_ms >= busy_ms + NAP_MS {
                 self.sleep(TICK_MS);
             } else {
-                std::thread::sleep(std::time::Duration::from_millis(1));
+                // A look at everyone's ring costs something, so many are looked at less often.
+                let pause_us = 1000 + self.arenas().len() as u64 * LOOK_PAUSE_US;
+                std::thread::sleep(std::time::Duration::from_micros(pause_us));
             }
         }
     }

@@ -15,6 +15,7 @@ mod conversation;
 mod counters;
 mod dense;
 mod dirty;
+mod domains;
 mod engine;
 mod flush;
 mod folder;
@@ -56,6 +57,7 @@ pub mod verify;
 
 pub use cold::{Cold, DiskPlace};
 pub use conversation::Conversation;
+pub use domains::{Domain, Domains};
 pub use heap::{Extent, Heap};
 pub use options::{OnFull, Options};
 pub use read::StoredMessage;

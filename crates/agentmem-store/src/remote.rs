@@ -10,6 +10,7 @@ use crate::calls::agent::ConversationFacts;
 use crate::calls::store::{AgentFacts, LeaveLarge};
 use crate::engine::ConversationShared;
 use crate::link::Link;
+use crate::options::OnFull;
 use crate::segments::Segments;
 use crate::session::Session;
 use crate::slots::{SLOTS_MAX, Slots};
@@ -39,11 +40,13 @@ pub const JOIN: u16 = 0xFF01;
 /// The session ends, and its agents wait to be taken up again.
 pub const GOODBYE: u16 = 0xFF02;
 
-/// The first thing that a process says.
+/// The first thing that a process says, behind its [`VERSION`].
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Hello {
-    /// See [`VERSION`].
-    pub version: u32,
+    /// The trust domain; empty for the user's own.
+    pub domain: String,
+    /// What it takes to enter it.
+    pub token: Vec<u8>,
 }
 
 /// What it is told. With it come descriptors: the arena, what wakes the engine, places, generations and
@@ -67,9 +70,7 @@ pub struct Welcome {
 /// The first thing that is said on a further connection.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Join {
-    /// The session.
-    pub session: u32,
-    /// Its secret.
+    /// The secret of the session.
     pub secret: [u8; 16],
 }
 
@@ -106,13 +107,16 @@ fn encoded(value: &impl Serialize) -> Vec<u8> {
     postcard::to_allocvec(value).expect("plain values are encoded in memory")
 }
 
-/// A session with the daemon that listens at `path`.
+/// A session with the daemon that listens at `path`, in the trust domain `domain` that `token` opens, or the
+/// user's own; its puts do `on_full` when its arena is full.
 ///
 /// # Errors
 /// `Unreachable` where nobody listens, `Version` where another version does, and what it refuses.
-pub fn connect(path: &Path) -> Result<Session> {
+pub fn connect(path: &Path, domain: Option<(&str, &[u8])>, on_full: OnFull) -> Result<Session> {
     let first = dial(path)?;
-    let answer = exchange(&first, HELLO, &encoded(&Hello { version: VERSION }), &[])?;
+    let (domain, token) = domain.unwrap_or_default();
+    let hello = Hello { domain: domain.to_owned(), token: token.to_vec() };
+    let answer = exchange(&first, HELLO, &encoded(&(VERSION, hello)), &[])?;
     let version = || Error::new(ErrorKind::Version, "the daemon's welcome");
     let welcome: Welcome = postcard::from_bytes(&answer.body).map_err(|_| version())?;
     let lent: [OwnedFd; 5] = answer.descriptors.try_into().map_err(|_| version())?;
@@ -127,14 +131,14 @@ pub fn connect(path: &Path) -> Result<Session> {
     let segments = Segments::lent(words(incarnations, SEGMENTS_MAX as usize)?)?;
     let remote = Remote {
         path: path.into(),
-        join: Join { session, secret },
+        join: Join { secret },
         first,
         idle: Mutex::default(),
         agents: Mutex::default(),
         conversations: Mutex::default(),
         is_closed: AtomicBool::new(false),
     };
-    Session::over(Link::Remote(remote), session, arena, slots, segments, memory_max_bytes)
+    Session::over(Link::Remote(remote), session, arena, slots, segments, on_full, memory_max_bytes)
 }
 
 impl Remote {

@@ -2,10 +2,11 @@
 
 use crate::arena::Shape;
 use crate::call::{self, Caller};
+use crate::domains::{Domain, Domains};
 use crate::engine::Engine;
 use crate::remote::{GOODBYE, HELLO, Hello, JOIN, Join, VERSION, Welcome};
 use crate::socket::{self, Message};
-use crate::sync::{AtomicUsize, Ordering};
+use crate::sync::{AtomicBool, AtomicUsize, Ordering};
 use crate::sys;
 use agentmem_core::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
@@ -23,24 +24,52 @@ const STACK_BYTES: usize = 256 << 10;
 /// What a session of another process is given: small, since there may be thousands.
 const SHAPE: Shape = Shape { cells: 1 << 10, data_bytes: 4 << 20, claims: 1 << 20 };
 
-/// Serves an engine to other processes of the same user.
+/// Serves trust domains to other processes of the same user.
 pub struct Server {
-    engine: Arc<Engine>,
-    secrets: Mutex<HashMap<u32, [u8; 16]>>,
+    domains: Domains,
+    sessions: Mutex<HashMap<[u8; 16], (Arc<Domain>, u32)>>,
     connections: AtomicUsize,
+    is_over: AtomicBool,
+}
+
+/// A connection whose process is known.
+struct Known {
+    domain: Arc<Domain>,
+    session: u32,
+    /// What the session's first connection was given; a further one has none.
+    secret: Option<[u8; 16]>,
 }
 
 impl Server {
-    /// One for `engine`, which must have been opened to lend its memory.
-    pub fn new(engine: Arc<Engine>) -> Arc<Self> {
-        assert!(engine.options.lends, "an engine that is served lends its memory");
-        Arc::new(Server { engine, secrets: Mutex::default(), connections: AtomicUsize::new(0) })
+    /// One for `domains`.
+    pub fn new(domains: Domains) -> Arc<Self> {
+        let (connections, is_over) = (AtomicUsize::new(0), AtomicBool::new(false));
+        Arc::new(Server { domains, sessions: Mutex::default(), connections, is_over })
     }
 
-    /// Accepts connections until the engine is closed and one more arrives.
+    /// What it serves.
+    pub fn domains(&self) -> &Domains {
+        &self.domains
+    }
+
+    /// Deals the budget out every quarter of a second, until [`Self::stop`].
+    pub fn govern(&self) {
+        while !self.is_over.load(Ordering::Acquire) {
+            self.domains.govern();
+            std::thread::sleep(std::time::Duration::from_millis(250));
+        }
+    }
+
+    /// Ends: what can be made durable is, and sessions that are left are told that it is closed.
+    pub fn stop(&self) -> Result<()> {
+        self.is_over.store(true, Ordering::Release);
+        self.domains.close()
+    }
+
+    /// Accepts connections until [`Self::stop`], and one more after it.
     pub fn run(self: &Arc<Self>, listener: &UnixListener) -> Result<()> {
         for stream in listener.incoming() {
-            if self.engine.is_closed() {
+            if self.is_over.load(Ordering::Acquire) {
                 return Ok(());
             }
             match stream {
@@ -79,85 +108,89 @@ impl Server {
             JOIN => self.joined(stream, &first),
             number => Err(Error::new(ErrorKind::Version, format!("call {number} before a hello"))),
         };
-        match begun {
-            Ok((session, is_first)) => {
-                let said_goodbye = self.answer_all(stream, session);
-                if is_first {
-                    self.secrets.lock().remove(&session);
-                    self.engine.end_session(session, said_goodbye);
-                }
-                if said_goodbye {
-                    let _ = socket::send(stream, 0, &[], &[]);
-                }
-            }
-            Err(error) => drop(refuse(stream, &error)),
+        let known = match begun {
+            Ok(known) => known,
+            Err(error) => return drop(refuse(stream, &error)),
+        };
+        let Ok(engine) = known.domain.store.engine() else { return };
+        let said_goodbye = answer_all(stream, engine, known.session);
+        if let Some(secret) = known.secret {
+            self.sessions.lock().remove(&secret);
+            engine.end_session(known.session, said_goodbye);
+        }
+        if said_goodbye {
+            let _ = socket::send(stream, 0, &[], &[]);
         }
     }
 
-    fn welcome(&self, stream: &UnixStream, message: &Message) -> Result<(u32, bool)> {
+    fn welcome(&self, stream: &UnixStream, message: &Message) -> Result<Known> {
         let malformed = |_| Error::new(ErrorKind::Version, "a hello");
-        let hello: Hello = postcard::from_bytes(&message.body).map_err(malformed)?;
-        if hello.version != VERSION {
-            let what = format!("protocol {} (the daemon has {VERSION})", hello.version);
+        // The version comes first, so that a hello of any version says at least that.
+        let (version, rest) = postcard::take_from_bytes::<u32>(&message.body).map_err(malformed)?;
+        if version != VERSION {
+            let what = format!("protocol {version} (the daemon has {VERSION})");
             return Err(Error::new(ErrorKind::Version, what));
         }
+        let hello: Hello = postcard::from_bytes(rest).map_err(malformed)?;
         let peer = sys::peer(stream)?;
         if peer.uid != sys::own_uid() {
             return Err(Error::new(ErrorKind::PermissionDenied, format!("user {} at this daemon", peer.uid)));
         }
+        let domain = self.domains.enter(&hello.domain, &hello.token)?;
+        let engine = domain.store.engine()?;
         let secret: [u8; 16] = sys::random()?;
-        let (session, lent) = self.engine.lend_session(SHAPE, peer.pid)?;
-        self.secrets.lock().insert(session, secret);
+        let (session, lent) = engine.lend_session(SHAPE, peer.pid)?;
         let welcome = Welcome {
             session,
             secret,
             cells: SHAPE.cells as u32,
             data_bytes: SHAPE.data_bytes as u64,
             claims: SHAPE.claims as u32,
-            memory_max_bytes: self.engine.options.memory_max_bytes,
+            memory_max_bytes: engine.memory_max_bytes(),
         };
+        self.sessions.lock().insert(secret, (domain.clone(), session));
         let body = postcard::to_allocvec(&welcome).expect("plain values are encoded in memory");
         let descriptors: Vec<_> = lent.iter().map(AsFd::as_fd).collect();
-        if socket::send(stream, 0, &body, &descriptors).is_err() {
-            self.secrets.lock().remove(&session);
-            self.engine.end_session(session, false);
-            return Err(Error::new(ErrorKind::Unreachable, "the session"));
+        if let Err(error) = socket::send(stream, 0, &body, &descriptors) {
+            self.sessions.lock().remove(&secret);
+            engine.end_session(session, false);
+            return Err(socket::gone(error));
         }
-        Ok((session, true))
+        Ok(Known { domain, session, secret: Some(secret) })
     }
 
-    fn joined(&self, stream: &UnixStream, message: &Message) -> Result<(u32, bool)> {
+    fn joined(&self, stream: &UnixStream, message: &Message) -> Result<Known> {
         let malformed = |_| Error::new(ErrorKind::Version, "a join");
         let join: Join = postcard::from_bytes(&message.body).map_err(malformed)?;
-        if self.secrets.lock().get(&join.session) != Some(&join.secret) {
-            return Err(Error::new(ErrorKind::PermissionDenied, format!("session {}", join.session)));
-        }
+        let known = self.sessions.lock().get(&join.secret).cloned();
+        let denied = || Error::new(ErrorKind::PermissionDenied, "a session");
+        let (domain, session) = known.ok_or_else(denied)?;
         socket::send(stream, 0, &[], &[]).map_err(socket::gone)?;
-        Ok((join.session, false))
+        Ok(Known { domain, session, secret: None })
     }
+}
 
-    /// Answers calls until the other side hangs up or breaks the protocol; returns whether it said goodbye.
-    fn answer_all(&self, stream: &UnixStream, session: u32) -> bool {
-        while let Ok(Some(message)) = socket::receive(stream, CALL_BYTES_MAX) {
-            if message.number == GOODBYE {
-                return true;
-            }
-            let Message { number, body, mut descriptors } = message;
-            let mut caller = Caller { engine: &self.engine, session, descriptor: descriptors.pop() };
-            let sent = match call::answer(&mut caller, number, &body) {
-                Ok(body) => {
-                    let lent: Option<OwnedFd> = caller.descriptor.take();
-                    let lent: Vec<_> = lent.iter().map(AsFd::as_fd).collect();
-                    socket::send(stream, 0, &body, &lent)
-                }
-                Err(error) => refuse(stream, &error),
-            };
-            if sent.is_err() {
-                return false;
-            }
+/// Answers calls until the other side hangs up or breaks the protocol; returns whether it said goodbye.
+fn answer_all(stream: &UnixStream, engine: &Arc<Engine>, session: u32) -> bool {
+    while let Ok(Some(message)) = socket::receive(stream, CALL_BYTES_MAX) {
+        if message.number == GOODBYE {
+            return true;
         }
-        false
+        let Message { number, body, mut descriptors } = message;
+        let mut caller = Caller { engine, session, descriptor: descriptors.pop() };
+        let sent = match call::answer(&mut caller, number, &body) {
+            Ok(body) => {
+                let lent: Option<OwnedFd> = caller.descriptor.take();
+                let lent: Vec<_> = lent.iter().map(AsFd::as_fd).collect();
+                socket::send(stream, 0, &body, &lent)
+            }
+            Err(error) => refuse(stream, &error),
+        };
+        if sent.is_err() {
+            return false;
+        }
     }
+    false
 }
 
 fn refuse(stream: &UnixStream, error: &Error) -> std::io::Result<()> {

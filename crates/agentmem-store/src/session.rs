@@ -25,7 +25,7 @@ pub struct Session {
     pub segments: Arc<Segments>,
     /// What a put does when the arena is full, unless it says otherwise.
     pub on_full: OnFull,
-    /// The engine's budget.
+    /// The engine's budget when the session began.
     pub memory_max_bytes: u64,
     /// Who is asked for everything else.
     pub link: Link,
@@ -42,7 +42,7 @@ impl Session {
             slots: engine.slots.clone(),
             segments: engine.segments.clone(),
             on_full: engine.options.on_full,
-            memory_max_bytes: engine.options.memory_max_bytes,
+            memory_max_bytes: engine.memory_max_bytes(),
             link: Link::Embedded(engine.clone()),
             guard: ForkGuard::new()?,
         })
@@ -55,6 +55,7 @@ impl Session {
         arena: Arena,
         slots: Slots,
         segments: Arc<Segments>,
+        on_full: OnFull,
         memory_max_bytes: u64,
     ) -> Result<Self> {
         Ok(Session {
@@ -62,7 +63,7 @@ impl Session {
             arena: Arc::new(arena),
             slots: Arc::new(slots),
             segments,
-            on_full: OnFull::Wait,
+            on_full,
             memory_max_bytes,
             link,
             guard: ForkGuard::new()?,

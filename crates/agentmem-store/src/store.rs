@@ -16,7 +16,6 @@ use crate::link::Link;
 use crate::options::{OnFull, Options};
 use crate::remote;
 use crate::ring::{CELLS, Full, Given, Operation};
-use crate::server::Server;
 use crate::session::Session;
 use crate::slots::SLOTS_MAX;
 use crate::stats::{AgentStats, Stats};
@@ -83,9 +82,10 @@ impl Store {
         Ok(Store { session, held: Mutex::new(Some(Held { thread, folder })), path })
     }
 
-    /// A session with the daemon that listens at `path`, with the same face.
-    pub fn connect(path: &Path) -> Result<Self> {
-        let session = Arc::new(remote::connect(path)?);
+    /// A session with the daemon that listens at `path`, with the same face: in the trust domain that is named
+    /// and opened by its token, or in the user's own.
+    pub fn connect(path: &Path, domain: Option<(&str, &[u8])>, on_full: OnFull) -> Result<Self> {
+        let session = Arc::new(remote::connect(path, domain, on_full)?);
         Ok(Store { session, held: Mutex::new(None), path: None })
     }
 
@@ -96,7 +96,7 @@ impl Store {
 
     /// The budget.
     pub fn memory_max_bytes(&self) -> u64 {
-        self.session.memory_max_bytes
+        self.engine().map_or(self.session.memory_max_bytes, |engine| engine.memory_max_bytes())
     }
 
     /// Registers an agent, or takes up the one of that name that a reopened store knows. `pid` is
@@ -180,11 +180,23 @@ impl Store {
         }
     }
 
-    /// What serves this store to other processes. It must have been opened to lend its memory.
-    pub fn server(&self) -> Result<Arc<Server>> {
+    /// The engine, where it is in this process.
+    pub(crate) fn engine(&self) -> Result<&Arc<Engine>> {
         match &self.session.link {
-            Link::Embedded(engine) if engine.options.lends => Ok(Server::new(engine.clone())),
-            _ => Err(Error::new(ErrorKind::Unsupported, "serving this store")),
+            Link::Embedded(engine) => Ok(engine),
+            Link::Remote(_) => Err(Error::new(ErrorKind::Unsupported, "the engine of another process")),
+        }
+    }
+
+    /// What it cannot do without: its budget should not be less. 0 for a daemon's.
+    pub(crate) fn needed_bytes(&self) -> u64 {
+        self.engine().map_or(0, |engine| engine.needed_bytes(&engine.lock()))
+    }
+
+    /// Changes the budget.
+    pub(crate) fn set_memory_max_bytes(&self, bytes: u64) {
+        if let Ok(engine) = self.engine() {
+            engine.set_memory_max_bytes(bytes);
         }
     }
 }

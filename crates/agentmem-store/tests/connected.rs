@@ -4,31 +4,44 @@ mod common;
 
 use agentmem_core::frame::Meta;
 use agentmem_core::{ErrorKind, Kind};
-use agentmem_store::{Agent, OnFull, Options, Store};
+use agentmem_store::{Agent, Domain, Domains, OnFull, Server, Store};
 use common::options;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-/// A daemon on a thread, with the socket to reach it.
+/// A daemon on threads of this process, with the socket to reach it.
 struct Daemon {
-    store: Store,
+    server: Arc<Server>,
     _folder: tempfile::TempDir,
     socket: PathBuf,
 }
 
 impl Daemon {
     fn start(memory_max_bytes: u64) -> Daemon {
-        let store = Store::open(Options { lends: true, ..options(memory_max_bytes) }).unwrap();
+        let domains = Domains::new(memory_max_bytes, Box::new(|_| Ok(options(16 << 20)))).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("agentmem.sock");
         let listener = UnixListener::bind(&socket).unwrap();
-        let server = store.server().unwrap();
-        std::thread::spawn(move || server.run(&listener));
-        Daemon { store, _folder: folder, socket }
+        let server = Server::new(domains);
+        for governs in [true, false] {
+            let (server, listener) = (server.clone(), listener.try_clone().unwrap());
+            std::thread::spawn(move || if governs { server.govern() } else { server.run(&listener).unwrap() });
+        }
+        Daemon { server, _folder: folder, socket }
     }
 
     fn connect(&self) -> Store {
-        Store::connect(&self.socket).unwrap()
+        Store::connect(&self.socket, None, OnFull::Wait).unwrap()
+    }
+
+    fn enter(&self, domain: &str, token: &str) -> agentmem_core::Result<Store> {
+        Store::connect(&self.socket, Some((domain, token.as_bytes())), OnFull::Wait)
+    }
+
+    /// The user's own domain, as the daemon sees it.
+    fn own(&self) -> Arc<Domain> {
+        self.server.domains().enter("", b"").unwrap()
     }
 
     fn agent(&self, session: &Store, name: &str) -> Agent {
@@ -38,7 +51,7 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        self.store.close().unwrap();
+        self.server.stop().unwrap();
         // The server looks up when somebody calls.
         let _ = std::os::unix::net::UnixStream::connect(&self.socket);
     }
@@ -86,7 +99,7 @@ fn demoted_content_comes_back_for_who_looks() {
             assert_eq!(smu.view().unwrap().bytes(), bytes);
         }
     }
-    assert!(daemon.store.verify().unwrap().damaged.is_empty());
+    assert!(daemon.own().store.verify().unwrap().damaged.is_empty());
 }
 
 #[test]
@@ -131,7 +144,8 @@ fn a_session_that_ends_without_goodbye_gives_everything_back() {
         // As a process does that is killed: no goodbye, and its descriptors are closed.
         lost.abandon();
     }
-    let is_over = || daemon.store.agents().unwrap() == ["keeper"] && daemon.store.stats().unwrap().smus == 1;
+    let is_over =
+        || daemon.own().store.agents().unwrap() == ["keeper"] && daemon.own().store.stats().unwrap().smus == 1;
     for _ in 0..200 {
         if is_over() {
             break;
@@ -198,4 +212,59 @@ fn many_threads_of_one_session_call_at_once() {
             });
         }
     });
+}
+
+#[test]
+fn domains_know_nothing_of_each_other() {
+    let daemon = Daemon::start(256 << 20);
+    let secret = "a token of tenant one";
+    let (own, one) = (daemon.connect(), daemon.enter("one", secret).unwrap());
+    let two = daemon.enter("two", "a token of tenant two").unwrap();
+    for wrong in ["a token of tenant two", "short", ""] {
+        assert!(daemon.enter("one", wrong).is_err(), "{wrong:?}");
+    }
+    assert_eq!(daemon.enter("one", "a token of tenant two").err().unwrap().kind(), ErrorKind::PermissionDenied);
+    let bytes = content(1, 100_000);
+    let put = |store: &Store| {
+        let agent = daemon.agent(store, "agent");
+        let smu = agent.put(&bytes, Kind::SystemPrompt, Some("prompt"), 50, OnFull::Wait).unwrap();
+        (agent, smu)
+    };
+    let held: Vec<_> = [&own, &one, &two].map(put).into_iter().collect();
+    // The same content has another id in each, and is shared with nobody.
+    let ids: Vec<_> = held.iter().map(|(_, smu)| smu.id().unwrap()).collect();
+    assert!(ids[0] != ids[1] && ids[1] != ids[2] && ids[0] != ids[2]);
+    for (agent, smu) in &held {
+        assert_eq!(smu.shared_by().unwrap(), 1);
+        let others = ids.iter().filter(|&&id| id != smu.id().unwrap());
+        for id in others {
+            assert_eq!(agent.attach_id(id).err().unwrap().kind(), ErrorKind::NotFound);
+        }
+    }
+    assert_eq!(daemon.enter("one", secret).unwrap().agents().unwrap(), ["agent"]);
+    assert_eq!(two.stats().unwrap().smus, 1);
+}
+
+#[test]
+fn domains_share_one_budget() {
+    let daemon = Daemon::start(128 << 20);
+    let stores = ["a", "b", "c"].map(|name| daemon.enter(name, "the same token for all").unwrap());
+    for store in &stores {
+        let agent = daemon.agent(store, "agent");
+        for number in 0..60 {
+            let bytes = common::noise(number, 1 << 20);
+            agent.put(&bytes, Kind::ToolResult, None, 50, OnFull::Wait).unwrap();
+        }
+    }
+    let resident = || -> u64 {
+        let all = daemon.server.domains().all();
+        all.iter().map(|(_, domain)| domain.store.stats().unwrap().resident_bytes).sum()
+    };
+    for _ in 0..100 {
+        if resident() <= 128 << 20 {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    assert!(resident() <= 128 << 20, "{}", resident());
 }
