@@ -19,8 +19,9 @@ macro_rules! calls {
             }
         }
 
+        /// All of them.
         #[cfg(test)]
-        const NUMBERS: &[u16] = &[$(<$call as crate::call::Call>::NUMBER),+];
+        pub const NUMBERS: &[u16] = &[$(<$call as crate::call::Call>::NUMBER),+];
     };
 }
 

@@ -28,6 +28,7 @@ use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use crate::sys::{self, EventFd};
 use crate::tree::Tree;
 use agentmem_core::codec::{Compressor, Decompressor};
+use agentmem_core::place::Place;
 use agentmem_core::policy::Policy;
 use agentmem_core::{DomainKey, Error, ErrorKind, Result};
 use parking_lot::{Mutex, MutexGuard, RwLock};
@@ -46,6 +47,8 @@ const HEAP_ADDRESS_BYTES_MAX: u64 = 1 << 40;
 const TRIM_TICKS: u32 = 8;
 /// The engine looks around this often even when nobody wakes it.
 pub const TICK_MS: i32 = 250;
+/// Operations taken in between two chances for others to take the lock.
+const BATCH: usize = 256;
 /// How much longer it pauses between two looks for each session that there is.
 const LOOK_PAUSE_US: u64 = 10;
 /// How long the engine keeps polling after the last operation before it sleeps until rung.
@@ -293,6 +296,8 @@ impl Engine {
         let mut state = self.lock();
         let state = &mut *state;
         let entry = SessionEntry::new(arena.clone(), pid, is_embedded, &mut state.smus)?;
+        // Slots that were used before say so until they are put to.
+        entry.unused().for_each(|slot| self.slots.relocate(slot, Place::Fresh));
         let number = state.sessions.insert(entry);
         *self.arenas.write() = state.sessions.arenas().into();
         // An engine that sleeps does not listen to it yet.
@@ -487,15 +492,18 @@ impl Engine {
         self.arenas().iter().filter(waits).fold(Ok(()), drained)
     }
 
-    /// The same for what one session published.
+    /// The same for what one session published: no more than its ring holds, as it may go on publishing.
     pub fn drain_session(&self, session: u32, arena: &Arena) -> Result<()> {
         let head = arena.ring.head();
         let mut is_refused = self.is_full() && self.make_room(0).is_err();
-        loop {
+        let mut left = arena.ring.cell_count().div_ceil(BATCH) + 1;
+        while left > 0 {
             let mut state = self.lock();
-            match self.ingest(&mut state, session, 256, is_refused) {
-                Ingest::Empty if !arena.ring.is_drained_to(head) => {
-                    // Another thread is copying what it put before; ours is behind that.
+            let is_embedded = state.sessions.get(session).is_some_and(|entry| entry.is_embedded);
+            match self.ingest(&mut state, session, BATCH, is_refused) {
+                // Another thread is copying what it put before; ours is behind that. A session of another
+                // process sees to that itself: this one does not wait for anybody.
+                Ingest::Empty if is_embedded && !arena.ring.is_drained_to(head) => {
                     drop(state);
                     std::thread::yield_now();
                 }
@@ -504,7 +512,10 @@ impl Engine {
                     return Err(Error::new(ErrorKind::OutOfMemory, "this store"));
                 }
                 Ingest::Empty => return Ok(()),
-                Ingest::More => MutexGuard::unlock_fair(state),
+                Ingest::More => {
+                    left -= 1;
+                    MutexGuard::unlock_fair(state);
+                }
                 Ingest::NoRoom { bytes } => {
                     drop(state);
                     is_refused = self.make_room(bytes).is_err();
@@ -513,6 +524,7 @@ impl Engine {
                 Ingest::NoSlot => return Err(Error::new(ErrorKind::LimitReached, format!("{SLOTS_MAX} slots"))),
             }
         }
+        Ok(())
     }
 
     /// The state, after as much as possible of what the caller published before was taken in.

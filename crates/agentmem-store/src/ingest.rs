@@ -1,5 +1,6 @@
 //! From the ring into tables: what an agent published becomes content and messages.
 
+use crate::calls::store::check_name;
 use crate::claims::{Claim, Claims};
 use crate::engine::{Engine, Ingest, State};
 use crate::raw::Raw;
@@ -130,10 +131,11 @@ impl Engine {
                 let given = state.sessions.get_mut(session).expect("it is drained").given(cell.cell);
                 let claim = Claim { session, index: given.claim };
                 self.add_smu(state, cell.agent, given.slot, claim, (kind, importance), raw, now_ms);
-                if let Ok(name) = std::str::from_utf8(name)
-                    && !name.is_empty()
+                // A copy: what lies in the ring can change under our eyes.
+                if let Ok(name) = String::from_utf8(name.to_vec())
+                    && check_name(&name).is_ok()
                 {
-                    state.smus.name_later(name, given.slot);
+                    state.smus.name_later(&name, given.slot);
                 }
             }
             Operation::Append { conversation, meta, key } => {

@@ -23,6 +23,8 @@ mod frames;
 mod free;
 mod handle;
 mod heap;
+#[cfg(all(test, not(loom)))]
+mod hostile;
 mod index;
 mod ingest;
 mod ledger;

@@ -12,7 +12,7 @@
 //! The engine takes nothing on trust: what it reads from a cell is checked against the ring.
 
 use crate::ranges::Range;
-use crate::sync::{Ordering, Words, fence};
+use crate::sync::{AtomicU64, Ordering, Words, fence};
 use crate::sys::{EventFd, Mapping, PAGE_BYTES};
 use agentmem_core::frame::Meta;
 use agentmem_core::place::UNIT_BYTES;
@@ -134,6 +134,8 @@ pub struct Ring {
     data_at: usize,
     data_units: u64,
     bell: Mutex<Option<Arc<EventFd>>>,
+    /// The engine's own tail. The shared word is for the session to read, and the session's to spoil.
+    tail: AtomicU64,
     /// Where the bytes never touched since the last trim begin, and what was in use then.
     trimmed: Mutex<(u64, u64)>,
 }
@@ -163,6 +165,7 @@ impl Ring {
             data_at,
             data_units: data_bytes as u64 / UNIT_BYTES,
             bell: Mutex::new(Some(bell)),
+            tail: AtomicU64::new(0),
             trimmed: Mutex::new((0, 0)),
         }
     }
@@ -198,7 +201,7 @@ impl Ring {
     /// Engine: gives the pages of all free bytes back. It claims them first, as a put would, so
     /// that no put writes to what is being given back.
     pub fn trim(&self) {
-        let tail = Position::from_word(self.control[TAIL].load(Ordering::Acquire));
+        let tail = self.tail();
         let head_word = self.control[HEAD].load(Ordering::Acquire);
         let head = Position::from_word(head_word);
         let used = head.since(tail);
@@ -338,15 +341,24 @@ impl Ring {
         ahead == 0 || ahead > self.cell_count as u64
     }
 
-    /// Whether nothing is published that was not drained.
+    fn tail(&self) -> Position {
+        Position::from_word(self.tail.load(Ordering::Acquire))
+    }
+
+    fn move_tail(&self, to: Position) {
+        self.tail.store(to.to_word(), Ordering::Release);
+        self.control[TAIL].store(to.to_word(), Ordering::Release);
+    }
+
+    /// Engine: whether nothing is published that was not drained.
     pub fn is_empty(&self) -> bool {
-        let tail = Position::from_word(self.control[TAIL].load(Ordering::Acquire));
+        let tail = self.tail();
         self.word(tail.cell, 0).load(Ordering::Acquire) != tail.cell + 1
     }
 
     /// Engine, one thread at a time: the oldest published operation, with its bytes.
     pub fn peek(&self) -> Option<Result<(Cell, &[u8])>> {
-        let tail = Position::from_word(self.control[TAIL].load(Ordering::Relaxed));
+        let tail = self.tail();
         if self.word(tail.cell, 0).load(Ordering::Acquire) != tail.cell + 1 {
             return None;
         }
@@ -357,7 +369,10 @@ impl Ring {
         let words: [u64; CELL_WORDS] = std::array::from_fn(|word| self.word(at, word).load(Ordering::Relaxed));
         let (start, len) = (words[1], words[4]);
         let first = start % self.data_units;
-        if len > self.data_units * UNIT_BYTES || first * UNIT_BYTES + len > self.data_units * UNIT_BYTES {
+        if start > UNIT_MASK
+            || len > self.data_units * UNIT_BYTES
+            || first * UNIT_BYTES + len > self.data_units * UNIT_BYTES
+        {
             return None;
         }
         let operation = decode(words[2] as u32, words[3], words[5], words[7], len)?;
@@ -372,17 +387,17 @@ impl Ring {
     /// Engine: passes over the oldest published cell, which made no sense. Its bytes are reused
     /// when the next good cell is given back.
     pub fn skip(&self) {
-        let tail = Position::from_word(self.control[TAIL].load(Ordering::Relaxed));
+        let tail = self.tail();
         let next = Position { cell: tail.cell + 1, unit: tail.unit };
-        self.control[TAIL].store(next.to_word(), Ordering::Release);
+        self.move_tail(next);
     }
 
     /// Engine: gives the cell that [`Self::peek`] returned back. Comes after [`Self::give`], where it was for a
     /// put.
     pub fn advance(&self, cell: &Cell) {
-        let tail = Position::from_word(self.control[TAIL].load(Ordering::Relaxed));
+        let tail = self.tail();
         let next = Position { cell: tail.cell + 1, unit: cell.start + cell.len.div_ceil(UNIT_BYTES) };
-        self.control[TAIL].store(next.to_word(), Ordering::Release);
+        self.move_tail(next);
     }
 }
 

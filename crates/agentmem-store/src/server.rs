@@ -113,7 +113,11 @@ impl Server {
             Err(error) => return drop(refuse(stream, &error)),
         };
         let Ok(engine) = known.domain.store.engine() else { return };
-        let said_goodbye = answer_all(stream, engine, known.session);
+        let answering = std::panic::AssertUnwindSafe(|| answer_all(stream, engine, known.session));
+        let Ok(said_goodbye) = std::panic::catch_unwind(answering) else {
+            // State that a panic left half-changed must not be worked with.
+            return engine.mark_failed();
+        };
         if let Some(secret) = known.secret {
             self.sessions.lock().remove(&secret);
             engine.end_session(known.session, said_goodbye);

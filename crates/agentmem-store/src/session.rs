@@ -73,6 +73,13 @@ impl Session {
     /// Asks the engine.
     pub fn call<C: Call>(&self, call: C) -> Result<C::Answer> {
         self.check_usable()?;
+        if matches!(self.link, Link::Remote(_)) && !self.is_drained() {
+            // Whoever asks sees what it put before; what cannot be taken in stays in the ring.
+            match self.drain() {
+                Err(error) if error.kind() != ErrorKind::OutOfMemory => return Err(error),
+                _ => {}
+            }
+        }
         self.link.call(self.number, call)
     }
 
@@ -99,7 +106,15 @@ impl Session {
 
     /// Takes in what was published here.
     pub fn drain(&self) -> Result<()> {
-        self.link.drain(self.number)
+        let head = self.arena.ring.head();
+        self.link.drain(self.number)?;
+        // Another thread may still be copying what it put before. The engine waits only for threads of its own
+        // process.
+        while !self.arena.ring.is_drained_to(head) {
+            std::thread::yield_now();
+            self.link.drain(self.number)?;
+        }
+        Ok(())
     }
 
     /// Whether all that was published is taken in.

@@ -173,6 +173,23 @@ fn after_a_goodbye_agents_are_taken_up_again() {
 }
 
 #[test]
+fn a_new_session_gets_slots_that_were_used_before() {
+    let daemon = Daemon::start(256 << 20);
+    for turn in 0..4 {
+        let session = daemon.connect();
+        let agent = daemon.agent(&session, "agent");
+        for number in 0..600 {
+            let bytes = content(turn * 1000 + number, 50);
+            let smu = agent.put(&bytes, Kind::ToolResult, None, 50, OnFull::Wait).unwrap();
+            // At once, before the engine has taken it in.
+            assert_eq!(smu.view().unwrap().bytes(), bytes);
+        }
+        agent.close().unwrap();
+        session.close().unwrap();
+    }
+}
+
+#[test]
 fn quotas_hold_and_what_is_released_can_be_used_again() {
     let daemon = Daemon::start(256 << 20);
     let session = daemon.connect();

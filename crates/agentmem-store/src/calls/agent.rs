@@ -2,7 +2,7 @@
 
 use crate::call::{Call, Caller};
 use crate::calls::smu::At;
-use crate::calls::store::check_name;
+use crate::calls::store::{check_importance, check_name};
 use crate::engine::{Conversation, ConversationShared, State};
 use crate::ring::Given;
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
@@ -214,6 +214,7 @@ impl Call for SetImportance {
     type Answer = ();
 
     fn run(self, at: &mut Caller<'_>) -> Result<()> {
+        check_importance(self.importance)?;
         let mut state = at.engine.lock();
         at.check_agent(&state, self.agent)?;
         state.agents.open_mut(self.agent)?.importance = self.importance;

@@ -8,7 +8,7 @@ use crate::stats::{AgentStats, Stats};
 use crate::sync::Ordering;
 use crate::sys::{self, PidFd, SealedFile};
 use crate::verify::Verification;
-use agentmem_core::smu::SMU_LOGICAL_BYTES_MAX;
+use agentmem_core::smu::{IMPORTANCE_MAX, SMU_LOGICAL_BYTES_MAX};
 use agentmem_core::{AgentState, Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -16,12 +16,22 @@ use std::sync::Arc;
 
 const NAME_BYTES_MAX: usize = 255;
 const IMPORTANCE_DEFAULT: u8 = 50;
+/// Large contents of one session on their way through the ring.
+const LEFT_MAX: usize = 256;
 
 /// Refuses names that are empty or too long.
 pub fn check_name(name: &str) -> Result<()> {
     match name.len() {
         1..=NAME_BYTES_MAX => Ok(()),
         len => Err(Error::new(ErrorKind::InvalidArgument, format!("a name of {len} bytes (1 to {NAME_BYTES_MAX})"))),
+    }
+}
+
+/// Refuses what is not 0 to 100.
+pub fn check_importance(importance: u8) -> Result<()> {
+    match importance {
+        0..=IMPORTANCE_MAX => Ok(()),
+        _ => Err(Error::new(ErrorKind::InvalidArgument, format!("importance {importance} (0 to {IMPORTANCE_MAX})"))),
     }
 }
 
@@ -56,6 +66,7 @@ impl Call for OpenAgent {
     fn run(self, at: &mut Caller<'_>) -> Result<AgentFacts> {
         let OpenAgent { name, importance, quota_bytes, pid } = self;
         check_name(&name)?;
+        importance.map_or(Ok(()), check_importance)?;
         let mut state = at.engine.lock();
         let gone = || Error::new(ErrorKind::Closed, "this session");
         let session_pid = state.sessions.get(at.session).ok_or_else(gone)?.pid;
@@ -275,6 +286,9 @@ impl crate::engine::Engine {
     pub fn leave_large(&self, session: u32, len_bytes: u64, fill: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<u64> {
         // What others left and the engine has not taken in yet cannot be demoted: take it in first.
         self.drain()?;
+        if self.inbox.lock().keys().filter(|(owner, _)| *owner == session).count() >= LEFT_MAX {
+            return Err(Error::new(ErrorKind::LimitReached, format!("{LEFT_MAX} large contents left and not put")));
+        }
         self.make_room(len_bytes)?;
         let large = Large::with(&self.segments, len_bytes as usize, fill)?;
         let key = self.next_key.fetch_add(1, Ordering::Relaxed);
