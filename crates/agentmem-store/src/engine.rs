@@ -319,15 +319,33 @@ impl Engine {
         match arena.lend() {
             Ok(arena) => Ok((number, [arena, bell, places, generations, incarnations])),
             Err(error) => {
-                self.end_session(number, false);
+                self.end_session(number);
                 Err(error)
             }
         }
     }
 
-    /// A session is over. What it published is taken in. Its agents wait to be taken up again if it said
-    /// goodbye; if not they are reaped, as their process died.
-    pub fn end_session(&self, number: u32, said_goodbye: bool) {
+    /// The agents of a session wait to be taken up again. Each holds what it holds once, as there are no handles
+    /// any more that could give more references back; so it is in a reopened store.
+    pub fn dismiss_agents(&self, session: u32) -> Result<()> {
+        // Equal puts are one content only once they are sealed.
+        let sealed = self.seal_all();
+        let mut state = self.lock();
+        for number in state.sessions.get_mut(session).map(SessionEntry::take_agents).unwrap_or_default() {
+            let Some(agent) = state.agents.get_mut(number) else { continue };
+            (agent.pid, agent.pidfd) = (0, None);
+            let aliases: Vec<u32> = agent.aliases.iter().copied().collect();
+            let surplus = agent.leases.iter().filter(|(_, count)| **count > 1);
+            let surplus: Vec<(u32, u32)> = surplus.map(|(&slot, &count)| (slot, count - 1)).collect();
+            aliases.into_iter().for_each(|alias| self.retire_alias(&mut state, number, alias));
+            surplus.into_iter().for_each(|(slot, count)| self.unlease(&mut state, number, slot, count));
+        }
+        sealed
+    }
+
+    /// A session is over: its process hung up, or died. What it published is taken in, and agents that it did not
+    /// say goodbye for are reaped.
+    pub fn end_session(&self, number: u32) {
         let arena = self.lock().sessions.get(number).map(|entry| entry.arena.clone());
         if let Some(arena) = arena {
             let _ = self.drain_session(number, &arena);
@@ -337,11 +355,8 @@ impl Engine {
         *self.arenas.write() = state.sessions.arenas().into();
         entry.unused().for_each(|slot| state.smus.give_back(slot));
         for agent in entry.agents() {
-            match state.agents.get_mut(agent) {
-                Some(agent) if said_goodbye => (agent.pid, agent.pidfd) = (0, None),
-                Some(_) => drop(self.reap(&mut state, agent)),
-                None => {}
-            }
+            // One that is closed already is as good as reaped.
+            let _ = self.reap(&mut state, agent);
         }
         self.inbox.lock().retain(|(session, _), _| *session != number);
     }

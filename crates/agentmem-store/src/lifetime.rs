@@ -238,7 +238,8 @@ impl Engine {
         }
     }
 
-    fn retire_alias(&self, state: &mut State, agent: u32, alias: u32) {
+    /// `alias`, a slot of `agent`, is used no more.
+    pub fn retire_alias(&self, state: &mut State, agent: u32, alias: u32) {
         if let Some(entry) = state.agents.get_mut(agent) {
             entry.aliases.remove(&alias);
         }

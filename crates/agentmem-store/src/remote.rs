@@ -7,7 +7,7 @@ use crate::agents::AgentShared;
 use crate::arena::{Arena, Shape};
 use crate::call::{self, Call};
 use crate::calls::agent::ConversationFacts;
-use crate::calls::store::{AgentFacts, LeaveLarge};
+use crate::calls::store::{AgentFacts, Goodbye, LeaveLarge};
 use crate::engine::ConversationShared;
 use crate::link::Link;
 use crate::options::OnFull;
@@ -37,8 +37,6 @@ const ANSWER_BYTES_MAX: usize = (1 << 30) + (1 << 20);
 pub const HELLO: u16 = 0xFF00;
 /// See [`HELLO`].
 pub const JOIN: u16 = 0xFF01;
-/// The session ends, and its agents wait to be taken up again.
-pub const GOODBYE: u16 = 0xFF02;
 
 /// The first thing that a process says, behind its [`VERSION`].
 #[derive(Debug, Serialize, Deserialize)]
@@ -227,6 +225,7 @@ impl Remote {
         for agent in self.agents.lock().values() {
             agent.close();
         }
-        exchange(&self.first, GOODBYE, &[], &[]).map(drop)
+        // The session itself lives until nothing looks at what it pinned any more.
+        exchange(&self.first, Goodbye::NUMBER, &call::encode_call(&Goodbye)?, &[]).map(drop)
     }
 }

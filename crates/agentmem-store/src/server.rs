@@ -4,13 +4,14 @@ use crate::arena::Shape;
 use crate::call::{self, Caller};
 use crate::domains::{Domain, Domains};
 use crate::engine::Engine;
-use crate::remote::{GOODBYE, HELLO, Hello, JOIN, Join, VERSION, Welcome};
+use crate::remote::{HELLO, Hello, JOIN, Join, VERSION, Welcome};
 use crate::socket::{self, Message};
 use crate::sync::{AtomicBool, AtomicUsize, Ordering};
 use crate::sys;
 use agentmem_core::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
@@ -21,8 +22,15 @@ const CONNECTIONS_MAX: usize = 8192;
 const CALL_BYTES_MAX: usize = 1 << 20;
 /// Stack of a thread that answers.
 const STACK_BYTES: usize = 256 << 10;
-/// What a session of another process is given: small, since there may be thousands.
-const SHAPE: Shape = Shape { cells: 1 << 10, data_bytes: 4 << 20, claims: 1 << 20 };
+/// Bytes of an arena: a small part of the budget, since there may be thousands.
+const ARENA_BYTES: RangeInclusive<u64> = 256 << 10..=4 << 20;
+const ARENA_BUDGET_SHARE: u64 = 32;
+
+/// What a session of another process is given by an engine with that budget.
+fn shape(memory_max_bytes: u64) -> Shape {
+    let bytes = (memory_max_bytes / ARENA_BUDGET_SHARE).clamp(*ARENA_BYTES.start(), *ARENA_BYTES.end());
+    Shape { cells: 1 << 10, data_bytes: 1 << bytes.ilog2(), claims: 1 << 20 }
+}
 
 /// Serves trust domains to other processes of the same user.
 pub struct Server {
@@ -114,16 +122,13 @@ impl Server {
         };
         let Ok(engine) = known.domain.store.engine() else { return };
         let answering = std::panic::AssertUnwindSafe(|| answer_all(stream, engine, known.session));
-        let Ok(said_goodbye) = std::panic::catch_unwind(answering) else {
+        if std::panic::catch_unwind(answering).is_err() {
             // State that a panic left half-changed must not be worked with.
-            return engine.mark_failed();
-        };
+            engine.mark_failed();
+        }
         if let Some(secret) = known.secret {
             self.sessions.lock().remove(&secret);
-            engine.end_session(known.session, said_goodbye);
-        }
-        if said_goodbye {
-            let _ = socket::send(stream, 0, &[], &[]);
+            engine.end_session(known.session);
         }
     }
 
@@ -143,13 +148,14 @@ impl Server {
         let domain = self.domains.enter(&hello.domain, &hello.token)?;
         let engine = domain.store.engine()?;
         let secret: [u8; 16] = sys::random()?;
-        let (session, lent) = engine.lend_session(SHAPE, peer.pid)?;
+        let shape = shape(engine.memory_max_bytes());
+        let (session, lent) = engine.lend_session(shape, peer.pid)?;
         let welcome = Welcome {
             session,
             secret,
-            cells: SHAPE.cells as u32,
-            data_bytes: SHAPE.data_bytes as u64,
-            claims: SHAPE.claims as u32,
+            cells: shape.cells as u32,
+            data_bytes: shape.data_bytes as u64,
+            claims: shape.claims as u32,
             memory_max_bytes: engine.memory_max_bytes(),
         };
         self.sessions.lock().insert(secret, (domain.clone(), session));
@@ -157,7 +163,7 @@ impl Server {
         let descriptors: Vec<_> = lent.iter().map(AsFd::as_fd).collect();
         if let Err(error) = socket::send(stream, 0, &body, &descriptors) {
             self.sessions.lock().remove(&secret);
-            engine.end_session(session, false);
+            engine.end_session(session);
             return Err(socket::gone(error));
         }
         Ok(Known { domain, session, secret: Some(secret) })
@@ -174,12 +180,9 @@ impl Server {
     }
 }
 
-/// Answers calls until the other side hangs up or breaks the protocol; returns whether it said goodbye.
-fn answer_all(stream: &UnixStream, engine: &Arc<Engine>, session: u32) -> bool {
+/// Answers calls until the other side hangs up or breaks the protocol.
+fn answer_all(stream: &UnixStream, engine: &Arc<Engine>, session: u32) {
     while let Ok(Some(message)) = socket::receive(stream, CALL_BYTES_MAX) {
-        if message.number == GOODBYE {
-            return true;
-        }
         let Message { number, body, mut descriptors } = message;
         let mut caller = Caller { engine, session, descriptor: descriptors.pop() };
         let sent = match call::answer(&mut caller, number, &body) {
@@ -191,10 +194,9 @@ fn answer_all(stream: &UnixStream, engine: &Arc<Engine>, session: u32) -> bool {
             Err(error) => refuse(stream, &error),
         };
         if sent.is_err() {
-            return false;
+            return;
         }
     }
-    false
 }
 
 fn refuse(stream: &UnixStream, error: &Error) -> std::io::Result<()> {

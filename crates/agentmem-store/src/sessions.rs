@@ -56,6 +56,11 @@ impl SessionEntry {
         self.agents.iter().copied()
     }
 
+    /// It speaks for none any more.
+    pub fn take_agents(&mut self) -> HashSet<u32> {
+        std::mem::take(&mut self.agents)
+    }
+
     /// The slots that its cells came with and were not used for.
     pub fn unused(&self) -> impl Iterator<Item = u32> + '_ {
         self.given.iter().map(|given| given.slot)

@@ -4,58 +4,8 @@ mod common;
 
 use agentmem_core::frame::Meta;
 use agentmem_core::{ErrorKind, Kind};
-use agentmem_store::{Agent, Domain, Domains, OnFull, Server, Store};
-use common::options;
-use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
-use std::sync::Arc;
-
-/// A daemon on threads of this process, with the socket to reach it.
-struct Daemon {
-    server: Arc<Server>,
-    _folder: tempfile::TempDir,
-    socket: PathBuf,
-}
-
-impl Daemon {
-    fn start(memory_max_bytes: u64) -> Daemon {
-        let domains = Domains::new(memory_max_bytes, Box::new(|_| Ok(options(16 << 20)))).unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let socket = folder.path().join("agentmem.sock");
-        let listener = UnixListener::bind(&socket).unwrap();
-        let server = Server::new(domains);
-        for governs in [true, false] {
-            let (server, listener) = (server.clone(), listener.try_clone().unwrap());
-            std::thread::spawn(move || if governs { server.govern() } else { server.run(&listener).unwrap() });
-        }
-        Daemon { server, _folder: folder, socket }
-    }
-
-    fn connect(&self) -> Store {
-        Store::connect(&self.socket, None, OnFull::Wait).unwrap()
-    }
-
-    fn enter(&self, domain: &str, token: &str) -> agentmem_core::Result<Store> {
-        Store::connect(&self.socket, Some((domain, token.as_bytes())), OnFull::Wait)
-    }
-
-    /// The user's own domain, as the daemon sees it.
-    fn own(&self) -> Arc<Domain> {
-        self.server.domains().enter("", b"").unwrap()
-    }
-
-    fn agent(&self, session: &Store, name: &str) -> Agent {
-        session.agent(name, None, None, None).unwrap()
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        self.server.stop().unwrap();
-        // The server looks up when somebody calls.
-        let _ = std::os::unix::net::UnixStream::connect(&self.socket);
-    }
-}
+use agentmem_store::{OnFull, Store};
+use common::daemon::Daemon;
 
 fn content(number: usize, len: usize) -> Vec<u8> {
     format!("content {number} ").into_bytes().into_iter().cycle().take(len).collect()
@@ -63,9 +13,9 @@ fn content(number: usize, len: usize) -> Vec<u8> {
 
 #[test]
 fn what_one_session_puts_another_attaches_and_sees() {
-    let daemon = Daemon::start(512 << 20);
+    let daemon = Daemon::start_in_ram(512 << 20);
     let (one, two) = (daemon.connect(), daemon.connect());
-    let (writer, reader) = (daemon.agent(&one, "writer"), daemon.agent(&two, "reader"));
+    let (writer, reader) = (common::agent(&one, "writer"), common::agent(&two, "reader"));
     for (number, len) in [0, 1, 1000, 64 << 10, 1 << 20, 5 << 20].into_iter().enumerate() {
         let bytes = content(number, len);
         let name = format!("name-{number}");
@@ -80,9 +30,9 @@ fn what_one_session_puts_another_attaches_and_sees() {
 
 #[test]
 fn demoted_content_comes_back_for_who_looks() {
-    let daemon = Daemon::start(256 << 20);
+    let daemon = Daemon::start_in_ram(256 << 20);
     let session = daemon.connect();
-    let agent = daemon.agent(&session, "agent");
+    let agent = common::agent(&session, "agent");
     let all: Vec<_> = (0..300)
         .map(|number| {
             let bytes = content(number, 1000 * (number + 1));
@@ -104,9 +54,9 @@ fn demoted_content_comes_back_for_who_looks() {
 
 #[test]
 fn conversations_are_the_same_from_either_side() {
-    let daemon = Daemon::start(256 << 20);
+    let daemon = Daemon::start_in_ram(256 << 20);
     let session = daemon.connect();
-    let (agent, other) = (daemon.agent(&session, "agent"), daemon.agent(&session, "other"));
+    let (agent, other) = (common::agent(&session, "agent"), common::agent(&session, "other"));
     let conversation = agent.conversation(Some("talk")).unwrap();
     for number in 0..500 {
         conversation.append(&content(number, 100 + number), Meta::default(), OnFull::Wait).unwrap();
@@ -131,13 +81,13 @@ fn conversations_are_the_same_from_either_side() {
 
 #[test]
 fn a_session_that_ends_without_goodbye_gives_everything_back() {
-    let daemon = Daemon::start(256 << 20);
+    let daemon = Daemon::start_in_ram(256 << 20);
     let kept = daemon.connect();
-    let keeper = daemon.agent(&kept, "keeper");
+    let keeper = common::agent(&kept, "keeper");
     let shared = content(1, 50_000);
     {
         let lost = daemon.connect();
-        let agent = daemon.agent(&lost, "lost");
+        let agent = common::agent(&lost, "lost");
         agent.put(&shared, Kind::SystemPrompt, Some("shared"), 50, OnFull::Wait).unwrap();
         agent.put(&content(2, 50_000), Kind::ToolResult, None, 50, OnFull::Wait).unwrap();
         keeper.attach_name("shared").unwrap();
@@ -158,15 +108,15 @@ fn a_session_that_ends_without_goodbye_gives_everything_back() {
 
 #[test]
 fn after_a_goodbye_agents_are_taken_up_again() {
-    let daemon = Daemon::start(256 << 20);
+    let daemon = Daemon::start_in_ram(256 << 20);
     let first = daemon.connect();
-    let agent = daemon.agent(&first, "agent");
+    let agent = common::agent(&first, "agent");
     let smu = agent.put(b"kept", Kind::ToolResult, Some("kept"), 50, OnFull::Wait).unwrap();
     assert_eq!(daemon.connect().agent("agent", None, None, None).err().unwrap().kind(), ErrorKind::NameTaken);
     first.close().unwrap();
     assert_eq!(smu.view().err().unwrap().kind(), ErrorKind::Closed);
     let second = daemon.connect();
-    let agent = daemon.agent(&second, "agent");
+    let agent = common::agent(&second, "agent");
     let smus = agent.smus().unwrap();
     assert_eq!(smus.len(), 1);
     assert_eq!(smus[0].view().unwrap().bytes(), b"kept");
@@ -174,11 +124,11 @@ fn after_a_goodbye_agents_are_taken_up_again() {
 
 #[test]
 fn a_new_session_gets_slots_that_were_used_before() {
-    let daemon = Daemon::start(256 << 20);
+    let daemon = Daemon::start_in_ram(256 << 20);
     let mut sessions = Vec::new();
     for turn in 0..4 {
         let session = daemon.connect();
-        let agent = daemon.agent(&session, "agent");
+        let agent = common::agent(&session, "agent");
         for number in 0..600 {
             let bytes = content(turn * 1000 + number, 50);
             let smu = agent.put(&bytes, Kind::ToolResult, None, 50, OnFull::Wait).unwrap();
@@ -193,7 +143,7 @@ fn a_new_session_gets_slots_that_were_used_before() {
 
 #[test]
 fn quotas_hold_and_what_is_released_can_be_used_again() {
-    let daemon = Daemon::start(256 << 20);
+    let daemon = Daemon::start_in_ram(256 << 20);
     let session = daemon.connect();
     let agent = session.agent("agent", None, Some(10_000), None).unwrap();
     let put = |len| agent.put(&content(len, len), Kind::ToolResult, None, 50, OnFull::Wait);
@@ -211,11 +161,11 @@ fn quotas_hold_and_what_is_released_can_be_used_again() {
 
 #[test]
 fn many_threads_of_one_session_call_at_once() {
-    let daemon = Daemon::start(128 << 20);
+    let daemon = Daemon::start_in_ram(128 << 20);
     let session = daemon.connect();
     std::thread::scope(|scope| {
         for thread in 0..8 {
-            let agent = daemon.agent(&session, &format!("agent-{thread}"));
+            let agent = common::agent(&session, &format!("agent-{thread}"));
             scope.spawn(move || {
                 let mut held = Vec::new();
                 for number in 0..300 {
@@ -235,7 +185,7 @@ fn many_threads_of_one_session_call_at_once() {
 
 #[test]
 fn domains_know_nothing_of_each_other() {
-    let daemon = Daemon::start(256 << 20);
+    let daemon = Daemon::start_in_ram(256 << 20);
     let secret = "a token of tenant one";
     let (own, one) = (daemon.connect(), daemon.enter("one", secret).unwrap());
     let two = daemon.enter("two", "a token of tenant two").unwrap();
@@ -245,7 +195,7 @@ fn domains_know_nothing_of_each_other() {
     assert_eq!(daemon.enter("one", "a token of tenant two").err().unwrap().kind(), ErrorKind::PermissionDenied);
     let bytes = content(1, 100_000);
     let put = |store: &Store| {
-        let agent = daemon.agent(store, "agent");
+        let agent = common::agent(store, "agent");
         let smu = agent.put(&bytes, Kind::SystemPrompt, Some("prompt"), 50, OnFull::Wait).unwrap();
         (agent, smu)
     };
@@ -266,10 +216,10 @@ fn domains_know_nothing_of_each_other() {
 
 #[test]
 fn domains_share_one_budget() {
-    let daemon = Daemon::start(128 << 20);
+    let daemon = Daemon::start_in_ram(128 << 20);
     let stores = ["a", "b", "c"].map(|name| daemon.enter(name, "the same token for all").unwrap());
     for store in &stores {
-        let agent = daemon.agent(store, "agent");
+        let agent = common::agent(store, "agent");
         for number in 0..60 {
             let bytes = common::noise(number, 1 << 20);
             agent.put(&bytes, Kind::ToolResult, None, 50, OnFull::Wait).unwrap();

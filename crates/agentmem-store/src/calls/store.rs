@@ -281,6 +281,19 @@ impl Call for LeaveLarge {
     }
 }
 
+/// The session's agents wait to be taken up again. What it pinned stays until it hangs up.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Goodbye;
+
+impl Call for Goodbye {
+    const NUMBER: u16 = 11;
+    type Answer = ();
+
+    fn run(self, at: &mut Caller<'_>) -> Result<()> {
+        at.engine.dismiss_agents(at.session)
+    }
+}
+
 impl crate::engine::Engine {
     /// Makes large content that `fill` writes ready to be put by `session` under the key that is returned.
     pub fn leave_large(&self, session: u32, len_bytes: u64, fill: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<u64> {
