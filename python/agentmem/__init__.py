@@ -13,7 +13,7 @@ where one fits.
 """
 
 from agentmem import errors
-from agentmem._store import Agent, Conversation, Smu, Store, View, __version__, open
+from agentmem._store import Agent, Conversation, Smu, Store, View, __version__, connect, open
 from agentmem.errors import AgentMemError
 from agentmem.policy import Candidate, Policy
 
@@ -27,6 +27,7 @@ __all__ = [
     "Store",
     "View",
     "__version__",
+    "connect",
     "errors",
     "open",
 ]

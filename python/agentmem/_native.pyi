@@ -16,6 +16,30 @@ Size: TypeAlias = int | str
 
 __version__: str
 
+def connect_store(
+    socket: str | PathLike[str],
+    *,
+    domain: str | None = None,
+    token: str | None = None,
+    on_full: Literal["wait", "fail"] = "wait",
+) -> Store:
+    """Open a session with the daemon that listens at ``socket``.
+
+    Args:
+        socket: Path of its Unix socket.
+        domain: Name of a trust domain; ``None``: the user's own.
+        token: What opens that domain, 16 to 1,024 bytes. Whoever names a domain first makes it.
+        on_full: What a put does when the session's arena is full: ``"wait"`` for the daemon, or
+            ``"fail"`` with ``ArenaFull``.
+
+    Raises:
+        Unreachable: Nobody listens there.
+        Version: The daemon is of another version.
+        PermissionDenied: The daemon belongs to another user, or the domain has another token.
+        InvalidArgument: A name or token that cannot be one, or one without the other.
+        LimitReached: The daemon has as many sessions or domains as it may have.
+    """
+
 def open_store(
     path: str | PathLike[str] | None = None,
     *,

@@ -4,6 +4,7 @@ import atexit
 import weakref
 from collections.abc import Sequence
 from os import PathLike
+from pathlib import Path
 from typing import Any, Literal
 
 from agentmem._native import (
@@ -16,9 +17,13 @@ from agentmem._native import (
     Tally,
     View,
     __version__,
+    connect_store,
     equal_share,
     open_store,
 )
+from agentmem import daemon
+from agentmem.daemon import socket_path
+from agentmem.errors import Unreachable
 from agentmem.policy import Candidate, Policy
 
 __all__ = [
@@ -31,6 +36,7 @@ __all__ = [
     "Tally",
     "View",
     "__version__",
+    "connect",
     "equal_share",
     "open",
 ]
@@ -91,6 +97,50 @@ def open(
         cold_level=cold_level,
         pressure=pressure,
     )
+    _stores.add(store)
+    return store
+
+
+def connect(
+    socket: str | PathLike[str] | None = None,
+    *,
+    domain: str | None = None,
+    token: str | None = None,
+    on_full: Literal["wait", "fail"] = "wait",
+    start: bool = True,
+) -> Store:
+    """Open a session with the daemon; use it in a `with` statement, or call its `close`.
+
+    It has the face of a store that `open` gives, and shares its content with every other session
+    without copying. Put and view of hot SMUs never wait for the daemon. Agents of a session that
+    was closed keep what they hold, and can be taken up again by their name; those of a process
+    that dies give it back.
+
+    Args:
+        socket: Where the daemon listens. None: `AGENTMEM_SOCKET`, else `agentmem/agentmem.sock` in
+            `XDG_RUNTIME_DIR`.
+        domain: A trust domain within this user's, for agents that do not trust the others: ids,
+            names, content, quotas and figures of one mean nothing in another. None: the user's own.
+        token: What opens the domain, 16 to 1,024 bytes. Whoever names a domain first makes it.
+        on_full: What a put does when the session's arena is full: "wait" for the daemon, or "fail"
+            with `ArenaFull`.
+        start: Whether to start the daemon where none listens.
+
+    Raises:
+        Unreachable: Nobody listens there, and none could be started.
+        Version: The daemon is of another version.
+        PermissionDenied: The daemon belongs to another user, or the domain has another token.
+        InvalidArgument: A name or token that cannot be one, or one without the other.
+        LimitReached: The daemon has as many sessions or domains as it may have.
+    """
+    path = Path(socket or socket_path())
+    try:
+        store = connect_store(path, domain=domain, token=token, on_full=on_full)
+    except Unreachable:
+        if not start:
+            raise
+        daemon.start(path)
+        store = connect_store(path, domain=domain, token=token, on_full=on_full)
     _stores.add(store)
     return store
 

@@ -135,7 +135,7 @@ class Unsupported(AgentMemError, RuntimeError):
 
 
 class Version(AgentMemError, ValueError):
-    """The file has the format of another version; open it with the agentmem that wrote it."""
+    """It is of another version; use the agentmem that made it, or update the other side."""
 
     number = 15
     errno = 71  # EPROTO
@@ -148,6 +148,14 @@ class PermissionDenied(AgentMemError, PermissionError):
     number = 16
     errno = 13  # EACCES
     retry = "after_fix"
+
+
+class Unreachable(AgentMemError, OSError):
+    """Nobody answers there; start `agentmem daemon`, or call again once it is back."""
+
+    number = 17
+    errno = 107  # ENOTCONN
+    retry = "later"
 
 
 BY_NUMBER: dict[int, type[AgentMemError]] = {
@@ -167,5 +175,6 @@ BY_NUMBER: dict[int, type[AgentMemError]] = {
     14: Unsupported,
     15: Version,
     16: PermissionDenied,
+    17: Unreachable,
 }
 """The class of each number, for those who get numbers from the native side."""

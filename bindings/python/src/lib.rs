@@ -24,6 +24,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<conversation::Conversation>()?;
     module.add_class::<conversation::Messages>()?;
     module.add_function(wrap_pyfunction!(store::open_store, module)?)?;
+    module.add_function(wrap_pyfunction!(store::connect_store, module)?)?;
     module.add_class::<corpus::Corpus>()?;
     module.add_class::<corpus::Tally>()?;
     module.add_class::<corpus::MessageSet>()?;

@@ -61,11 +61,7 @@ pub fn open_store(
         cold,
         warm_after_ms: milliseconds(warm_after_s, "warm_after_s")?,
         cold_after_ms: milliseconds(cold_after_s, "cold_after_s")?,
-        on_full: match on_full {
-            "wait" => OnFull::Wait,
-            "fail" => OnFull::Fail,
-            other => return Err(invalid(format!("on_full={other:?} is none of wait, fail"))),
-        },
+        on_full: self::on_full(on_full)?,
         warm_level,
         cold_level,
         pressure,
@@ -86,6 +82,34 @@ pub fn open_store(
     }
     let engine = py.detach(|| Engine::open(options)).map_err(raise)?;
     Ok(Store { engine })
+}
+
+/// Open a session with the daemon that listens at `socket`.
+#[pyfunction]
+#[pyo3(signature = (socket, *, domain=None, token=None, on_full="wait"))]
+pub fn connect_store(
+    py: Python<'_>,
+    socket: PathBuf,
+    domain: Option<&str>,
+    token: Option<&str>,
+    on_full: &str,
+) -> PyResult<Store> {
+    let on_full = self::on_full(on_full)?;
+    let domain = match (domain, token) {
+        (Some(domain), Some(token)) => Some((domain, token.as_bytes())),
+        (None, None) => None,
+        _ => return Err(invalid("a domain is entered by its name and its token")),
+    };
+    let engine = py.detach(|| Engine::connect(&socket, domain, on_full)).map_err(raise)?;
+    Ok(Store { engine })
+}
+
+fn on_full(word: &str) -> PyResult<OnFull> {
+    match word {
+        "wait" => Ok(OnFull::Wait),
+        "fail" => Ok(OnFull::Fail),
+        other => Err(invalid(format!("on_full={other:?} is none of wait, fail"))),
+    }
 }
 
 #[pymethods]

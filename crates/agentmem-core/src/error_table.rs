@@ -57,17 +57,20 @@ pub enum ErrorKind {
     /// This store or this machine cannot do that; `agentmem doctor` says what is missing.
     /// To C: `ENOTSUP`.
     Unsupported = 14,
-    /// The file has the format of another version; open it with the agentmem that wrote it.
+    /// It is of another version; use the agentmem that made it, or update the other side.
     /// To C: `EPROTO`.
     Version = 15,
     /// The caller may not do that to this object; ask its owner, or run as a user who may.
     /// To C: `EACCES`.
     PermissionDenied = 16,
+    /// Nobody answers there; start `agentmem daemon`, or call again once it is back.
+    /// To C: `ENOTCONN`.
+    Unreachable = 17,
 }
 
 impl ErrorKind {
     /// Every kind, by number.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::NotFound,
         Self::NameTaken,
         Self::InvalidArgument,
@@ -84,6 +87,7 @@ impl ErrorKind {
         Self::Unsupported,
         Self::Version,
         Self::PermissionDenied,
+        Self::Unreachable,
     ];
 
     /// The stable number that crosses language borders.
@@ -112,6 +116,7 @@ impl ErrorKind {
             Self::Unsupported => 95,
             Self::Version => 71,
             Self::PermissionDenied => 13,
+            Self::Unreachable => 107,
         }
     }
 
@@ -135,6 +140,7 @@ impl ErrorKind {
             Self::Unsupported => "Unsupported",
             Self::Version => "Version",
             Self::PermissionDenied => "PermissionDenied",
+            Self::Unreachable => "Unreachable",
         }
     }
 
@@ -181,10 +187,13 @@ impl ErrorKind {
                 "this store or this machine cannot do that; `agentmem doctor` says what is missing"
             }
             Self::Version => {
-                "the file has the format of another version; open it with the agentmem that wrote it"
+                "it is of another version; use the agentmem that made it, or update the other side"
             }
             Self::PermissionDenied => {
                 "the caller may not do that to this object; ask its owner, or run as a user who may"
+            }
+            Self::Unreachable => {
+                "nobody answers there; start `agentmem daemon`, or call again once it is back"
             }
         }
     }
@@ -209,6 +218,7 @@ impl ErrorKind {
             Self::Unsupported => Retry::Never,
             Self::Version => Retry::AfterFix,
             Self::PermissionDenied => Retry::AfterFix,
+            Self::Unreachable => Retry::Later,
         }
     }
 }

@@ -29,7 +29,7 @@ pub const ITEMS_MAX: usize = 1 << 20;
 const WORTH_PERCENT: usize = 95;
 
 /// How an item was given, beyond its bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct Meta {
     /// The item is a value encoded as JSON, and is given back as a value.
     pub is_value: bool,

@@ -107,7 +107,7 @@ pub struct Frames {
 impl Frames {
     /// No frames yet; those on SSD will lie in `folder`, made when the first one goes there.
     pub fn new(folder: &Path, level: i32) -> Result<Self> {
-        let heap = Heap::new("agentmem-pages", &Segments::new()?, HEAP_BYTES_MAX)?;
+        let heap = Heap::new("agentmem-pages", &Segments::new(false)?, HEAP_BYTES_MAX)?;
         Ok(Frames { heap, folder: folder.to_owned(), cold: None, next_frame: AtomicU32::new(1), level })
     }
 

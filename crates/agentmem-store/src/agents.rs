@@ -79,6 +79,11 @@ impl AgentShared {
         self.used_bytes.load(Ordering::Acquire)
     }
 
+    /// Corrects what it is charged for to what the engine says.
+    pub fn set_used_bytes(&self, bytes: u64) {
+        self.used_bytes.store(bytes, Ordering::Release);
+    }
+
     /// The quota.
     pub fn quota_bytes(&self) -> Option<u64> {
         Some(self.quota_bytes.load(Ordering::Relaxed)).filter(|&quota| quota != u64::MAX)

@@ -61,19 +61,20 @@ impl Engine {
         {
             let mut state = self.lock();
             for &slot in slots {
+                let is_pinned = state.is_pinned(slot);
                 let Some(smu) = state.smus.get_mut(slot) else { continue };
                 let Some(raw) = smu.raw.clone() else { continue };
-                if smu.is_busy || !smu.is_sealed || (!keep_raw && self.slots.is_pinned(slot)) {
+                if smu.is_busy || !smu.is_sealed || (!keep_raw && is_pinned) {
                     continue;
                 }
                 if smu.packed == Packed::No {
                     smu.is_busy = true;
                     planned.push((slot, smu.agent, smu.kind, raw));
                 } else if !keep_raw {
-                    let raw = smu.raw.take();
+                    let (raw, claims) = (smu.raw.take(), smu.claims.clone());
                     dropped_bytes += smu.logical_bytes;
                     state.counters.evict += 1;
-                    self.drop_raw(&mut state, slot, Place::Away, raw);
+                    self.drop_raw(&mut state, slot, claims, Place::Away, raw);
                 }
             }
         }
@@ -130,6 +131,7 @@ impl Engine {
         }
         let mut dropped_bytes = 0;
         for (item, (slot, _, _, raw)) in group.iter().enumerate() {
+            let drops = !keep_raw && !state.is_pinned(*slot);
             let Some(smu) = state.smus.get_mut(*slot) else { continue };
             if smu.packed != Packed::No || !smu.raw.as_ref().is_some_and(|now| Arc::ptr_eq(now, raw)) {
                 continue;
@@ -139,8 +141,8 @@ impl Engine {
                 count => Packed::Parts { first, count },
             };
             let logical_bytes = smu.logical_bytes;
-            let drops = !keep_raw && !self.slots.is_pinned(*slot);
             let raw = if drops { smu.raw.take() } else { None };
+            let claims = smu.claims.clone();
             for number in first..first + count {
                 state.frames.get_mut(number).expect("made above").refs.push(Ref::Smu(*slot));
             }
@@ -148,7 +150,7 @@ impl Engine {
             state.counters.demote_warm_bytes += logical_bytes;
             if drops {
                 dropped_bytes += logical_bytes;
-                self.drop_raw(&mut state, *slot, Place::Away, raw);
+                self.drop_raw(&mut state, *slot, claims, Place::Away, raw);
             }
             state.mark_slot(*slot);
         }

@@ -1,21 +1,20 @@
 //! Handles on conversations.
 
 use crate::agents::AgentShared;
-use crate::engine::{Conversation as Entry, ConversationShared, Engine};
+use crate::call::Call;
+use crate::calls::agent::{ConversationFacts, ListConversations, OpenConversation, ReleaseConversation};
+use crate::calls::conversation::{AdviseConversation, Fork, MeasureConversation, ReadMessages};
+use crate::engine::ConversationShared;
 use crate::options::OnFull;
-use crate::pack::Effort;
 use crate::read::StoredMessage;
 use crate::ring::Operation;
-use crate::store::{Agent, check_name};
-use crate::sync::{AtomicBool, AtomicU64, Ordering};
-use crate::tree::{Body, NONE};
-use agentmem_core::frame::{Frame, Meta};
+use crate::store::Agent;
+use crate::sync::Ordering;
+use agentmem_core::frame::Meta;
 use agentmem_core::transcript::{self, Piece};
 use agentmem_core::{Advice, Error, ErrorKind, Result};
 use std::sync::Arc;
 
-/// Conversations in one store.
-const CONVERSATIONS_MAX: usize = 16_000_000;
 /// Messages in one conversation.
 const MESSAGES_MAX: u64 = 1 << 31;
 
@@ -29,60 +28,17 @@ pub struct Conversation {
 impl Agent {
     /// Its conversation called `name`, made when there is none; without a name a new one.
     pub fn conversation(&self, name: Option<&str>) -> Result<Conversation> {
-        self.check()?;
-        let mut state = self.engine().lock();
-        if let Some(name) = name {
-            check_name(name)?;
-            let number = state.agents.open_mut(self.shared().number)?.conversations.get(name).copied();
-            if let Some(found) = number.and_then(|number| state.conversations.get(&number)) {
-                return Ok(Conversation { agent: self.clone(), shared: found.shared.clone() });
-            }
-        }
-        self.new_conversation(&mut state, name, NONE, 0, 0)
+        let facts = self.ask(OpenConversation { agent: self.shared().number, name: name.map(ToOwned::to_owned) })?;
+        self.conversation_of(facts)
     }
 
-    fn new_conversation(
-        &self,
-        state: &mut crate::engine::State,
-        name: Option<&str>,
-        head: u32,
-        len: u32,
-        logical_bytes: u64,
-    ) -> Result<Conversation> {
-        if state.conversations.len() >= CONVERSATIONS_MAX {
-            return Err(Error::new(ErrorKind::LimitReached, format!("{CONVERSATIONS_MAX} conversations")));
-        }
-        let number = state.next_conversation;
-        let agent = state.agents.open_mut(self.shared().number)?;
-        let free = |n: u32| Some(format!("conversation-{n}")).filter(|name| !agent.conversations.contains_key(&**name));
-        let name: Box<str> = match name {
-            Some(name) => name.into(),
-            None => (number..).find_map(free).expect("there are more numbers than conversations").into(),
-        };
-        if agent.conversations.contains_key(&name) {
-            return Err(Error::new(ErrorKind::NameTaken, format!("conversation {name:?}")));
-        }
-        agent.conversations.insert(name.clone(), number);
-        state.next_conversation += 1;
-        let shared = Arc::new(ConversationShared {
-            number,
-            name,
-            messages: AtomicU64::new(len.into()),
-            logical_bytes: AtomicU64::new(logical_bytes),
-            is_released: AtomicBool::new(false),
-        });
-        let entry = Entry { shared: shared.clone(), agent: self.shared().number, head, len, logical_bytes };
-        state.conversations.insert(number, entry);
-        state.mark_conversation(number);
-        Ok(Conversation { agent: self.clone(), shared })
+    fn conversation_of(&self, facts: ConversationFacts) -> Result<Conversation> {
+        Ok(Conversation { agent: self.clone(), shared: self.session().link.conversation(facts)? })
     }
 
     /// Names of its conversations, in order.
     pub fn conversations(&self) -> Result<Vec<String>> {
-        self.check()?;
-        let mut state = self.engine().lock();
-        let agent = state.agents.open_mut(self.shared().number)?;
-        Ok(agent.conversations.keys().map(|name| name.to_string()).collect())
+        self.ask(ListConversations { agent: self.shared().number })
     }
 
     /// Makes a new conversation of each that a transcript holds, JSON or JSONL: of each run where it holds several.
@@ -111,19 +67,18 @@ impl Agent {
         if conversation.owner().number != self.shared().number {
             return Err(Error::new(ErrorKind::InvalidArgument, "a conversation of another agent"));
         }
-        let mut state = self.engine().settled();
         if conversation.shared.is_released.swap(true, Ordering::AcqRel) {
             return Err(conversation.released());
         }
-        state.drop_conversation(conversation.shared.number);
-        self.shared().uncharge(conversation.shared.logical_bytes.load(Ordering::Acquire));
-        Ok(())
+        let (agent, conversation) = (self.shared().number, conversation.shared.number);
+        self.ask(ReleaseConversation { agent, conversation })
     }
 }
 
 impl Conversation {
-    fn engine(&self) -> &Arc<Engine> {
-        self.agent.engine()
+    fn ask<C: Call>(&self, call: C) -> Result<C::Answer> {
+        self.check()?;
+        self.agent.session().call(call)
     }
 
     fn owner(&self) -> &Arc<AgentShared> {
@@ -135,8 +90,7 @@ impl Conversation {
     }
 
     fn check(&self) -> Result<()> {
-        self.engine().check_usable()?;
-        self.owner().check_open()?;
+        self.agent.check()?;
         if self.shared.is_released.load(Ordering::Acquire) {
             return Err(self.released());
         }
@@ -167,8 +121,7 @@ impl Conversation {
 
     /// Bytes of the frames it uses and of its raw tail.
     pub fn stored_bytes(&self) -> Result<u64> {
-        self.check()?;
-        self.engine().settled().conversation_stored_bytes(self.shared.number)
+        self.ask(MeasureConversation { conversation: self.shared.number })
     }
 
     /// Adds one message. With [`OnFull::Fail`] it never waits.
@@ -211,124 +164,27 @@ impl Conversation {
             let what = format!("message {index} of {len} in conversation {:?}", self.shared.name);
             return Err(Error::new(ErrorKind::InvalidArgument, what));
         }
-        self.engine().read_messages(self.shared.number, index as u32, end.min(len) as u32)
+        self.ask(ReadMessages { conversation: self.shared.number, index: index as u32, end: end.min(len) as u32 })
     }
 
     /// A conversation of `agent` with the first `at` messages of this one, all by default, that
     /// shares their storage.
     pub fn fork(&self, agent: &Agent, at: Option<u64>, name: Option<&str>) -> Result<Conversation> {
-        self.check()?;
         agent.check()?;
-        if let Some(name) = name {
-            check_name(name)?;
-        }
-        if !Arc::ptr_eq(self.engine(), agent.engine()) {
+        if !Arc::ptr_eq(self.agent.session(), agent.session()) {
             return Err(Error::new(ErrorKind::InvalidArgument, "an agent of another store"));
         }
-        let engine = self.engine();
-        let mut state = engine.settled();
-        let entry = state.conversations.get(&self.shared.number).ok_or_else(|| self.released())?;
-        let (len, whole_bytes) = (entry.len, entry.logical_bytes);
-        let at = at.unwrap_or(len.into());
-        if at > len.into() {
-            let what = format!("a fork at {at} of {len} messages");
-            return Err(Error::new(ErrorKind::InvalidArgument, what));
-        }
-        let at = at as u32;
-        let logical_bytes = match at {
-            0 => 0,
-            _ if at == len => whole_bytes,
-            _ => {
-                drop(state);
-                let bytes = self.prefix_bytes(at)?;
-                state = engine.lock();
-                bytes
-            }
-        };
-        // The lock was let go: what is forked from is looked up again.
-        let entry = state.conversations.get(&self.shared.number).ok_or_else(|| self.released())?;
-        let head = if at == 0 { NONE } else { state.tree.find(entry.head, entry.len, at - 1).0 };
-        agent.shared().charge(logical_bytes)?;
-        let forked = agent.new_conversation(&mut state, name, head, at, logical_bytes);
-        match &forked {
-            Ok(_) if head != NONE => {
-                let visible = at - state.tree.node(head).start;
-                state.tree.refer(head, visible);
-                state.mark_node(head);
-            }
-            Ok(_) => {}
-            Err(_) => agent.shared().uncharge(logical_bytes),
-        }
-        forked
-    }
-
-    /// Bytes of the first `at` messages, `at` at least 1.
-    fn prefix_bytes(&self, at: u32) -> Result<u64> {
-        loop {
-            let (mut bytes, runs) = {
-                let state = self.engine().lock();
-                let entry = state.conversations.get(&self.shared.number).ok_or_else(|| self.released())?;
-                let (head, _) = state.tree.find(entry.head, entry.len, at - 1);
-                let (mut bytes, mut end) = (0, at);
-                let mut runs = Vec::new();
-                for (_, node) in state.tree.chain(head) {
-                    let seen = (end - node.start) as usize;
-                    end = node.start;
-                    match &node.body {
-                        _ if seen == node.count as usize => bytes += node.logical_bytes,
-                        Body::Tail(tail) => {
-                            bytes += tail.items[..seen].iter().map(|item| u64::from(item.len)).sum::<u64>()
-                        }
-                        // Lengths lie in the frame's directory.
-                        Body::Run { frame, first } => runs.push((*frame, *first as usize, seen)),
-                    }
-                }
-                (bytes, runs)
-            };
-            let mut is_complete = true;
-            for (frame, first, count) in runs {
-                let subject = || format!("conversation {:?}", self.shared.name);
-                let Some(stored) = self.engine().load_frame(frame, &subject)? else {
-                    is_complete = false;
-                    break;
-                };
-                let parsed = Frame::parse(stored.bytes())?;
-                let entries = parsed.entries().get(first..first + count);
-                let entries = entries.ok_or_else(|| Error::new(ErrorKind::Damaged, subject()))?;
-                bytes += entries.iter().map(|entry| (entry.end - entry.start) as u64).sum::<u64>();
-            }
-            if is_complete {
-                return Ok(bytes);
-            }
-        }
+        let facts = self.ask(Fork {
+            conversation: self.shared.number,
+            agent: agent.shared().number,
+            at,
+            name: name.map(ToOwned::to_owned),
+        })?;
+        agent.conversation_of(facts)
     }
 
     /// Says what is known about its next use.
     pub fn advise(&self, advice: Advice) -> Result<()> {
-        self.check()?;
-        match advice {
-            Advice::WillNeed | Advice::Hot => self.engine().prefetch(self.shared.number),
-            Advice::Cold => {
-                let (tails, frames) = {
-                    let state = self.engine().settled();
-                    let entry = state.conversations.get(&self.shared.number).ok_or_else(|| self.released())?;
-                    let (mut tails, mut frames) = (Vec::new(), Vec::new());
-                    for (number, node) in state.tree.chain(entry.head) {
-                        match node.body {
-                            Body::Tail(_) => tails.push(number),
-                            Body::Run { frame, .. } => frames.push(frame),
-                        }
-                    }
-                    (tails, frames)
-                };
-                for number in tails {
-                    self.engine().pack_tail(number, Effort::Full)?;
-                }
-                match self.engine().cold {
-                    Some(_) => self.engine().demote_frames(&frames, false, false),
-                    None => Ok(()),
-                }
-            }
-        }
+        self.ask(AdviseConversation { conversation: self.shared.number, advice })
     }
 }

@@ -1,5 +1,7 @@
 //! Counters that name a reason.
 
+use std::borrow::Cow;
+
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {
         /// How often each thing happened since the store was opened.
@@ -8,8 +10,8 @@ macro_rules! counters {
 
         impl Counters {
             /// Names and values.
-            pub fn entries(&self) -> Vec<(&'static str, u64)> {
-                vec![$((stringify!($name), self.$name)),+]
+            pub fn entries(&self) -> Vec<(Cow<'static, str>, u64)> {
+                vec![$((Cow::Borrowed(stringify!($name)), self.$name)),+]
             }
         }
     };
@@ -58,6 +60,8 @@ counters! {
     policy_batch,
     /// Attempts to write the cold tier that failed; nothing was dropped for them.
     cold_error,
+    /// Operations of other processes beyond their agent's quota.
+    reject_quota,
     /// Cells of the ingest arena that made no sense.
     reject_cell,
     /// Commits of the index.

@@ -8,6 +8,7 @@
 //! Lock order: policy, ledger, state; then a heap's, a segment table's or a file set's own.
 
 use crate::agents::Agents;
+use crate::arena::{Arena, Shape};
 use crate::cold::{Cold, DiskPlace};
 use crate::counters::Counters;
 use crate::dense::Dense;
@@ -16,20 +17,23 @@ use crate::frames::Frames;
 use crate::heap::Heap;
 use crate::index::MessageIndex;
 use crate::ledger::{self, Ledger};
+use crate::lifetime::Waiting;
 use crate::options::Options;
 use crate::raw::Raw;
-use crate::ring::{CELLS, Ring};
 use crate::segments::Segments;
+use crate::sessions::{SessionEntry, Sessions};
 use crate::slots::{SLOTS_MAX, Slots};
 use crate::smus::Smus;
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
-use crate::sys::{self, ForkGuard};
+use crate::sys::{self, EventFd};
 use crate::tree::Tree;
 use agentmem_core::codec::{Compressor, Decompressor};
+use agentmem_core::place::Place;
 use agentmem_core::policy::Policy;
 use agentmem_core::{DomainKey, Error, ErrorKind, Result};
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 /// What the engine needs beside tables and content: contexts of the codec, stacks, buffers.
@@ -43,6 +47,10 @@ const HEAP_ADDRESS_BYTES_MAX: u64 = 1 << 40;
 const TRIM_TICKS: u32 = 8;
 /// The engine looks around this often even when nobody wakes it.
 pub const TICK_MS: i32 = 250;
+/// Operations taken in between two chances for others to take the lock.
+const BATCH: usize = 256;
+/// How much longer it pauses between two looks for each session that there is.
+const LOOK_PAUSE_US: u64 = 10;
 /// How long the engine keeps polling after the last operation before it sleeps until rung.
 const NAP_MS: u64 = 20;
 
@@ -79,6 +87,8 @@ pub struct Conversation {
 /// Everything that only the holder of the lock sees.
 #[derive(Debug)]
 pub struct State {
+    /// Sessions, and what they were given.
+    pub sessions: Sessions,
     /// Registered agents.
     pub agents: Agents,
     /// Contents with slots.
@@ -105,9 +115,8 @@ pub struct State {
     pub full_tails: VecDeque<u32>,
     /// Advised away: demoted at the next look.
     pub unwanted: VecDeque<u32>,
-    /// Slots that were pinned when their bytes moved on: the bytes that pins may still see, and
-    /// whether the slot itself is to be given back.
-    pub limbo: Vec<(u32, Option<Arc<Raw>>, bool)>,
+    /// What waits for pins to go.
+    pub limbo: Vec<Waiting>,
     /// Frames of which less than three quarters are alive.
     pub sparse: BTreeSet<u32>,
     /// Frames on disk that nobody needs, to be buried once no durable index names them.
@@ -138,14 +147,18 @@ pub struct State {
 pub struct Engine {
     /// How it was opened.
     pub options: Options,
+    /// Budget for everything in RAM.
+    memory_max_bytes: AtomicU64,
     /// Ids of this trust domain.
     pub key: DomainKey,
     /// Mappings by number.
     pub segments: Arc<Segments>,
-    /// Slot and claim tables.
-    pub slots: Slots,
-    /// The ingest arena.
-    pub ring: Ring,
+    /// Where each SMU is.
+    pub slots: Arc<Slots>,
+    /// Arenas by session, to look at without the lock.
+    arenas: RwLock<Arc<[(u32, Arc<Arena>)]>>,
+    /// What sessions ring while the engine sleeps; nothing once it has ended.
+    bell: Mutex<Option<Arc<EventFd>>>,
     /// Raw content.
     pub hot_heap: Arc<Heap>,
     /// Compressed frames.
@@ -163,12 +176,10 @@ pub struct Engine {
     pub compressors: Mutex<Vec<Compressor>>,
     /// Decompressors likewise.
     pub decompressors: Mutex<Vec<Decompressor>>,
-    /// Large contents on their way through the ring.
-    pub inbox: Mutex<HashMap<u64, Arc<Raw>>>,
+    /// Large contents on their way through the ring, by session and key.
+    pub inbox: Mutex<HashMap<(u32, u64), Arc<Raw>>>,
     /// Keys for them.
     pub next_key: AtomicU64,
-    /// Whether the process is still the one that opened the store.
-    pub guard: ForkGuard,
     /// Threads that are just making something smaller.
     demoting: AtomicU64,
     is_closed: AtomicBool,
@@ -190,13 +201,14 @@ impl Drop for Demoting<'_> {
 impl Engine {
     /// An engine that knows what `ledger` knows.
     pub fn new(mut options: Options, key: DomainKey, cold: Option<Cold>, mut ledger: Option<Ledger>) -> Result<Self> {
-        let segments = Segments::new()?;
+        let segments = Segments::new(options.lends)?;
         let address_bytes = options.memory_max_bytes.saturating_mul(HEAP_ADDRESS_FACTOR).min(HEAP_ADDRESS_BYTES_MAX);
         let hot_heap = Heap::new("agentmem-hot", &segments, address_bytes)?;
         let frame_heap = Heap::new("agentmem-frames", &segments, address_bytes)?;
-        let slots = Slots::new(SLOTS_MAX)?;
+        let slots = Arc::new(Slots::new(SLOTS_MAX, options.lends)?);
         let policy = std::mem::replace(&mut options.policy, Box::new(agentmem_core::policy::Lru));
         let mut state = State {
+            sessions: Sessions::default(),
             agents: Agents::default(),
             smus: Smus::default(),
             tree: Tree::default(),
@@ -228,11 +240,12 @@ impl Engine {
             let places = ledger.load(&mut state, &slots, &hot_heap)?;
             cold.as_ref().expect("a ledger has files beside it").adopt(places)?;
         }
-        let ring = Ring::new(CELLS, options.arena_bytes as usize, || state.smus.take_slot())?;
         Ok(Engine {
+            memory_max_bytes: AtomicU64::new(options.memory_max_bytes),
             key,
             slots,
-            ring,
+            arenas: RwLock::new(Arc::new([])),
+            bell: Mutex::new(Some(Arc::new(EventFd::new()?))),
             hot_heap,
             frame_heap,
             segments,
@@ -244,7 +257,6 @@ impl Engine {
             compressors: Mutex::default(),
             decompressors: Mutex::default(),
             next_key: AtomicU64::new(1),
-            guard: ForkGuard::new()?,
             demoting: AtomicU64::new(0),
             is_closed: AtomicBool::new(false),
             has_failed: AtomicBool::new(false),
@@ -277,12 +289,109 @@ impl Engine {
         sys::monotonic_ms() - self.started_ms
     }
 
-    /// Fails in a forked child, and after close.
+    /// A new session of process `pid` with an arena of that shape.
+    pub fn add_session(&self, shape: Shape, pid: u32, is_embedded: bool) -> Result<(u32, Arc<Arena>)> {
+        let bell = self.bell()?;
+        let arena = Arc::new(Arena::new(shape, !is_embedded, &bell)?);
+        let mut state = self.lock();
+        let state = &mut *state;
+        let entry = SessionEntry::new(arena.clone(), pid, is_embedded, &mut state.smus)?;
+        // Slots that were used before say so until they are put to.
+        entry.unused().for_each(|slot| self.slots.relocate(slot, Place::Fresh));
+        let number = state.sessions.insert(entry);
+        *self.arenas.write() = state.sessions.arenas().into();
+        // An engine that sleeps does not listen to it yet.
+        bell.ring();
+        Ok((number, arena))
+    }
+
+    fn bell(&self) -> Result<Arc<EventFd>> {
+        self.bell.lock().clone().ok_or_else(|| Error::new(ErrorKind::Closed, "this store"))
+    }
+
+    /// The same for another process, with the descriptors that it needs: the arena, what wakes the engine,
+    /// places, generations and incarnations.
+    pub fn lend_session(&self, shape: Shape, pid: u32) -> Result<(u32, [OwnedFd; 5])> {
+        let [places, generations] = self.slots.words();
+        let (places, generations) = (places.lend()?, generations.lend()?);
+        let (bell, incarnations) = (self.bell()?.descriptor()?, self.segments.incarnations().lend()?);
+        let (number, arena) = self.add_session(shape, pid, false)?;
+        match arena.lend() {
+            Ok(arena) => Ok((number, [arena, bell, places, generations, incarnations])),
+            Err(error) => {
+                self.end_session(number);
+                Err(error)
+            }
+        }
+    }
+
+    /// The agents of a session wait to be taken up again. Each holds what it holds once, as there are no handles
+    /// any more that could give more references back; so it is in a reopened store.
+    pub fn dismiss_agents(&self, session: u32) -> Result<()> {
+        // Equal puts are one content only once they are sealed.
+        let sealed = self.seal_all();
+        let mut state = self.lock();
+        for number in state.sessions.get_mut(session).map(SessionEntry::take_agents).unwrap_or_default() {
+            let Some(agent) = state.agents.get_mut(number) else { continue };
+            (agent.pid, agent.pidfd) = (0, None);
+            let aliases: Vec<u32> = agent.aliases.iter().copied().collect();
+            let surplus = agent.leases.iter().filter(|(_, count)| **count > 1);
+            let surplus: Vec<(u32, u32)> = surplus.map(|(&slot, &count)| (slot, count - 1)).collect();
+            aliases.into_iter().for_each(|alias| self.retire_alias(&mut state, number, alias));
+            surplus.into_iter().for_each(|(slot, count)| self.unlease(&mut state, number, slot, count));
+        }
+        sealed
+    }
+
+    /// A session is over: its process hung up, or died. What it published is taken in, and agents that it did not
+    /// say goodbye for are reaped.
+    pub fn end_session(&self, number: u32) {
+        let arena = self.lock().sessions.get(number).map(|entry| entry.arena.clone());
+        if let Some(arena) = arena {
+            let _ = self.drain_session(number, &arena);
+        }
+        let mut state = self.lock();
+        let Some(entry) = state.sessions.remove(number) else { return };
+        *self.arenas.write() = state.sessions.arenas().into();
+        entry.unused().for_each(|slot| state.smus.give_back(slot));
+        for agent in entry.agents() {
+            // One that is closed already is as good as reaped.
+            let _ = self.reap(&mut state, agent);
+        }
+        self.inbox.lock().retain(|(session, _), _| *session != number);
+    }
+
+    /// Every arena, with the number of its session.
+    pub fn arenas(&self) -> Arc<[(u32, Arc<Arena>)]> {
+        self.arenas.read().clone()
+    }
+
+    /// Nobody rings any more.
+    pub fn hang_up(&self) {
+        self.arenas().iter().for_each(|(_, arena)| arena.ring.hang_up());
+        if let Some(bell) = self.bell.lock().take() {
+            bell.ring();
+        }
+    }
+
+    /// Sleeps until something is published, or for `timeout_ms`.
+    fn sleep(&self, timeout_ms: i32) {
+        let arenas = self.arenas();
+        // Every one has to know, so none is left out.
+        let asleep = arenas.iter().filter(|(_, arena)| arena.ring.says_it_sleeps()).count();
+        if asleep == arenas.len() {
+            let bell = self.bell.lock().clone();
+            match bell {
+                Some(bell) => bell.wait(timeout_ms),
+                None => std::thread::yield_now(),
+            }
+        }
+        arenas.iter().for_each(|(_, arena)| arena.ring.says_it_woke());
+    }
+
+    /// Fails after close.
     #[inline]
     pub fn check_usable(&self) -> Result<()> {
-        if !self.guard.is_same_process() {
-            return Err(Error::new(ErrorKind::ForkedChild, "this store"));
-        }
         if self.is_closed.load(Ordering::Acquire) {
             let failed = self.has_failed.load(Ordering::Acquire);
             let subject = if failed { "this store, whose engine has failed (a bug)" } else { "this store" };
@@ -315,12 +424,23 @@ impl Engine {
     /// What may be planned for: the budget less what an allocator and jobs under way take beside
     /// what is counted.
     pub fn budget_bytes(&self) -> u64 {
-        self.options.memory_max_bytes - self.options.memory_max_bytes / UNCOUNTED_SHARE
+        let max = self.memory_max_bytes();
+        max - max / UNCOUNTED_SHARE
+    }
+
+    /// The budget.
+    pub fn memory_max_bytes(&self) -> u64 {
+        self.memory_max_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Changes it, where several engines share one.
+    pub fn set_memory_max_bytes(&self, bytes: u64) {
+        self.memory_max_bytes.store(bytes, Ordering::Relaxed);
     }
 
     /// RAM that the engine takes, everything included.
     pub fn resident_bytes(&self, state: &State) -> u64 {
-        self.planned_bytes(state) - self.ring.capacity_bytes() + self.ring.resident_bytes()
+        self.planned_bytes(state) - state.sessions.planned_bytes() + state.sessions.resident_bytes()
     }
 
     /// RAM that it will take when it has given back what it keeps only to be quick: what demotion can
@@ -337,7 +457,7 @@ impl Engine {
         self.hot_heap.resident_bytes()
             + self.frame_heap.resident_bytes()
             + self.segments.large_bytes()
-            + self.ring.capacity_bytes()
+            + state.sessions.planned_bytes()
             + self.table_bytes(state)
             + (decoded + cache) as u64
             + FIXED_BYTES
@@ -346,6 +466,7 @@ impl Engine {
     /// RAM of the tables.
     pub fn table_bytes(&self, state: &State) -> u64 {
         state.agents.table_bytes()
+            + state.sessions.table_bytes()
             + state.smus.table_bytes()
             + state.tree.table_bytes()
             + state.frames.table_bytes()
@@ -378,22 +499,38 @@ impl Engine {
     /// `OutOfMemory` where nothing more can be demoted. What was published is taken in all the
     /// same: the ring was part of the budget, and gives its pages back for it.
     pub fn drain(&self) -> Result<()> {
-        let head = self.ring.head();
+        let waits = |(_, arena): &&(u32, Arc<Arena>)| !arena.ring.is_drained_to(arena.ring.head());
+        // What one cannot get rid of is no reason to leave the others.
+        let drained = |outcome: Result<()>, (session, arena): &(u32, Arc<Arena>)| {
+            outcome.and(self.drain_session(*session, arena))
+        };
+        self.arenas().iter().filter(waits).fold(Ok(()), drained)
+    }
+
+    /// The same for what one session published: no more than its ring holds, as it may go on publishing.
+    pub fn drain_session(&self, session: u32, arena: &Arena) -> Result<()> {
+        let head = arena.ring.head();
         let mut is_refused = self.is_full() && self.make_room(0).is_err();
-        loop {
+        let mut left = arena.ring.cell_count().div_ceil(BATCH) + 1;
+        while left > 0 {
             let mut state = self.lock();
-            match self.ingest(&mut state, 256, is_refused) {
-                Ingest::Empty if !self.ring.is_drained_to(head) => {
-                    // Another thread is copying what it put before; ours is behind that.
+            let is_embedded = state.sessions.get(session).is_some_and(|entry| entry.is_embedded);
+            match self.ingest(&mut state, session, BATCH, is_refused) {
+                // Another thread is copying what it put before; ours is behind that. A session of another
+                // process sees to that itself: this one does not wait for anybody.
+                Ingest::Empty if is_embedded && !arena.ring.is_drained_to(head) => {
                     drop(state);
                     std::thread::yield_now();
                 }
                 Ingest::Empty if is_refused => {
-                    self.ring.trim();
+                    arena.ring.trim();
                     return Err(Error::new(ErrorKind::OutOfMemory, "this store"));
                 }
                 Ingest::Empty => return Ok(()),
-                Ingest::More => MutexGuard::unlock_fair(state),
+                Ingest::More => {
+                    left -= 1;
+                    MutexGuard::unlock_fair(state);
+                }
                 Ingest::NoRoom { bytes } => {
                     drop(state);
                     is_refused = self.make_room(bytes).is_err();
@@ -402,15 +539,13 @@ impl Engine {
                 Ingest::NoSlot => return Err(Error::new(ErrorKind::LimitReached, format!("{SLOTS_MAX} slots"))),
             }
         }
+        Ok(())
     }
 
     /// The state, after as much as possible of what the caller published before was taken in.
     pub fn settled(&self) -> MutexGuard<'_, State> {
-        // An empty ring does not say so: behind what another thread is still copying, ours waits.
-        if !self.ring.is_drained_to(self.ring.head()) {
-            // What cannot be taken in stays in the ring; whoever asks sees the rest.
-            let _ = self.drain();
-        }
+        // What cannot be taken in stays in its ring; whoever asks sees the rest.
+        let _ = self.drain();
         self.lock()
     }
 
@@ -420,7 +555,7 @@ impl Engine {
         let mut tick_ms = 0;
         let mut quiet_ticks = 0;
         while !self.is_closed() {
-            let put = !self.ring.is_empty();
+            let put = self.arenas().iter().any(|(_, arena)| !arena.ring.is_empty());
             let mut worked = put;
             quiet_ticks = if put { 0 } else { quiet_ticks };
             let blocked = self.drain().is_err();
@@ -433,7 +568,7 @@ impl Engine {
                 quiet_ticks += 1;
                 if quiet_ticks == TRIM_TICKS {
                     let _consumer = self.lock();
-                    self.ring.trim();
+                    self.arenas().iter().for_each(|(_, arena)| arena.ring.trim());
                     self.trim_heaps(u64::MAX);
                 }
             }
@@ -441,9 +576,11 @@ impl Engine {
             if worked && !blocked {
                 busy_ms = now_ms;
             } else if blocked || now_ms >= busy_ms + NAP_MS {
-                self.ring.sleep(TICK_MS);
+                self.sleep(TICK_MS);
             } else {
-                std::thread::sleep(std::time::Duration::from_millis(1));
+                // A look at everyone's ring costs something, so many are looked at less often.
+                let pause_us = 1000 + self.arenas().len() as u64 * LOOK_PAUSE_US;
+                std::thread::sleep(std::time::Duration::from_micros(pause_us));
             }
         }
     }

@@ -117,8 +117,9 @@ impl Engine {
         let mut state = self.lock();
         let hot: Vec<u32> = state.hot.iter().collect();
         for slot in hot {
-            let raw = state.smus.get_mut(slot).and_then(|smu| smu.raw.take());
-            self.drop_raw(&mut state, slot, agentmem_core::place::Place::Gone, raw);
+            let Some(smu) = state.smus.get_mut(slot) else { continue };
+            let (raw, claims) = (smu.raw.take(), smu.claims.clone());
+            self.drop_raw(&mut state, slot, claims, agentmem_core::place::Place::Gone, raw);
         }
         let agents: Vec<_> = state.agents.iter().map(|agent| agent.shared.clone()).collect();
         agents.iter().for_each(|agent| agent.close());

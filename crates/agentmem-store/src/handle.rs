@@ -1,22 +1,24 @@
 //! Handles on content, and views of it.
 
 use crate::agents::AgentShared;
-use crate::engine::Engine;
-use crate::smus::Packed;
+use crate::call::Call;
+use crate::calls::smu::{Advise, At, FindName, FindNode, FindTier, Promote, Seal};
+use crate::session::Session;
 use crate::sync::{AtomicBool, AtomicU32, Ordering};
-use crate::sys;
 use agentmem_core::place::Place;
 use agentmem_core::{Advice, ContentId, Error, ErrorKind, Kind, Result, Tier};
 use std::sync::Arc;
 
 /// A handle on one content.
 pub struct Smu {
-    pub(crate) engine: Arc<Engine>,
+    pub(crate) session: Arc<Session>,
     pub(crate) agent: Arc<AgentShared>,
     /// The slot that came with the put; it is what a release names.
     pub(crate) origin: u32,
     /// The generation of that slot.
     pub(crate) generation: u64,
+    /// What it pins with.
+    pub(crate) claim: u32,
     /// The slot that holds the content, as far as this handle knows.
     pub(crate) holder: AtomicU32,
     pub(crate) is_released: AtomicBool,
@@ -44,7 +46,7 @@ impl Smu {
     /// Whether the slot still is what this handle was made for.
     #[inline]
     fn is_current(&self) -> bool {
-        self.engine.slots.generation(self.origin) == self.generation
+        self.session.slots.generation(self.origin) == self.generation
     }
 
     pub(crate) fn released(&self) -> Error {
@@ -53,7 +55,7 @@ impl Smu {
 
     #[inline]
     pub(crate) fn check(&self) -> Result<()> {
-        self.engine.check_usable()?;
+        self.session.check_usable()?;
         self.check_held()
     }
 
@@ -78,15 +80,15 @@ impl Smu {
     /// A view, if it can be had without asking the engine.
     #[inline]
     pub fn view_now(&self) -> Result<Option<View>> {
-        self.engine.check_usable()?;
-        let slot = self.holder.load(Ordering::Relaxed);
-        match self.pin(slot)? {
-            Place::Hot { segment, offset_bytes } => Ok(Some(self.shown(slot, segment, offset_bytes))),
-            _ => {
-                self.engine.slots.unpin(slot);
-                Ok(None)
-            }
+        self.session.check_usable()?;
+        let shown = match self.pin(self.holder.load(Ordering::Relaxed))? {
+            Place::Hot { segment, offset_bytes } => self.shown(segment, offset_bytes),
+            _ => None,
+        };
+        if shown.is_none() {
+            self.unpin();
         }
+        Ok(shown)
     }
 
     /// Pins first and asks then whether the lease is still held: another thread may be giving it
@@ -94,14 +96,22 @@ impl Smu {
     /// before the engine looks at pins, so either the mark is seen here or the pin is seen there.
     #[inline]
     fn pin(&self, slot: u32) -> Result<Place> {
-        let place = self.engine.slots.pin(slot);
-        self.check_held().inspect_err(|_| self.engine.slots.unpin(slot))?;
+        self.session.arena.claims.pin(self.claim);
+        let place = self.session.slots.place(slot);
+        self.check_held().inspect_err(|_| self.unpin())?;
         Ok(place)
     }
 
-    fn shown(&self, slot: u32, segment: u32, offset_bytes: u64) -> View {
-        let start = self.engine.segments.base(segment).wrapping_add(offset_bytes as usize);
-        View { engine: self.engine.clone(), slot, start, len: self.logical_bytes as usize }
+    #[inline]
+    fn unpin(&self) {
+        self.session.arena.claims.unpin(self.claim);
+    }
+
+    /// A view of what was pinned; `None` if this process has not mapped the segment yet.
+    #[inline]
+    fn shown(&self, segment: u32, offset_bytes: u64) -> Option<View> {
+        let start = self.session.segments.base(segment)?.wrapping_add(offset_bytes as usize);
+        Some(View { session: self.session.clone(), claim: self.claim, start, len: self.logical_bytes as usize })
     }
 
     #[cold]
@@ -109,8 +119,12 @@ impl Smu {
         let mut was_fresh = false;
         loop {
             let slot = self.holder.load(Ordering::Relaxed);
+            // The pin is held meanwhile, so what is promoted stays.
             let outcome = match self.pin(slot)? {
-                Place::Hot { segment, offset_bytes } => return Ok(self.shown(slot, segment, offset_bytes)),
+                Place::Hot { segment, offset_bytes } => match self.shown(segment, offset_bytes) {
+                    Some(view) => return Ok(view),
+                    None => self.session.map(segment),
+                },
                 Place::Forward { slot: holder } => {
                     self.holder.store(holder, Ordering::Relaxed);
                     Ok(())
@@ -118,98 +132,75 @@ impl Smu {
                 Place::Fresh if was_fresh => Err(Error::new(ErrorKind::OutOfMemory, "content still in the arena")),
                 Place::Fresh => {
                     was_fresh = true;
-                    self.engine.drain()
+                    self.session.drain()
                 }
-                // The pin is held meanwhile, so what is promoted stays.
-                Place::Away => match self.engine.promote(slot) {
-                    Ok(()) => {
-                        if let Place::Hot { segment, offset_bytes } = self.engine.slots.place(slot) {
-                            return Ok(self.shown(slot, segment, offset_bytes));
-                        }
-                        Ok(())
+                Place::Away => {
+                    let promoted = self.session.call(Promote { smu: self.at() });
+                    if promoted.is_ok()
+                        && let Place::Hot { segment, offset_bytes } = self.session.slots.place(slot)
+                        && let Some(view) = self.shown(segment, offset_bytes)
+                    {
+                        return Ok(view);
                     }
-                    error => error,
-                },
+                    promoted
+                }
                 Place::Gone => Err(self.released()),
             };
-            self.engine.slots.unpin(slot);
+            self.unpin();
             outcome?;
         }
     }
 
+    /// What names it to the engine.
+    pub(crate) fn at(&self) -> At {
+        At { agent: self.agent.number, slot: self.origin, generation: self.generation }
+    }
+
+    fn ask<C: Call>(&self, call: C) -> Result<C::Answer> {
+        self.check()?;
+        self.session.call(call)
+    }
+
     /// Where it is now.
     pub fn tier(&self) -> Result<Tier> {
-        self.check()?;
-        let state = self.engine.settled();
-        let smu = state.smus.get(state.smus.resolve(self.origin)).ok_or_else(|| self.released())?;
-        let is_warm = |number| state.frames.get(number).is_some_and(|entry| entry.stored.is_some());
-        Ok(match (&smu.raw, smu.packed) {
-            (Some(_), _) | (None, Packed::No) => Tier::Hot,
-            (None, Packed::Item { frame, .. }) if is_warm(frame) => Tier::Warm,
-            (None, Packed::Parts { first, count }) if (first..first + count).all(is_warm) => Tier::Warm,
-            _ => Tier::Cold,
-        })
+        self.ask(FindTier { smu: self.at() })
     }
 
     /// NUMA node that holds the raw bytes, while they are hot.
     pub fn numa_node(&self) -> Result<Option<u32>> {
-        self.check()?;
-        let state = self.engine.settled();
-        let smu = state.smus.get(state.smus.resolve(self.origin)).ok_or_else(|| self.released())?;
-        Ok(smu.raw.as_ref().and_then(|raw| sys::numa_node(raw.bytes().as_ptr())))
+        self.ask(FindNode { smu: self.at() })
     }
 
     /// Its id; waits until it is sealed.
     pub fn id(&self) -> Result<ContentId> {
-        self.check()?;
-        let holder = self.engine.seal_slot(self.origin)?;
-        Ok(self.engine.lock().smus.get(holder).ok_or_else(|| self.released())?.id)
+        Ok(ContentId(self.ask(Seal { smu: self.at() })?.id))
     }
 
     /// Bytes kept for it; waits until it is sealed.
     pub fn stored_bytes(&self) -> Result<u64> {
-        self.check()?;
-        let holder = self.engine.seal_slot(self.origin)?;
-        Ok(self.engine.lock().stored_bytes(holder))
+        Ok(self.ask(Seal { smu: self.at() })?.stored_bytes)
     }
 
     /// Agents that hold it; waits until it is sealed.
     pub fn shared_by(&self) -> Result<u32> {
-        self.check()?;
-        let holder = self.engine.seal_slot(self.origin)?;
-        Ok(self.engine.lock().smus.get(holder).ok_or_else(|| self.released())?.agents)
+        Ok(self.ask(Seal { smu: self.at() })?.shared_by)
     }
 
     /// A name of it, the newest.
     pub fn name(&self) -> Result<Option<String>> {
-        self.check()?;
-        let state = self.engine.settled();
-        Ok(state.smus.name_of(state.smus.resolve(self.origin)).map(ToOwned::to_owned))
+        self.ask(FindName { smu: self.at() })
     }
 
     /// Says what is known about its next use.
     pub fn advise(&self, advice: Advice) -> Result<()> {
-        self.check()?;
-        match advice {
-            Advice::WillNeed => self.view().map(drop),
-            Advice::Hot | Advice::Cold => {
-                let holder = self.engine.seal_slot(self.origin)?;
-                let mut state = self.engine.lock();
-                let smu = state.smus.get_mut(holder).ok_or_else(|| self.released())?;
-                smu.keep_hot = advice == Advice::Hot;
-                if advice == Advice::Cold {
-                    state.unwanted.push_back(holder);
-                }
-                Ok(())
-            }
-        }
+        self.ask(Advise { smu: self.at(), advice })
     }
 }
 
 /// Pinned content. The pin goes when the view goes.
 pub struct View {
-    engine: Arc<Engine>,
-    slot: u32,
+    session: Arc<Session>,
+    claim: u32,
     start: *const u8,
     len: usize,
 }
@@ -244,8 +235,8 @@ impl Drop for View {
     #[inline]
     fn drop(&mut self) {
         // A forked child inherits views but no pins: the claim words are the parent's.
-        if self.engine.guard.is_same_process() {
-            self.engine.slots.unpin(self.slot);
+        if self.session.is_same_process() {
+            self.session.arena.claims.unpin(self.claim);
         }
     }
 }

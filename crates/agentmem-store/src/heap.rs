@@ -41,6 +41,7 @@ impl Heap {
     /// An empty heap with `capacity_bytes` of address space.
     pub fn new(name: &str, segments: &Arc<Segments>, capacity_bytes: u64) -> Result<Arc<Self>> {
         let mapping = Mapping::writable(name, capacity_bytes as usize)?;
+        mapping.fix_len()?;
         let segment = segments.register(&mapping)?;
         Ok(Arc::new(Heap {
             mapping,
@@ -235,7 +236,7 @@ mod tests {
             steps in proptest::collection::vec((0..10u8, 1..40_000usize), 1..150),
             scale in prop::sample::select(vec![1, 12]),
         ) {
-            let heap = Heap::new("agentmem-test", &Segments::new().unwrap(), CAPACITY_BYTES).unwrap();
+            let heap = Heap::new("agentmem-test", &Segments::new(false).unwrap(), CAPACITY_BYTES).unwrap();
             let mut held: Vec<(Extent, u8)> = Vec::new();
             for (turn, (action, len)) in steps.into_iter().enumerate() {
                 let len = len * scale;
@@ -263,7 +264,7 @@ mod tests {
 
     #[test]
     fn what_is_freed_is_used_again_before_anything_new_is_asked_for() {
-        let heap = Heap::new("agentmem-test", &Segments::new().unwrap(), CAPACITY_BYTES).unwrap();
+        let heap = Heap::new("agentmem-test", &Segments::new(false).unwrap(), CAPACITY_BYTES).unwrap();
         let content = vec![7; 64 << 10];
         let mut held: Vec<Extent> = (0..1600).map(|_| heap.store(&content).unwrap()).collect();
         let resident = heap.mapping.resident_bytes();

@@ -1,9 +1,12 @@
 //! From the ring into tables: what an agent published becomes content and messages.
 
+use crate::calls::store::check_name;
+use crate::claims::{Claim, Claims};
 use crate::engine::{Engine, Ingest, State};
-use crate::raw::{LARGE_BYTES, Raw};
+use crate::raw::Raw;
 use crate::ring::{Cell, Operation};
 use crate::smus::{Packed, SlotUse, Smu};
+use crate::sync::Ordering;
 use crate::tree::{Body, NONE, Node, RawItem, Tail};
 use agentmem_core::frame::{ITEMS_MAX, Meta};
 use agentmem_core::place::Place;
@@ -16,44 +19,101 @@ const CHUNK_BYTES_MIN: usize = 4 << 10;
 const CHUNK_BYTES_MAX: usize = 256 << 10;
 
 impl Engine {
-    /// Takes in up to `limit` published operations, oldest first; with `beyond_budget` also those
-    /// for which there is no room.
-    pub fn ingest(&self, state: &mut State, limit: usize, beyond_budget: bool) -> Ingest {
+    /// Takes in up to `limit` operations that `session` published, oldest first; with `beyond_budget` also
+    /// those for which there is no room.
+    pub fn ingest(&self, state: &mut State, session: u32, limit: usize, beyond_budget: bool) -> Ingest {
         let now_ms = self.now_ms();
+        let Some(arena) = state.sessions.get_mut(session).map(|entry| entry.arena.clone()) else {
+            return Ingest::Empty;
+        };
+        let ring = &arena.ring;
         let mut room = self.budget_bytes() as i64 - self.planned_bytes(state) as i64;
         for _ in 0..limit {
-            let Some(found) = self.ring.peek() else { return Ingest::Empty };
+            let Some(found) = ring.peek() else { return Ingest::Empty };
             let Ok((cell, bytes)) = found else {
                 // The ring lies in the agent's memory: it lost its own put, nothing else.
                 state.counters.reject_cell += 1;
-                self.ring.skip();
+                ring.skip();
                 continue;
             };
+            let charged_bytes = match self.admit(state, session, &cell, bytes) {
+                Ok(charged_bytes) => charged_bytes,
+                Err(counter) => {
+                    // It hurts whoever published it: what a put came with is given out again with the cell.
+                    *counter += 1;
+                    ring.advance(&cell);
+                    continue;
+                }
+            };
             let takes_slot = matches!(cell.operation, Operation::Put { .. });
-            if takes_slot && !state.smus.has_free_slot() {
+            if takes_slot && !state.has_free_handle(session) {
                 return Ingest::NoSlot;
             }
             let needs = bytes.len() as i64 + 512;
             if needs > room && !beyond_budget && !matches!(cell.operation, Operation::Release { .. }) {
                 return Ingest::NoRoom { bytes: needs as u64 };
             }
-            if self.take_in(state, &cell, bytes, now_ms).is_err() {
+            if self.take_in(state, session, &cell, bytes, now_ms).is_err() {
                 return Ingest::NoRoom { bytes: needs as u64 };
             }
             room -= needs;
-            let slot = if takes_slot {
-                let slot = state.smus.take_slot().expect("checked above");
-                self.slots.relocate(slot, Place::Fresh);
-                slot
-            } else {
-                cell.slot
-            };
-            self.ring.advance(&cell, slot);
+            if charged_bytes > 0
+                && let Some(agent) = state.agents.get(cell.agent)
+            {
+                agent.shared.charge_anyway(charged_bytes);
+            }
+            if takes_slot {
+                let given = state.take_handle(session).expect("checked above");
+                self.slots.relocate(given.slot, Place::Fresh);
+                state.sessions.get_mut(session).expect("found above").give(cell.cell, given);
+            }
+            ring.advance(&cell);
         }
         Ingest::More
     }
 
-    fn take_in(&self, state: &mut State, cell: &Cell, bytes: &[u8], now_ms: u64) -> Result<()> {
+    /// Whether `cell` is one that its session may publish. Returns what its agent is still to be charged for, or
+    /// the counter of what is wrong.
+    fn admit<'a>(
+        &self,
+        state: &'a mut State,
+        session: u32,
+        cell: &Cell,
+        bytes: &[u8],
+    ) -> std::result::Result<u64, &'a mut u64> {
+        let Some(entry) = state.sessions.get(session) else { return Err(&mut state.counters.reject_cell) };
+        if entry.is_embedded {
+            return Ok(0); // charged when it was put, by code of ours
+        }
+        let is_own = match cell.operation {
+            Operation::Append { conversation, .. } => {
+                state.conversations.get(&conversation).is_none_or(|found| found.agent == cell.agent)
+            }
+            _ => true,
+        };
+        if !is_own || !(entry.speaks_for(cell.agent) || cell.operation == Operation::Nothing) {
+            return Err(&mut state.counters.reject_cell);
+        }
+        let left_bytes = |key| self.inbox.lock().get(&(session, key)).map_or(0, |raw| raw.len());
+        let logical_bytes = match cell.operation {
+            Operation::Put { key: 0, name_bytes, .. } => bytes.len() - usize::from(name_bytes),
+            Operation::Append { key: 0, .. } => bytes.len(),
+            Operation::Put { key, .. } | Operation::Append { key, .. } => left_bytes(key),
+            Operation::Release { .. } | Operation::Nothing => 0,
+        } as u64;
+        // A session compares with the quota before it puts. What it had put when the quota was lowered is kept.
+        let quota_bytes = state.agents.get(cell.agent).and_then(|agent| agent.shared.quota_bytes());
+        let used_bytes = state.agents.get(cell.agent).map_or(0, |agent| agent.shared.used_bytes());
+        let grace_bytes = entry.arena.ring.capacity_bytes();
+        match quota_bytes {
+            Some(quota) if used_bytes + logical_bytes > quota.saturating_add(grace_bytes) => {
+                Err(&mut state.counters.reject_quota)
+            }
+            _ => Ok(logical_bytes),
+        }
+    }
+
+    fn take_in(&self, state: &mut State, session: u32, cell: &Cell, bytes: &[u8], now_ms: u64) -> Result<()> {
         if let Some(agent) = state.agents.get_mut(cell.agent) {
             agent.active_ms = now_ms;
         }
@@ -63,21 +123,32 @@ impl Engine {
                 let raw = match key {
                     0 => Arc::new(Raw::Extent(self.hot_heap.store(content)?)),
                     // A key that was never left is a lie: the content is then empty.
-                    key => match self.inbox.lock().remove(&key) {
+                    key => match self.inbox.lock().remove(&(session, key)) {
                         Some(raw) => raw,
                         None => Arc::new(Raw::Extent(self.hot_heap.store(&[])?)),
                     },
                 };
-                self.add_smu(state, cell, kind, importance, raw, now_ms);
-                if let Ok(name) = std::str::from_utf8(name)
-                    && !name.is_empty()
+                let given = state.sessions.get_mut(session).expect("it is drained").given(cell.cell);
+                let claim = Claim { session, index: given.claim };
+                self.add_smu(state, cell.agent, given.slot, claim, (kind, importance), raw, now_ms);
+                // A copy: what lies in the ring can change under our eyes.
+                if let Ok(name) = String::from_utf8(name.to_vec())
+                    && check_name(&name).is_ok()
                 {
-                    state.smus.name_later(name, cell.slot);
+                    state.smus.name_later(&name, given.slot);
                 }
             }
             Operation::Append { conversation, meta, key } => {
-                let large = if key == 0 { None } else { self.inbox.lock().remove(&key) };
+                let large = if key == 0 { None } else { self.inbox.lock().remove(&(session, key)) };
+                let len = large.as_ref().map_or(bytes.len(), |raw| raw.len()) as u64;
                 self.append(state, conversation, bytes, large, meta, now_ms)?;
+                // Handles in this process count by themselves.
+                if state.sessions.get(session).is_some_and(|entry| !entry.is_embedded)
+                    && let Some(found) = state.conversations.get(&conversation)
+                {
+                    found.shared.messages.fetch_add(1, Ordering::AcqRel);
+                    found.shared.logical_bytes.fetch_add(len, Ordering::AcqRel);
+                }
             }
             Operation::Release { slot, generation } => self.release_slot(state, cell.agent, slot, generation),
             Operation::Nothing => {}
@@ -85,12 +156,20 @@ impl Engine {
         Ok(())
     }
 
-    fn add_smu(&self, state: &mut State, cell: &Cell, kind: Kind, importance: u8, raw: Arc<Raw>, now_ms: u64) {
-        let slot = cell.slot;
-        if state.agents.get(cell.agent).is_none() {
+    #[expect(clippy::too_many_arguments, reason = "what a new SMU is made of")]
+    fn add_smu(
+        &self,
+        state: &mut State,
+        agent: u32,
+        slot: u32,
+        claim: Claim,
+        (kind, importance): (Kind, u8),
+        raw: Arc<Raw>,
+        now_ms: u64,
+    ) {
+        if state.agents.get(agent).is_none() {
             // The agent was closed while the put was under way.
-            self.slots.relocate(slot, Place::Gone);
-            state.smus.give_back(slot);
+            self.retire_slot(state, slot, Claims::of(claim), None);
             return;
         }
         let place = raw.place();
@@ -106,9 +185,10 @@ impl Engine {
                 packed: Packed::No,
                 leases: 0,
                 agents: 0,
-                agent: cell.agent,
+                agent,
                 used_ms: now_ms,
-                uses_seen: self.slots.uses(slot),
+                uses_seen: 0,
+                claims: Claims::of(claim),
                 kind,
                 importance,
                 keep_hot: false,
@@ -116,7 +196,7 @@ impl Engine {
                 is_busy: false,
             })),
         );
-        state.lease(cell.agent, slot, 1);
+        state.lease(agent, slot, 1);
         state.hot.insert(slot);
         state.unsealed.push_back(slot);
         self.slots.relocate(slot, place);
@@ -207,10 +287,5 @@ impl Engine {
             meta,
         });
         Ok(())
-    }
-
-    /// Whether content of `len` bytes goes into a memfd of its own instead of through the ring.
-    pub fn is_large(&self, len: usize) -> bool {
-        len >= LARGE_BYTES || len + 256 > self.ring.data_bytes_max()
     }
 }

@@ -4,6 +4,10 @@
 //! [`Store`] is where to start; ARCHITECTURE.md says how the rest fits together.
 
 mod agents;
+mod arena;
+mod call;
+mod calls;
+mod claims;
 mod cold;
 mod collect;
 mod compress;
@@ -11,6 +15,7 @@ mod conversation;
 mod counters;
 mod dense;
 mod dirty;
+mod domains;
 mod engine;
 mod flush;
 mod folder;
@@ -18,10 +23,13 @@ mod frames;
 mod free;
 mod handle;
 mod heap;
+#[cfg(all(test, not(loom)))]
+mod hostile;
 mod index;
 mod ingest;
 mod ledger;
 mod lifetime;
+mod link;
 mod load;
 pub mod options;
 mod pack;
@@ -30,12 +38,17 @@ mod raw;
 mod read;
 mod reclaim;
 mod records;
+mod remote;
 mod ring;
 mod seal;
 mod segments;
+mod server;
+mod session;
+mod sessions;
 mod share;
 mod slots;
 mod smus;
+mod socket;
 mod splice;
 pub mod stats;
 mod store;
@@ -46,6 +59,7 @@ pub mod verify;
 
 pub use cold::{Cold, DiskPlace};
 pub use conversation::Conversation;
+pub use domains::{Domain, Domains};
 pub use heap::{Extent, Heap};
 pub use options::{OnFull, Options};
 pub use read::StoredMessage;
@@ -53,6 +67,7 @@ pub use read::StoredMessage;
 #[doc(hidden)]
 pub use ring::makes_sense;
 pub use segments::Segments;
+pub use server::Server;
 pub use store::{Agent, Smu, Store, View};
 #[cfg(feature = "faults")]
 pub use sys::faults;

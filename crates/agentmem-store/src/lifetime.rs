@@ -1,14 +1,93 @@
 //! Leases, and what goes when the last of them goes.
 
+use crate::claims::{Claim, Claims};
 use crate::engine::{Engine, State};
 use crate::frames::Ref;
+use crate::raw::Raw;
+use crate::ring::Given;
 use crate::slots::SLOTS_MAX;
 use crate::smus::{Packed, SlotUse};
 use crate::tree::{Body, NONE, Node};
 use agentmem_core::place::Place;
 use agentmem_core::{Error, ErrorKind, Result};
+use std::sync::Arc;
+
+/// What waits for pins to go.
+#[derive(Debug)]
+pub struct Waiting {
+    /// Who may hold them.
+    claims: Claims,
+    /// Bytes that they may still see.
+    pub raw: Option<Arc<Raw>>,
+    then: Then,
+}
+
+#[derive(Debug)]
+enum Then {
+    /// The bytes go, and that is all.
+    Nothing,
+    /// The slot and the claims may be given out again.
+    GiveBack { slot: u32 },
+    /// The same, and the claim is one of those of the content in `of` no more, if that still is there.
+    GiveBackAlias { slot: u32, of: u32, generation: u64 },
+}
 
 impl State {
+    /// Whether [`Self::take_handle`] would succeed.
+    pub fn has_free_handle(&mut self, session: u32) -> bool {
+        self.smus.has_free_slot() && self.sessions.get_mut(session).is_some_and(|entry| entry.has_free_claim())
+    }
+
+    /// A slot and a claim for what `session` puts next.
+    pub fn take_handle(&mut self, session: u32) -> Result<Given> {
+        let slot = self.smus.take_slot()?;
+        let gone = || Error::new(ErrorKind::Closed, "this session");
+        let claim = self.sessions.get_mut(session).ok_or_else(gone).and_then(|entry| entry.take_claim());
+        match claim {
+            Ok(claim) => Ok(Given { slot, claim }),
+            Err(error) => {
+                self.smus.give_back(slot);
+                Err(error)
+            }
+        }
+    }
+
+    /// What `session` pins the content in `slot` with.
+    pub fn claim_on(&mut self, session: u32, slot: u32) -> Result<u32> {
+        let smu = self.smus.get_mut(slot).ok_or_else(|| Error::new(ErrorKind::Released, format!("slot {slot}")))?;
+        if let Some(claim) = smu.claims.of_session(session) {
+            return Ok(claim.index);
+        }
+        let entry = self.sessions.get_mut(session).ok_or_else(|| Error::new(ErrorKind::Closed, "this session"))?;
+        let claim = Claim { session, index: entry.take_claim()? };
+        smu.claims.add(claim);
+        Ok(claim.index)
+    }
+
+    /// Nobody pins it any more.
+    fn let_go(&mut self, waiting: Waiting, generation_of: impl Fn(u32) -> u64) {
+        let claims = waiting.claims.iter();
+        match waiting.then {
+            Then::Nothing => {}
+            Then::GiveBack { slot } => {
+                claims.for_each(|claim| self.sessions.free_claim(claim));
+                self.smus.give_back(slot);
+            }
+            Then::GiveBackAlias { slot, of, generation } => {
+                // Content that went took its claims along.
+                if generation_of(of) == generation
+                    && let Some(smu) = self.smus.get_mut(of)
+                {
+                    for claim in claims {
+                        smu.claims.remove(claim);
+                        self.sessions.free_claim(claim);
+                    }
+                }
+                self.smus.give_back(slot);
+            }
+        }
+    }
+
     /// Gives `agent` `count` references on the content in `slot`.
     pub fn lease(&mut self, agent: u32, slot: u32, count: u32) {
         let is_first = self.agents.lease(agent, slot, count);
@@ -138,33 +217,37 @@ impl Engine {
             return; // it went by another handle
         }
         match *state.smus.using(slot) {
-            SlotUse::Alias { to, agent: owner } if owner == agent => {
+            SlotUse::Alias { to, agent: owner, .. } if owner == agent => {
                 self.retire_alias(state, agent, slot);
                 self.unlease(state, agent, to, 1);
             }
             SlotUse::Smu(_) => {
-                self.unlease(state, agent, slot, 1);
                 // References that are left belong to aliases first: one too many would forward to
-                // what is somebody else's by then.
+                // what is somebody else's by then. Aliases go before what they are aliases of.
                 let Some(entry) = state.agents.get(agent) else { return };
-                let left = entry.leases.get(&slot).copied().unwrap_or(0) as usize;
+                let left = entry.leases.get(&slot).copied().unwrap_or(0).saturating_sub(1) as usize;
                 let here = |alias: &&u32| matches!(state.smus.using(**alias), SlotUse::Alias { to, .. } if *to == slot);
                 let aliases: Vec<u32> = entry.aliases.iter().filter(here).copied().collect();
                 for &alias in aliases.iter().skip(left) {
                     self.retire_alias(state, agent, alias);
                 }
+                self.unlease(state, agent, slot, 1);
             }
             // Somebody else's, or nothing: a lie that hurts nobody.
             _ => {}
         }
     }
 
-    fn retire_alias(&self, state: &mut State, agent: u32, alias: u32) {
-        state.smus.clear(alias);
+    /// `alias`, a slot of `agent`, is used no more.
+    pub fn retire_alias(&self, state: &mut State, agent: u32, alias: u32) {
         if let Some(entry) = state.agents.get_mut(agent) {
             entry.aliases.remove(&alias);
         }
-        self.retire_slot(state, alias, None);
+        let SlotUse::Alias { to, claim, .. } = state.smus.clear(alias) else { return };
+        let then = Then::GiveBackAlias { slot: alias, of: to, generation: self.slots.generation(to) };
+        self.slots.retire(alias);
+        self.slots.relocate(alias, Place::Gone);
+        self.wait_for_pins(state, Waiting { claims: Claims::of(claim), raw: None, then });
     }
 
     /// Takes `count` references back, and the content with the last of them.
@@ -188,24 +271,31 @@ impl Engine {
         state.hot.remove(slot);
         // The packed form names the slot, so it goes before the slot can be given out again.
         state.unref_packed_of(slot, smu.packed);
-        self.retire_slot(state, slot, smu.raw);
+        self.retire_slot(state, slot, smu.claims, smu.raw);
     }
 
-    /// `slot` is used no more; it and `raw` go once nobody has pinned them.
-    fn retire_slot(&self, state: &mut State, slot: u32, raw: Option<std::sync::Arc<crate::raw::Raw>>) {
+    /// `slot` is used no more; it, `claims` and `raw` go once nobody pins them.
+    pub fn retire_slot(&self, state: &mut State, slot: u32, claims: Claims, raw: Option<Arc<Raw>>) {
         self.slots.retire(slot);
-        if self.slots.relocate(slot, Place::Gone) {
-            state.smus.give_back(slot);
-        } else {
-            state.limbo.push((slot, raw, true));
+        self.slots.relocate(slot, Place::Gone);
+        self.wait_for_pins(state, Waiting { claims, raw, then: Then::GiveBack { slot } });
+    }
+
+    /// The raw bytes of `slot`, which `claims` may pin, are not needed by the engine any more: it is at
+    /// `place` now.
+    pub fn drop_raw(&self, state: &mut State, slot: u32, claims: Claims, place: Place, raw: Option<Arc<Raw>>) {
+        state.hot.remove(slot);
+        self.slots.relocate(slot, place);
+        if raw.is_some() {
+            self.wait_for_pins(state, Waiting { claims, raw, then: Then::Nothing });
         }
     }
 
-    /// The raw bytes of `slot` are not needed by the engine any more: it is at `place` now.
-    pub fn drop_raw(&self, state: &mut State, slot: u32, place: Place, raw: Option<std::sync::Arc<crate::raw::Raw>>) {
-        state.hot.remove(slot);
-        if !self.slots.relocate(slot, place) && raw.is_some() {
-            state.limbo.push((slot, raw, false));
+    fn wait_for_pins(&self, state: &mut State, waiting: Waiting) {
+        if state.sessions.is_pinned(&waiting.claims) {
+            state.limbo.push(waiting);
+        } else {
+            state.let_go(waiting, |slot| self.slots.generation(slot));
         }
     }
 
@@ -213,13 +303,7 @@ impl Engine {
     pub fn empty_limbo(&self, state: &mut State) -> bool {
         let waiting = std::mem::take(&mut state.limbo);
         let before = waiting.len();
-        for (slot, raw, gives_back) in waiting {
-            if self.slots.is_pinned(slot) {
-                state.limbo.push((slot, raw, gives_back));
-            } else if gives_back {
-                state.smus.give_back(slot);
-            }
-        }
+        waiting.into_iter().for_each(|waiting| self.wait_for_pins(state, waiting));
         state.limbo.len() < before
     }
 
@@ -236,9 +320,8 @@ impl Engine {
             }
             state.drop_conversation(conversation);
         }
-        for slot in aliases {
-            state.smus.clear(slot);
-            self.retire_slot(state, slot, None);
+        for alias in aliases {
+            self.retire_alias(state, number, alias);
         }
         for (slot, count) in leases {
             self.unlease(state, number, slot, count);

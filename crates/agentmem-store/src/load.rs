@@ -1,6 +1,7 @@
 //! Reading the index back into tables.
 
 use crate::agents::{AgentEntry, AgentShared};
+use crate::claims::Claims;
 use crate::cold::DiskPlace;
 use crate::dirty::Dirty;
 use crate::engine::{Conversation, ConversationShared, State};
@@ -204,6 +205,7 @@ fn load_smu(state: &mut State, slots: &Slots, slot: u32, record: SmuRecord) -> R
             agent: 0,
             used_ms: 0,
             uses_seen: 0,
+            claims: Claims::default(),
             kind: Kind::from_u8(record.kind).ok_or_else(|| damaged("kind"))?,
             importance: record.importance,
             keep_hot: false,

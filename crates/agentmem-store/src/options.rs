@@ -38,6 +38,8 @@ pub struct Options {
     pub pressure: bool,
     /// What goes first.
     pub policy: Box<dyn Policy>,
+    /// Whether other processes are to have sessions: their memory is then of a kind that can be lent.
+    pub lends: bool,
 }
 
 /// Least budget: below this the engine's own tables do not fit.
@@ -57,6 +59,7 @@ impl Default for Options {
             cold_level: 9,
             pressure: true,
             policy: policy::by_name("semantic").expect("a built-in policy"),
+            lends: false,
         }
     }
 }

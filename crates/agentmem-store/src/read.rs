@@ -36,7 +36,7 @@ impl FrameBytes {
 }
 
 /// One message as it was given.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct StoredMessage {
     /// All its bytes.
     pub bytes: Vec<u8>,

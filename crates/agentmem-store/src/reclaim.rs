@@ -49,7 +49,7 @@ impl State {
         let (agent, kind, importance, tier, resident_bytes, logical_bytes, used_ms, uses, shared_by) = match unit {
             Unit::Smu(slot) => {
                 let smu = self.smus.get(slot)?;
-                let is_held = smu.is_busy || engine.slots.is_pinned(slot);
+                let is_held = smu.is_busy || self.sessions.is_pinned(&smu.claims);
                 // What does not shrink gains nothing in RAM: without SSD it stays as it is.
                 let is_stuck = smu.stays_raw && engine.cold.is_none();
                 if smu.raw.is_none() || !smu.is_sealed || is_held || is_stuck {
@@ -58,7 +58,7 @@ impl State {
                 // What can be dropped frees everything; what must be compressed first, most of it.
                 let share = if smu.packed == Packed::No { 3 } else { 4 };
                 let freed = smu.logical_bytes * share / 4;
-                let uses = engine.slots.uses(slot);
+                let uses = self.sessions.uses(&smu.claims);
                 let importance = if smu.keep_hot { 100 } else { smu.importance };
                 (smu.agent, smu.kind, importance, Tier::Hot, freed, smu.logical_bytes, smu.used_ms, uses, smu.agents)
             }
@@ -111,14 +111,18 @@ impl State {
     }
 
     /// Carries what readers did to use counters over into times.
-    fn refresh_use(&mut self, engine: &Engine, slot: u32, now_ms: u64) {
-        let uses = engine.slots.uses(slot);
-        if let Some(smu) = self.smus.get_mut(slot)
-            && smu.uses_seen != uses
-        {
+    fn refresh_use(&mut self, slot: u32, now_ms: u64) {
+        let Some(smu) = self.smus.get_mut(slot) else { return };
+        let uses = self.sessions.uses(&smu.claims);
+        if smu.uses_seen != uses {
             smu.uses_seen = uses;
             smu.used_ms = now_ms;
         }
+    }
+
+    /// Whether anyone looks at the raw bytes of `slot`.
+    pub fn is_pinned(&self, slot: u32) -> bool {
+        self.smus.get(slot).is_some_and(|smu| self.sessions.is_pinned(&smu.claims))
     }
 }
 
@@ -228,8 +232,8 @@ impl Engine {
     pub fn trim(&self) {
         let mut state = self.lock();
         state.decoded.clear();
-        if self.ring.is_empty() {
-            self.ring.trim();
+        for (_, arena) in self.arenas().iter().filter(|(_, arena)| arena.ring.is_empty()) {
+            arena.ring.trim();
         }
         self.trim_heaps(u64::MAX);
     }
@@ -245,7 +249,7 @@ impl Engine {
         let (units, candidates): (Vec<Unit>, Vec<Candidate>) = {
             let mut state = self.lock();
             let hot = state.hot.walk(SAMPLE / 2);
-            hot.iter().for_each(|&slot| state.refresh_use(self, slot, now_ms));
+            hot.iter().for_each(|&slot| state.refresh_use(slot, now_ms));
             let tails = state.tails.walk(SAMPLE / 2);
             let warm = if self.cold.is_some() { state.warm.walk(SAMPLE / 2) } else { Vec::new() };
             let units = hot.into_iter().map(Unit::Smu);
@@ -386,7 +390,11 @@ impl Engine {
 
     /// What is done four times a second; returns whether there was anything to do.
     pub fn tick(&self, now_ms: u64) -> bool {
-        let mut worked = self.empty_limbo(&mut self.lock());
+        let mut worked = {
+            let mut state = self.lock();
+            state.sessions.look();
+            self.empty_limbo(&mut state)
+        };
         worked |= self.demote_aged(now_ms);
         worked |= self.collect(now_ms);
         self.reap_dead();
@@ -418,7 +426,7 @@ impl Engine {
                 to_warm.extend(state.candidate(self, Unit::Smu(slot), now_ms).map(|_| Unit::Smu(slot)));
             }
             let hot = state.hot.walk(AGE_SAMPLE);
-            hot.iter().for_each(|&slot| state.refresh_use(self, slot, now_ms));
+            hot.iter().for_each(|&slot| state.refresh_use(slot, now_ms));
             let tails = state.tails.walk(AGE_SAMPLE);
             let warm = if self.cold.is_some() { state.warm.walk(AGE_SAMPLE) } else { Vec::new() };
             for unit in hot.into_iter().map(Unit::Smu).chain(tails.into_iter().map(Unit::Tail)) {

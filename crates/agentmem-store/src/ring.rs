@@ -3,16 +3,16 @@
 //!
 //! A put claims one cell and its bytes with one compare-and-swap, copies, and publishes with one
 //! release store; there is no lock and no system call unless the engine sleeps. A cell comes with
-//! a slot that the engine assigned before it gave the cell back, so a put knows its slot at once.
+//! a slot and a claim that the engine assigned before it gave the cell back, so a put knows them at once.
 //!
 //! ```text
 //! head, tail: cells claimed (24 bits) and units of 64 bytes claimed (40 bits), both modular
-//! cell:       stamp, start, operation, target, len, around, slot, key
+//! cell:       stamp, start, operation, target, len, around, slot and claim, key
 //! ```
 //! The engine takes nothing on trust: what it reads from a cell is checked against the ring.
 
 use crate::ranges::Range;
-use crate::sync::{Ordering, Words, fence};
+use crate::sync::{AtomicU64, Ordering, Words, fence};
 use crate::sys::{EventFd, Mapping, PAGE_BYTES};
 use agentmem_core::frame::Meta;
 use agentmem_core::place::UNIT_BYTES;
@@ -22,7 +22,8 @@ use std::sync::Arc;
 
 /// Cells in one ring: puts that may wait for the engine at the same time.
 pub const CELLS: usize = 1 << 14;
-const CELL_WORDS: usize = 8;
+/// Words of one cell.
+pub const CELL_WORDS: usize = 8;
 const UNIT_BITS: u32 = 40;
 const UNIT_MASK: u64 = (1 << UNIT_BITS) - 1;
 const CELL_MASK: u64 = (1 << 24) - 1;
@@ -30,7 +31,8 @@ const CELL_MASK: u64 = (1 << 24) - 1;
 const HEAD: usize = 0;
 const TAIL: usize = 8;
 const SLEEPING: usize = 16;
-const CONTROL_WORDS: usize = 24;
+/// Words that both ends steer by.
+pub const CONTROL_WORDS: usize = 24;
 
 /// What an agent tells the engine through the ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,10 +75,29 @@ pub struct Cell {
     pub agent: u32,
     /// What to do.
     pub operation: Operation,
-    /// Slot that came with the cell.
-    pub slot: u32,
+    /// Which cell of the ring it is.
+    pub cell: usize,
     start: u64,
     len: u64,
+}
+
+/// What comes with a cell: where content put with it will be, and what pins it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Given {
+    /// A slot.
+    pub slot: u32,
+    /// A word of the session's claim table.
+    pub claim: u32,
+}
+
+impl Given {
+    fn from_word(word: u64) -> Self {
+        Given { slot: word as u32, claim: (word >> 32) as u32 }
+    }
+
+    fn to_word(self) -> u64 {
+        u64::from(self.claim) << 32 | u64::from(self.slot)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,15 +123,19 @@ impl Position {
     }
 }
 
-/// One ring, with both of its ends.
+/// One ring, as either end sees it.
 #[derive(Debug)]
 pub struct Ring {
     control: Words,
     cells: Words,
     cell_count: usize,
-    data: Mapping,
+    memory: Arc<Mapping>,
+    /// Where the bytes begin in `memory`.
+    data_at: usize,
     data_units: u64,
-    wake: Mutex<Option<Arc<EventFd>>>,
+    bell: Mutex<Option<Arc<EventFd>>>,
+    /// The engine's own tail. The shared word is for the session to read, and the session's to spoil.
+    tail: AtomicU64,
     /// Where the bytes never touched since the last trim begin, and what was in use then.
     trimmed: Mutex<(u64, u64)>,
 }
@@ -120,23 +145,39 @@ pub struct Ring {
 pub struct Full;
 
 impl Ring {
-    /// A ring of `cell_count` cells over `data_bytes` of bytes, both powers of two. `next_slot`
-    /// gives the slots that come with the cells.
-    pub fn new(cell_count: usize, data_bytes: usize, mut next_slot: impl FnMut() -> Result<u32>) -> Result<Self> {
+    /// The ring that lies in `control`, `cells` and the `data_bytes` of `memory` at `data_at`.
+    pub fn over(
+        control: Words,
+        cells: Words,
+        memory: Arc<Mapping>,
+        data_at: usize,
+        data_bytes: usize,
+        bell: Arc<EventFd>,
+    ) -> Self {
+        let cell_count = cells.len() / CELL_WORDS;
         assert!(cell_count.is_power_of_two() && data_bytes.is_power_of_two() && data_bytes >= 4096);
-        let ring = Ring {
-            control: Words::new("agentmem-ring", CONTROL_WORDS)?,
-            cells: Words::new("agentmem-cells", cell_count * CELL_WORDS)?,
+        assert!(data_at.is_multiple_of(PAGE_BYTES as usize) && data_at + data_bytes <= memory.len());
+        Ring {
+            control,
+            cells,
             cell_count,
-            data: Mapping::memfd("agentmem-arena", data_bytes)?,
+            memory,
+            data_at,
             data_units: data_bytes as u64 / UNIT_BYTES,
-            wake: Mutex::new(Some(Arc::new(EventFd::new()?))),
+            bell: Mutex::new(Some(bell)),
+            tail: AtomicU64::new(0),
             trimmed: Mutex::new((0, 0)),
-        };
-        for cell in 0..cell_count {
-            ring.word(cell as u64, 6).store(next_slot()?.into(), Ordering::Relaxed);
         }
-        Ok(ring)
+    }
+
+    /// Cells in it.
+    pub fn cell_count(&self) -> usize {
+        self.cell_count
+    }
+
+    /// Engine: what the next operation in `cell` comes with.
+    pub fn give(&self, cell: usize, given: Given) {
+        self.word(cell as u64, 6).store(given.to_word(), Ordering::Relaxed);
     }
 
     /// Most bytes that one operation may carry: a quarter of the ring.
@@ -160,7 +201,7 @@ impl Ring {
     /// Engine: gives the pages of all free bytes back. It claims them first, as a put would, so
     /// that no put writes to what is being given back.
     pub fn trim(&self) {
-        let tail = Position::from_word(self.control[TAIL].load(Ordering::Acquire));
+        let tail = self.tail();
         let head_word = self.control[HEAD].load(Ordering::Acquire);
         let head = Position::from_word(head_word);
         let used = head.since(tail);
@@ -178,7 +219,7 @@ impl Ring {
         let (start, end) = (first * UNIT_BYTES, (first + units) * UNIT_BYTES);
         for (from, to) in [(start, end.min(size)), (0, end.saturating_sub(size))] {
             if let Some(pages) = (Range { start: from, end: to.max(from) }).interior(PAGE_BYTES) {
-                self.data.punch(pages.start, pages.len());
+                self.memory.punch(self.data_at as u64 + pages.start, pages.len());
             }
         }
         *self.trimmed.lock() = (next.unit & UNIT_MASK, used.unit);
@@ -186,14 +227,13 @@ impl Ring {
         self.publish(head.cell, next.unit & UNIT_MASK, u64::from(u32::MAX), none, 0);
     }
 
-    /// Nobody sleeps here any more.
+    /// Nobody sleeps at the other end any more.
     pub fn hang_up(&self) {
-        self.ring_bell();
-        self.wake.lock().take();
+        self.bell.lock().take();
     }
 
     fn ring_bell(&self) {
-        if let Some(bell) = &*self.wake.lock() {
+        if let Some(bell) = &*self.bell.lock() {
             bell.ring();
         }
     }
@@ -202,23 +242,28 @@ impl Ring {
         &self.cells[(cell as usize & (self.cell_count - 1)) * CELL_WORDS + word]
     }
 
-    /// Agent: publishes one operation that carries `parts`; returns the slot of its cell.
+    /// Agent: publishes one operation that carries `parts`; returns what its cell comes with.
     #[inline]
-    pub fn push(&self, agent: u32, operation: Operation, parts: [&[u8]; 2]) -> std::result::Result<u32, Full> {
+    pub fn push(&self, agent: u32, operation: Operation, parts: [&[u8]; 2]) -> std::result::Result<Given, Full> {
         let len = parts[0].len() + parts[1].len();
         debug_assert!(len <= self.data_bytes_max());
         let (at, start) = self.claim(len as u64)?;
         // SAFETY: `claim` gave this thread `len` bytes from `start` on, inside the mapping.
         unsafe {
-            let to = self.data.as_ptr().add((start % self.data_units * UNIT_BYTES) as usize);
+            let to = self.data().add((start % self.data_units * UNIT_BYTES) as usize);
             std::ptr::copy_nonoverlapping(parts[0].as_ptr(), to, parts[0].len());
             std::ptr::copy_nonoverlapping(parts[1].as_ptr(), to.add(parts[0].len()), parts[1].len());
         }
-        let slot = self.word(at.cell, 6).load(Ordering::Relaxed) as u32;
+        let given = Given::from_word(self.word(at.cell, 6).load(Ordering::Relaxed));
         self.publish(at.cell, start, agent.into(), encode(operation), len as u64);
         fence(Ordering::SeqCst);
         self.wake_if_sleeping();
-        Ok(slot)
+        Ok(given)
+    }
+
+    fn data(&self) -> *mut u8 {
+        // SAFETY: inside the mapping, as checked when the ring was made.
+        unsafe { self.memory.as_ptr().add(self.data_at) }
     }
 
     #[inline]
@@ -269,22 +314,16 @@ impl Ring {
         }
     }
 
-    /// Either this finds what was published, or whoever published it finds the flag and rings.
-    fn says_it_sleeps(&self) -> bool {
+    /// Engine: it is about to sleep; whether nothing was published. Either this finds what was, or whoever
+    /// published it finds the flag and rings.
+    pub fn says_it_sleeps(&self) -> bool {
         self.control[SLEEPING].store(1, Ordering::Release);
         fence(Ordering::SeqCst);
         self.is_empty()
     }
 
-    /// Engine: sleeps until something is pushed or for `timeout_ms`.
-    pub fn sleep(&self, timeout_ms: i32) {
-        if self.says_it_sleeps() {
-            let bell = self.wake.lock().clone();
-            match bell {
-                Some(bell) => bell.wait(timeout_ms),
-                None => std::thread::yield_now(),
-            }
-        }
+    /// Engine: it is awake.
+    pub fn says_it_woke(&self) {
         self.control[SLEEPING].store(0, Ordering::Release);
     }
 
@@ -302,15 +341,24 @@ impl Ring {
         ahead == 0 || ahead > self.cell_count as u64
     }
 
-    /// Whether nothing is published that was not drained.
+    fn tail(&self) -> Position {
+        Position::from_word(self.tail.load(Ordering::Acquire))
+    }
+
+    fn move_tail(&self, to: Position) {
+        self.tail.store(to.to_word(), Ordering::Release);
+        self.control[TAIL].store(to.to_word(), Ordering::Release);
+    }
+
+    /// Engine: whether nothing is published that was not drained.
     pub fn is_empty(&self) -> bool {
-        let tail = Position::from_word(self.control[TAIL].load(Ordering::Acquire));
+        let tail = self.tail();
         self.word(tail.cell, 0).load(Ordering::Acquire) != tail.cell + 1
     }
 
     /// Engine, one thread at a time: the oldest published operation, with its bytes.
     pub fn peek(&self) -> Option<Result<(Cell, &[u8])>> {
-        let tail = Position::from_word(self.control[TAIL].load(Ordering::Relaxed));
+        let tail = self.tail();
         if self.word(tail.cell, 0).load(Ordering::Acquire) != tail.cell + 1 {
             return None;
         }
@@ -321,32 +369,35 @@ impl Ring {
         let words: [u64; CELL_WORDS] = std::array::from_fn(|word| self.word(at, word).load(Ordering::Relaxed));
         let (start, len) = (words[1], words[4]);
         let first = start % self.data_units;
-        if len > self.data_units * UNIT_BYTES || first * UNIT_BYTES + len > self.data_units * UNIT_BYTES {
+        if start > UNIT_MASK
+            || len > self.data_units * UNIT_BYTES
+            || first * UNIT_BYTES + len > self.data_units * UNIT_BYTES
+        {
             return None;
         }
         let operation = decode(words[2] as u32, words[3], words[5], words[7], len)?;
-        let cell = Cell { agent: (words[2] >> 32) as u32, operation, slot: words[6] as u32, start, len };
+        let index = at as usize & (self.cell_count - 1);
+        let cell = Cell { agent: (words[2] >> 32) as u32, operation, cell: index, start, len };
         // SAFETY: checked to lie inside the data mapping; the claim of this cell keeps others from
         // writing there until the tail moves past it.
-        let bytes =
-            unsafe { std::slice::from_raw_parts(self.data.as_ptr().add((first * UNIT_BYTES) as usize), len as usize) };
+        let bytes = unsafe { std::slice::from_raw_parts(self.data().add((first * UNIT_BYTES) as usize), len as usize) };
         Some((cell, bytes))
     }
 
     /// Engine: passes over the oldest published cell, which made no sense. Its bytes are reused
     /// when the next good cell is given back.
     pub fn skip(&self) {
-        let tail = Position::from_word(self.control[TAIL].load(Ordering::Relaxed));
+        let tail = self.tail();
         let next = Position { cell: tail.cell + 1, unit: tail.unit };
-        self.control[TAIL].store(next.to_word(), Ordering::Release);
+        self.move_tail(next);
     }
 
-    /// Engine: gives the cell that [`Self::peek`] returned back, with `slot` for its next use.
-    pub fn advance(&self, cell: &Cell, slot: u32) {
-        let tail = Position::from_word(self.control[TAIL].load(Ordering::Relaxed));
-        self.word(tail.cell, 6).store(u64::from(slot), Ordering::Relaxed);
+    /// Engine: gives the cell that [`Self::peek`] returned back. Comes after [`Self::give`], where it was for a
+    /// put.
+    pub fn advance(&self, cell: &Cell) {
+        let tail = self.tail();
         let next = Position { cell: tail.cell + 1, unit: cell.start + cell.len.div_ceil(UNIT_BYTES) };
-        self.control[TAIL].store(next.to_word(), Ordering::Release);
+        self.move_tail(next);
     }
 }
 
@@ -395,8 +446,11 @@ fn decode(code: u32, target: u64, around: u64, key: u64, len: u64) -> Option<Ope
 
 #[cfg(test)]
 fn ring(cell_count: usize, data_bytes: usize) -> Ring {
-    let mut slot = 0..;
-    Ring::new(cell_count, data_bytes, || Ok(slot.next().expect("endless"))).expect("a small ring")
+    let words = |count| Words::new("agentmem-test", count).expect("a few words");
+    let (control, cells) = (words(CONTROL_WORDS), words(cell_count * CELL_WORDS));
+    let memory = Arc::new(Mapping::memfd("agentmem-test", data_bytes).expect("a small mapping"));
+    let bell = Arc::new(EventFd::new().expect("a descriptor"));
+    Ring::over(control, cells, memory, 0, data_bytes, bell)
 }
 
 #[cfg(all(test, not(loom)))]
@@ -427,7 +481,7 @@ mod tests {
                             let (cell, bytes) = found.unwrap();
                             prop_assert_eq!(Some(bytes.to_vec()), queue.pop_front());
                             prop_assert_eq!(cell.agent, 7);
-                            ring.advance(&cell, cell.slot);
+                            ring.advance(&cell);
                         }
                         None => prop_assert!(queue.is_empty()),
                     },
@@ -465,22 +519,22 @@ mod tests {
         ring.push(1, PUT, [&[7; 10_000], &[]]).unwrap();
         let (first, _) = ring.peek().unwrap().unwrap();
         ring.push(1, PUT, [&[8; 10_000], &[]]).unwrap();
-        ring.advance(&first, first.slot);
+        ring.advance(&first);
         let before = ring.resident_bytes();
         ring.trim();
         assert!(ring.resident_bytes() <= before - 9_000);
         assert_eq!(ring.push(1, PUT, [&[9; 10], &[]]), Err(Full), "until the engine has drained");
         let (second, bytes) = ring.peek().unwrap().unwrap();
         assert_eq!(bytes, [8; 10_000]);
-        ring.advance(&second, second.slot);
+        ring.advance(&second);
         let (nothing, _) = ring.peek().unwrap().unwrap();
         assert_eq!(nothing.operation, Operation::Nothing);
-        ring.advance(&nothing, nothing.slot);
+        ring.advance(&nothing);
         for turn in 0..20u8 {
             ring.push(1, PUT, [&[turn; 16_000], &[]]).unwrap();
             let (cell, bytes) = ring.peek().unwrap().unwrap();
             assert_eq!(bytes, [turn; 16_000]);
-            ring.advance(&cell, cell.slot);
+            ring.advance(&cell);
         }
     }
 
@@ -506,7 +560,7 @@ mod tests {
                     let turn = &mut seen[cell.agent as usize];
                     assert_eq!(bytes, &vec![(cell.agent * 31 + *turn) as u8; *turn as usize % 100][..]);
                     *turn += 1;
-                    ring.advance(&cell, cell.slot);
+                    ring.advance(&cell);
                 }
             }
         });
@@ -542,6 +596,7 @@ mod loom_tests {
         model.preemption_bound = Some(3);
         model.check(|| {
             let ring = Arc::new(ring(2, 4096));
+            (0..2).for_each(|cell| ring.give(cell, Given { slot: cell as u32, claim: 7 }));
             let producers: Vec<_> = (0..2u32)
                 .map(|agent| {
                     let ring = ring.clone();
@@ -556,11 +611,11 @@ mod loom_tests {
                     let (cell, _) = cell.unwrap();
                     assert_eq!(cell.operation, Operation::Release { slot: cell.agent + 10, generation: 0 });
                     found.push(cell.agent);
-                    ring.advance(&cell, cell.slot);
+                    ring.advance(&cell);
                 }
             };
             drain(&mut found);
-            let mut slots: Vec<u32> = producers.into_iter().map(|producer| producer.join().unwrap()).collect();
+            let mut slots: Vec<u32> = producers.into_iter().map(|producer| producer.join().unwrap().slot).collect();
             drain(&mut found);
             found.sort_unstable();
             slots.sort_unstable();

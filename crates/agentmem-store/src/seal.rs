@@ -113,12 +113,15 @@ impl Engine {
         if let Some(entry) = state.agents.get_mut(smu.agent) {
             entry.aliases.insert(slot);
         }
+        let claim = smu.claims.iter().next().expect("what was put has a claim");
         if let Some(kept) = state.smus.get_mut(holder) {
+            // Before anyone is sent there.
+            kept.claims.add(claim);
             kept.importance = kept.importance.max(smu.importance);
             kept.used_ms = kept.used_ms.max(smu.used_ms);
         }
-        state.smus.set(slot, SlotUse::Alias { to: holder, agent: smu.agent });
-        self.drop_raw(state, slot, Place::Forward { slot: holder }, smu.raw);
+        state.smus.set(slot, SlotUse::Alias { to: holder, agent: smu.agent, claim });
+        self.drop_raw(state, slot, smu.claims, Place::Forward { slot: holder }, smu.raw);
         state.mark_slot(slot);
     }
 }

@@ -5,14 +5,29 @@ use crate::sys::Mapping;
 use agentmem_core::place::SEGMENTS_MAX;
 use agentmem_core::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-/// Table of segment number to first byte. Numbers are reused, but never while a slot word, a pin
-/// or a live handle can still name them.
+/// Mappings of other processes that one process keeps at most.
+const ADOPTED_MAX: usize = 16_384;
+
+/// Table of segment number to first byte. The engine reuses numbers, but never while a slot word, a pin
+/// or a live handle can still name them; another process, which maps what it looks at, sees by the
+/// incarnation that a number was used again.
 #[derive(Debug)]
 pub struct Segments {
+    /// First byte of each, in this process.
     bases: Words,
+    /// The incarnation that is at `bases`.
+    known: Words,
+    /// The incarnation that the engine means. Only it writes this.
+    incarnations: Words,
     numbers: Mutex<Numbers>,
+    /// What this process mapped of another's.
+    adopted: Mutex<HashMap<u32, Mapping>>,
+    /// Whether descriptors are kept, to be lent.
+    lends: bool,
     large_bytes: AtomicU64,
 }
 
@@ -20,26 +35,62 @@ pub struct Segments {
 struct Numbers {
     next: u32,
     free: Vec<u32>,
+    /// What can be lent, with its length.
+    descriptors: HashMap<u32, (OwnedFd, u64)>,
 }
 
 impl Segments {
-    /// An empty table.
-    pub fn new() -> Result<Arc<Self>> {
+    /// An empty table, of an engine that `lends` its memory to other processes or does not.
+    pub fn new(lends: bool) -> Result<Arc<Self>> {
+        let words = Words::kept("agentmem-incarnations", SEGMENTS_MAX as usize, lends)?;
+        Self::over(words, lends)
+    }
+
+    /// The table of a process that looks at another's, whose incarnations were lent.
+    pub fn lent(incarnations: Words) -> Result<Arc<Self>> {
+        assert!(incarnations.len() == SEGMENTS_MAX as usize);
+        Self::over(incarnations, false)
+    }
+
+    fn over(incarnations: Words, lends: bool) -> Result<Arc<Self>> {
         Ok(Arc::new(Segments {
             bases: Words::new("agentmem-segments", SEGMENTS_MAX as usize)?,
+            known: Words::new("agentmem-known", SEGMENTS_MAX as usize)?,
+            incarnations,
             numbers: Mutex::default(),
+            adopted: Mutex::default(),
+            lends,
             large_bytes: AtomicU64::new(0),
         }))
     }
 
-    /// First byte of `segment`.
+    /// Whether descriptors are kept, to be lent.
+    pub fn lends(&self) -> bool {
+        self.lends
+    }
+
+    /// The words that other processes read.
+    pub fn incarnations(&self) -> &Words {
+        &self.incarnations
+    }
+
+    /// First byte of `segment`, if this process has mapped it as it is now.
     #[inline]
-    pub fn base(&self, segment: u32) -> *const u8 {
-        self.bases[segment as usize].load(Ordering::Acquire) as *const u8
+    pub fn base(&self, segment: u32) -> Option<*const u8> {
+        let segment = segment as usize;
+        let known = self.known[segment].load(Ordering::Acquire);
+        let is_current = known == self.incarnations[segment].load(Ordering::Acquire);
+        is_current.then(|| self.bases[segment].load(Ordering::Relaxed) as *const u8)
+    }
+
+    fn know(&self, segment: u32, incarnation: u64, mapping: &Mapping) {
+        self.bases[segment as usize].store(mapping.as_ptr() as u64, Ordering::Relaxed);
+        self.known[segment as usize].store(incarnation, Ordering::Release);
     }
 
     /// Gives `mapping` a number.
     pub fn register(&self, mapping: &Mapping) -> Result<u32> {
+        let descriptor = if self.lends { Some((mapping.read_only()?, mapping.len() as u64)) } else { None };
         let mut numbers = self.numbers.lock();
         let number = match numbers.free.pop() {
             Some(number) => number,
@@ -51,14 +102,54 @@ impl Segments {
                 return Err(Error::new(ErrorKind::LimitReached, format!("{SEGMENTS_MAX} segments")));
             }
         };
-        self.bases[number as usize].store(mapping.as_ptr() as u64, Ordering::Release);
+        if let Some(descriptor) = descriptor {
+            numbers.descriptors.insert(number, descriptor);
+        }
+        let word = &self.incarnations[number as usize];
+        let incarnation = word.load(Ordering::Relaxed) + 1;
+        self.know(number, incarnation, mapping);
+        word.store(incarnation, Ordering::Release);
         Ok(number)
     }
 
     /// Takes the number back.
     pub fn release(&self, segment: u32) {
-        self.bases[segment as usize].store(0, Ordering::Release);
-        self.numbers.lock().free.push(segment);
+        let word = &self.incarnations[segment as usize];
+        word.store(word.load(Ordering::Relaxed) + 1, Ordering::Release);
+        let mut numbers = self.numbers.lock();
+        numbers.descriptors.remove(&segment);
+        numbers.free.push(segment);
+    }
+
+    /// What another process needs to map `segment`: its incarnation, its length, a descriptor for reading.
+    pub fn lend(&self, segment: u32) -> Result<(u64, u64, OwnedFd)> {
+        let numbers = self.numbers.lock();
+        let not_found = || Error::new(ErrorKind::NotFound, format!("segment {segment}"));
+        let (descriptor, len) = numbers.descriptors.get(&segment).ok_or_else(not_found)?;
+        let lent = descriptor.try_clone().map_err(|error| Error::new(ErrorKind::LimitReached, error.to_string()))?;
+        Ok((self.incarnations[segment as usize].load(Ordering::Relaxed), *len, lent))
+    }
+
+    /// Notes where this process mapped what another lent.
+    pub fn adopt(&self, segment: u32, incarnation: u64, mapping: Mapping) -> Result<()> {
+        let mut adopted = self.adopted.lock();
+        // What the engine means no more cannot be pinned, so nobody looks at it.
+        let is_current = |&number: &u32| {
+            let known = self.known[number as usize].load(Ordering::Acquire);
+            known == self.incarnations[number as usize].load(Ordering::Acquire)
+        };
+        if adopted.len() >= ADOPTED_MAX {
+            adopted.retain(|number, _| is_current(number));
+        }
+        if adopted.len() >= ADOPTED_MAX {
+            return Err(Error::new(ErrorKind::LimitReached, format!("{ADOPTED_MAX} mappings of large contents")));
+        }
+        if adopted.contains_key(&segment) && is_current(&segment) {
+            return Ok(()); // another thread was quicker, and may be looking at it
+        }
+        self.know(segment, incarnation, &mapping);
+        adopted.insert(segment, mapping);
+        Ok(())
     }
 
     /// Resident bytes of all [`Large`] contents.
@@ -67,7 +158,7 @@ impl Segments {
     }
 }
 
-/// Content with a sealed memfd of its own.
+/// Content with a memfd of its own.
 #[derive(Debug)]
 pub struct Large {
     segments: Arc<Segments>,
@@ -77,9 +168,9 @@ pub struct Large {
 }
 
 impl Large {
-    /// A sealed memfd of `len` bytes that `fill` wrote.
+    /// A memfd of `len` bytes that `fill` wrote, and that is not written to again.
     pub fn with(segments: &Arc<Segments>, len: usize, fill: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<Self> {
-        let mapping = Mapping::sealed("agentmem-large", len, fill)?;
+        let mapping = Mapping::filled("agentmem-large", len, segments.lends, fill)?;
         let segment = segments.register(&mapping)?;
         segments.large_bytes.fetch_add(mapping.len() as u64, Ordering::Relaxed);
         Ok(Large { segments: segments.clone(), segment, mapping, len })
@@ -92,13 +183,17 @@ impl Large {
 
     /// The content.
     pub fn bytes(&self) -> &[u8] {
-        // SAFETY: sealed against writes, mapped while `self` lives.
+        // SAFETY: not written to again, and mapped while `self` lives.
         unsafe { std::slice::from_raw_parts(self.mapping.as_ptr(), self.len) }
     }
 }
 
 impl Drop for Large {
     fn drop(&mut self) {
+        if self.segments.lends {
+            // Others may have it mapped, and nobody pins it: the memory goes all the same.
+            self.mapping.punch(0, self.mapping.len() as u64);
+        }
         self.segments.large_bytes.fetch_sub(self.mapping.len() as u64, Ordering::Relaxed);
         self.segments.release(self.segment);
     }

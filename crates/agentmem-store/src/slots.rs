@@ -1,10 +1,9 @@
-//! Slots and pins: how a reader and the engine agree on bytes without a lock.
+//! Slots: how a reader and the engine agree on bytes without a lock.
 //!
-//! The engine alone writes slot words. A reader alone writes its claim word: pins in the low half,
-//! uses in the high half.
+//! The engine alone writes slot words. A reader alone writes its claim words (claims.rs).
 //!
 //! ```text
-//! reader: claim += pin; full fence; read the slot      engine: write the slot; full fence; read the claim
+//! reader: claim += pin; full fence; read the slot      engine: write the slot; full fence; read the claims
 //! ```
 //! One of the two must see the other: either the reader sees the new place, or the engine sees the
 //! pin and keeps the old bytes until the pin is gone. Loom checks exactly this, below.
@@ -15,40 +14,36 @@ use agentmem_core::place::Place;
 
 /// Slots in one store: 16,777,216.
 pub const SLOTS_MAX: usize = 1 << 24;
-const ONE_PIN: u64 = 1;
-const ONE_USE: u64 = 1 << 32;
 
-/// The slot table and the claim table beside it.
+/// The slot table.
 #[derive(Debug)]
 pub struct Slots {
     places: Words,
-    claims: Words,
     generations: Words,
 }
 
 impl Slots {
-    /// `count` fresh slots; tables take memory as slots are used.
-    pub fn new(count: usize) -> Result<Self> {
-        Ok(Slots {
-            places: Words::new("agentmem-slots", count)?,
-            claims: Words::new("agentmem-pins", count)?,
-            generations: Words::new("agentmem-generations", count)?,
-        })
+    /// `count` fresh slots, of an engine that `lends` its memory or does not; the table takes memory as slots
+    /// are used.
+    pub fn new(count: usize, lends: bool) -> Result<Self> {
+        let places = Words::kept("agentmem-slots", count, lends)?;
+        Ok(Slots { places, generations: Words::kept("agentmem-generations", count, lends)? })
     }
 
-    /// Where `slot` is, as far as anyone can know who has not pinned it.
+    /// The table of another process's engine.
+    pub fn lent(places: Words, generations: Words) -> Self {
+        Slots { places, generations }
+    }
+
+    /// The words that other processes read: places and generations.
+    pub fn words(&self) -> [&Words; 2] {
+        [&self.places, &self.generations]
+    }
+
+    /// Where `slot` is. If the answer is `Hot` and a claim on it was pinned before, the bytes stay there.
     #[inline]
     pub fn place(&self, slot: u32) -> Place {
         Place::from_word(self.places[slot as usize].load(Ordering::Acquire))
-    }
-
-    /// Pins `slot` and reads where it is. If the answer is `Hot`, the bytes stay there, readable,
-    /// until [`Self::unpin`].
-    #[inline]
-    pub fn pin(&self, slot: u32) -> Place {
-        self.claims[slot as usize].fetch_add(ONE_PIN | ONE_USE, Ordering::SeqCst);
-        fence(Ordering::SeqCst);
-        self.place(slot)
     }
 
     /// How often `slot` was used for something else before. A handle remembers it, and compares
@@ -64,59 +59,51 @@ impl Slots {
         self.generations[slot as usize].store(generation + 1, Ordering::Release);
     }
 
-    /// Gives one pin back.
-    #[inline]
-    pub fn unpin(&self, slot: u32) {
-        self.claims[slot as usize].fetch_sub(ONE_PIN, Ordering::Release);
-    }
-
-    /// Engine only: moves `slot` to `place`, and says whether the bytes at the old place may go
-    /// now. If not, they may once [`Self::is_pinned`] turns false.
-    pub fn relocate(&self, slot: u32, place: Place) -> bool {
+    /// Engine only: moves `slot` to `place`. Pins that are looked for after this are all that may see the
+    /// old place.
+    pub fn relocate(&self, slot: u32, place: Place) {
         self.places[slot as usize].store(place.to_word(), Ordering::Release);
         fence(Ordering::SeqCst);
-        !self.is_pinned(slot)
-    }
-
-    /// Whether anyone holds a pin.
-    pub fn is_pinned(&self, slot: u32) -> bool {
-        self.claims[slot as usize].load(Ordering::Acquire) as u32 != 0
-    }
-
-    /// How often `slot` was pinned, modulo 2^32.
-    pub fn uses(&self, slot: u32) -> u32 {
-        (self.claims[slot as usize].load(Ordering::Relaxed) >> 32) as u32
     }
 }
 
 #[cfg(all(test, loom))]
 mod loom_tests {
     use super::*;
+    use crate::claims::ClaimTable;
     use loom::sync::Arc;
     use loom::sync::atomic::AtomicBool;
     use loom::thread;
+
+    fn tables() -> Arc<(Slots, ClaimTable)> {
+        Arc::new((Slots::new(1, false).unwrap(), ClaimTable::over(Words::new("claims", 1).unwrap())))
+    }
 
     /// A handle whose content went, and whose slot holds something else by now, does not take that
     /// for its own.
     #[test]
     fn loom_a_stale_handle_sees_that_it_is_stale() {
         loom::model(|| {
-            let slots = Arc::new(Slots::new(1).unwrap());
+            let tables = tables();
+            let (slots, claims) = (&tables.0, &tables.1);
             let mine = Place::Hot { segment: 1, offset_bytes: 64 };
             slots.relocate(0, mine);
             let generation = slots.generation(0);
             let reader = {
-                let slots = slots.clone();
+                let tables = tables.clone();
                 thread::spawn(move || {
-                    let place = slots.pin(0);
+                    let (slots, claims) = (&tables.0, &tables.1);
+                    claims.pin(0);
+                    let place = slots.place(0);
                     if slots.generation(0) == generation {
                         assert!(place == mine || place == Place::Gone, "took another's for its own");
                     }
-                    slots.unpin(0);
+                    claims.unpin(0);
                 })
             };
             slots.retire(0);
-            if slots.relocate(0, Place::Gone) {
+            slots.relocate(0, Place::Gone);
+            if !claims.is_pinned(0) {
                 slots.relocate(0, Place::Hot { segment: 2, offset_bytes: 0 });
             }
             reader.join().unwrap();
@@ -127,24 +114,28 @@ mod loom_tests {
     #[test]
     fn loom_nothing_moves_under_a_pin() {
         loom::model(|| {
-            let slots = Arc::new(Slots::new(1).unwrap());
+            let tables = tables();
+            let (slots, claims) = (&tables.0, &tables.1);
             let freed = Arc::new(AtomicBool::new(false));
             slots.relocate(0, Place::Hot { segment: 1, offset_bytes: 64 });
             let reader = {
-                let (slots, freed) = (slots.clone(), freed.clone());
+                let (tables, freed) = (tables.clone(), freed.clone());
                 thread::spawn(move || {
-                    if let Place::Hot { .. } = slots.pin(0) {
+                    let (slots, claims) = (&tables.0, &tables.1);
+                    claims.pin(0);
+                    if let Place::Hot { .. } = slots.place(0) {
                         assert!(!freed.load(Ordering::Acquire), "read bytes that were freed");
                         assert!(!freed.load(Ordering::Acquire), "bytes went while they were read");
                     }
-                    slots.unpin(0);
+                    claims.unpin(0);
                 })
             };
-            if slots.relocate(0, Place::Away) {
+            slots.relocate(0, Place::Away);
+            if !claims.is_pinned(0) {
                 freed.store(true, Ordering::Release);
             }
             reader.join().unwrap();
-            assert!(!slots.is_pinned(0));
+            assert!(!claims.is_pinned(0));
         });
     }
 }

@@ -1,5 +1,6 @@
 //! Semantic memory units that have a slot of their own.
 
+use crate::claims::{Claim, Claims};
 use crate::raw::Raw;
 use crate::slots::SLOTS_MAX;
 use agentmem_core::{ContentId, Error, ErrorKind, Kind, Result};
@@ -49,8 +50,10 @@ pub struct Smu {
     pub agent: u32,
     /// When it was last used, as far as the engine has seen.
     pub used_ms: u64,
-    /// Reading of the slot's use counter at that time.
+    /// Reading of its claims' use counters at that time.
     pub uses_seen: u32,
+    /// What may pin it.
+    pub claims: Claims,
     /// What it is.
     pub kind: Kind,
     /// 0 to 100.
@@ -76,6 +79,8 @@ pub enum SlotUse {
         to: u32,
         /// Whose handle this slot is.
         agent: u32,
+        /// What that handle pins with; it is among the claims of `to`.
+        claim: Claim,
     },
 }
 
@@ -269,6 +274,7 @@ impl Smus {
     pub fn table_bytes(&self) -> u64 {
         let slots = self.slots.len() * (size_of::<SlotUse>() + 24) + self.free.capacity() * 4;
         // The box, the raw bytes' `Arc`, and their allocator headers.
+        // Claims beyond the first of each content are few: of what is shared between sessions.
         let contents = self.live * (size_of::<Smu>() + 8 + 16 + size_of::<Raw>() + 8);
         let index = self.by_id.capacity() * 5;
         let names: usize = self.names.len() * 192 + self.later.capacity() * 24;

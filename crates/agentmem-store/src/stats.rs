@@ -4,9 +4,11 @@ use crate::engine::{Engine, State};
 use crate::smus::Packed;
 use crate::sys;
 use agentmem_core::{AgentState, Error, ErrorKind, Kind, Result};
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 
 /// Figures of one kind.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KindStats {
     /// Contents or messages held.
     pub count: u64,
@@ -21,7 +23,7 @@ pub struct KindStats {
 }
 
 /// Figures of the whole store, in bytes unless the name says otherwise.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Stats {
     /// Registered agents.
     pub agents: u64,
@@ -62,13 +64,13 @@ pub struct Stats {
     /// Contents and tails that are hot, frames that are in RAM, frames that are on SSD only.
     pub tier_counts: [u64; 3],
     /// Counters.
-    pub counters: Vec<(&'static str, u64)>,
+    pub counters: Vec<(Cow<'static, str>, u64)>,
     /// Name of the policy.
     pub policy: String,
 }
 
 /// Figures of one agent.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AgentStats {
     /// Its name.
     pub name: String,
@@ -147,7 +149,7 @@ impl Engine {
         let mut shared_bytes = 0;
         let mut raw_bytes = 0;
         let mut pinned_bytes = 0;
-        for (slot, smu) in state.smus.iter() {
+        for (_, smu) in state.smus.iter() {
             let kind = &mut by_kind[smu.kind as usize];
             kind.count += 1;
             kind.logical_bytes += smu.logical_bytes * u64::from(smu.leases);
@@ -155,7 +157,7 @@ impl Engine {
                 kind.stored_bytes += smu.logical_bytes;
             }
             raw_bytes += smu.raw.as_ref().map_or(0, |_| smu.logical_bytes);
-            pinned_bytes += if self.slots.is_pinned(slot) { smu.logical_bytes } else { 0 };
+            pinned_bytes += if state.sessions.is_pinned(&smu.claims) { smu.logical_bytes } else { 0 };
             shared_bytes += if smu.agents > 1 { smu.logical_bytes } else { 0 };
         }
         let (mut warm_bytes, mut cold_bytes, mut cold_only) = (0, 0, 0);
@@ -180,9 +182,7 @@ impl Engine {
             figures.put_bytes = state.put_bytes[kind];
             figures.duplicate_bytes = state.duplicate_bytes[kind];
         }
-        let raw_of = |(_, raw, _): &(u32, Option<std::sync::Arc<crate::raw::Raw>>, bool)| {
-            raw.as_ref().map_or(0, |raw| raw.len() as u64)
-        };
+        let raw_of = |waiting: &crate::lifetime::Waiting| waiting.raw.as_ref().map_or(0, |raw| raw.len() as u64);
         Stats {
             agents: state.agents.len() as u64,
             smus: state.smus.len() as u64,
@@ -198,7 +198,7 @@ impl Engine {
             disk_bytes: self.cold.as_ref().map_or(0, crate::cold::Cold::disk_bytes),
             orphan_bytes: state.orphan_bytes,
             table_bytes: self.table_bytes(&state),
-            arena_bytes: self.ring.resident_bytes(),
+            arena_bytes: state.sessions.resident_bytes(),
             shared_bytes,
             pinned_bytes: pinned_bytes + state.limbo.iter().map(raw_of).sum::<u64>(),
             by_kind,

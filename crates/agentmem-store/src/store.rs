@@ -1,40 +1,37 @@
 //! The public face: a store, its agents, and their handles.
 
-use crate::agents::{AGENTS_MAX, AgentEntry, AgentShared};
+use crate::agents::AgentShared;
+use crate::arena::Shape;
+use crate::call::Call;
+use crate::calls::agent::{
+    AgentNow, AttachId, AttachName, AttachSmu, CloseAgent, Held as HeldFacts, ListSmus, ReadAgent, SetImportance,
+    SetQuota, SetState,
+};
+use crate::calls::store::{Flush, ListAgents, OpenAgent, ReadAgentStats, ReadStats, Reclaim, Verify, check_name};
 use crate::cold::Cold;
-use crate::engine::{Engine, State};
+use crate::engine::Engine;
 use crate::folder::Folder;
 use crate::ledger::Ledger;
+use crate::link::Link;
 use crate::options::{OnFull, Options};
-use crate::raw::Raw;
-use crate::ring::{Full, Operation};
-use crate::segments::Large;
+use crate::remote;
+use crate::ring::{CELLS, Full, Given, Operation};
+use crate::session::Session;
+use crate::slots::SLOTS_MAX;
 use crate::stats::{AgentStats, Stats};
 use crate::sync::Ordering;
-use crate::sys::{self, PidFd};
+use crate::sys;
 use crate::verify::Verification;
 use agentmem_core::smu::SMU_LOGICAL_BYTES_MAX;
 use agentmem_core::{AgentState, DomainKey, Error, ErrorKind, Kind, Result};
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-const NAME_BYTES_MAX: usize = 255;
-const IMPORTANCE_DEFAULT: u8 = 50;
-
-/// Refuses names that are empty or too long.
-pub(crate) fn check_name(name: &str) -> Result<()> {
-    match name.len() {
-        1..=NAME_BYTES_MAX => Ok(()),
-        len => Err(Error::new(ErrorKind::InvalidArgument, format!("a name of {len} bytes (1 to {NAME_BYTES_MAX})"))),
-    }
-}
-
 /// A store with its engine on a thread of this process.
 pub struct Store {
-    engine: Arc<Engine>,
+    session: Arc<Session>,
     /// What goes when the store is closed.
     held: Mutex<Option<Held>>,
     path: Option<PathBuf>,
@@ -69,7 +66,9 @@ impl Store {
             }
             None => (None, DomainKey(sys::random()?)),
         };
+        let shape = Shape { cells: CELLS, data_bytes: options.arena_bytes as usize, claims: SLOTS_MAX };
         let engine = Arc::new(Engine::new(options, key, cold, ledger)?);
+        let session = Arc::new(Session::embedded(&engine, shape)?);
         let runner = engine.clone();
         let thread = std::thread::Builder::new()
             .name("agentmem".into())
@@ -80,17 +79,24 @@ impl Store {
                 }
             })
             .map_err(|error| Error::new(ErrorKind::Io, format!("starting the engine: {error}")))?;
-        Ok(Store { engine, held: Mutex::new(Some(Held { thread, folder })), path })
+        Ok(Store { session, held: Mutex::new(Some(Held { thread, folder })), path })
     }
 
-    /// Folder of the cold tier.
+    /// A session with the daemon that listens at `path`, with the same face: in the trust domain that is named
+    /// and opened by its token, or in the user's own.
+    pub fn connect(path: &Path, domain: Option<(&str, &[u8])>, on_full: OnFull) -> Result<Self> {
+        let session = Arc::new(remote::connect(path, domain, on_full)?);
+        Ok(Store { session, held: Mutex::new(None), path: None })
+    }
+
+    /// Folder of the cold tier, where the engine is in this process.
     pub fn path(&self) -> Option<&Path> {
         self.path.as_deref()
     }
 
     /// The budget.
     pub fn memory_max_bytes(&self) -> u64 {
-        self.engine.options.memory_max_bytes
+        self.engine().map_or(self.session.memory_max_bytes, |engine| engine.memory_max_bytes())
     }
 
     /// Registers an agent, or takes up the one of that name that a reopened store knows. `pid` is
@@ -104,123 +110,94 @@ impl Store {
         quota_bytes: Option<u64>,
         pid: Option<u32>,
     ) -> Result<Agent> {
-        self.engine.check_usable()?;
-        check_name(name)?;
-        let own_pid = std::process::id();
-        let pid = pid.unwrap_or(own_pid);
-        let pidfd = match pid == own_pid {
-            true => None,
-            false => Some(PidFd::open(pid).ok_or_else(|| Error::new(ErrorKind::NotFound, format!("process {pid}")))?),
-        };
-        let mut state = self.engine.lock();
-        let active_ms = self.engine.now_ms();
-        let number = match state.agents.number(name) {
-            Some(number) => {
-                let entry = state.agents.open_mut(number)?;
-                if entry.pid != 0 {
-                    return Err(Error::new(ErrorKind::NameTaken, format!("agent {name:?}")));
-                }
-                entry.pid = pid;
-                entry.pidfd = pidfd;
-                entry.importance = importance.unwrap_or(entry.importance);
-                entry.active_ms = active_ms;
-                if quota_bytes.is_some() {
-                    entry.shared.set_quota_bytes(quota_bytes);
-                }
-                number
-            }
-            None => {
-                if state.agents.len() >= AGENTS_MAX {
-                    return Err(Error::new(ErrorKind::LimitReached, format!("{AGENTS_MAX} agents")));
-                }
-                let number = state.agents.next;
-                state.agents.insert(AgentEntry {
-                    shared: AgentShared::new(number, name, quota_bytes, 0),
-                    pid,
-                    pidfd,
-                    importance: importance.unwrap_or(IMPORTANCE_DEFAULT),
-                    state: AgentState::Active,
-                    created_unix_ms: sys::unix_ms(),
-                    active_ms,
-                    leases: HashMap::new(),
-                    aliases: HashSet::new(),
-                    conversations: BTreeMap::new(),
-                });
-                number
-            }
-        };
-        state.mark_agent(number);
-        let shared = state.agents.open_mut(number)?.shared.clone();
-        Ok(Agent { engine: self.engine.clone(), shared })
+        let facts = self.session.call(OpenAgent { name: name.to_owned(), importance, quota_bytes, pid })?;
+        let shared = self.session.link.agent(name, &facts)?;
+        Ok(Agent { session: self.session.clone(), shared })
     }
 
     /// Names of all agents, in order.
     pub fn agents(&self) -> Result<Vec<String>> {
-        self.engine.check_usable()?;
-        let mut names: Vec<String> = self.engine.lock().agents.iter().map(|a| a.shared.name.to_string()).collect();
-        names.sort_unstable();
-        Ok(names)
+        self.session.call(ListAgents)
     }
 
     /// Returns when all that was put before is durable.
     pub fn flush(&self) -> Result<()> {
-        self.engine.check_usable()?;
-        self.engine.flush()
+        self.session.call(Flush)
     }
 
     /// Figures of the whole store.
     pub fn stats(&self) -> Result<Stats> {
-        self.engine.check_usable()?;
-        Ok(self.engine.stats())
+        self.session.call(ReadStats)
     }
 
     /// Figures of the agent called `name`, whoever has it.
     pub fn agent_stats(&self, name: &str) -> Result<AgentStats> {
-        self.engine.check_usable()?;
-        let number = self.engine.lock().agents.number(name);
-        self.engine.agent_stats(number.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("agent {name:?}")))?)
+        self.session.call(ReadAgentStats { name: name.to_owned() })
     }
 
     /// Demotes until at most `target_bytes` are resident, or nothing more can be; without a target,
     /// everything that is hot. Returns what was given back.
     pub fn reclaim(&self, target_bytes: Option<u64>) -> Result<u64> {
-        self.engine.check_usable()?;
-        let _ = self.engine.drain();
-        let resident_bytes = || self.engine.resident_bytes(&self.engine.lock());
-        let before = resident_bytes();
-        match target_bytes {
-            Some(target_bytes) => _ = self.engine.reclaim_to(target_bytes),
-            None => self.engine.reclaim_hot(),
-        }
-        self.engine.trim();
-        Ok(before.saturating_sub(resident_bytes()))
+        self.session.call(Reclaim { target_bytes })
     }
 
     /// Reads and checks everything.
     pub fn verify(&self) -> Result<Verification> {
-        self.engine.check_usable()?;
-        Ok(self.engine.verify())
+        self.session.call(Verify)
     }
 
-    /// Flushes where there is a path, and ends the engine. Views stay readable until they go.
+    /// Flushes where there is a path, and ends the engine; of a daemon's, ends the session, whose agents can
+    /// then be taken up again. Views stay readable until they go.
     ///
     /// # Errors
     /// What flushing raised; the store is closed all the same.
     pub fn close(&self) -> Result<()> {
-        if !self.engine.guard.is_same_process() {
+        if !self.session.is_same_process() {
             // The parent's thread, lock and folder are none of a child's business.
             std::mem::forget(self.held.lock().take());
             return Ok(());
         }
+        let engine = match &self.session.link {
+            Link::Remote(remote) => return remote.close(),
+            Link::Embedded(engine) => engine,
+        };
         let Some(held) = self.held.lock().take() else { return Ok(()) };
         // Closed first, so that nothing is accepted that the flush would miss.
-        self.engine.mark_closed();
-        self.engine.ring.hang_up();
+        engine.mark_closed();
+        engine.hang_up();
         let _ = held.thread.join();
-        let flushes = self.engine.ledger.is_some() && !self.engine.has_failed();
-        let outcome = if flushes { self.engine.flush() } else { Ok(()) };
-        self.engine.clear();
+        let flushes = engine.ledger.is_some() && !engine.has_failed();
+        let outcome = if flushes { engine.flush() } else { Ok(()) };
+        engine.clear();
         outcome.and(held.folder.map_or(Ok(()), Folder::close))
+    }
+
+    /// Leaves a daemon as a process does that is killed. For tests.
+    #[cfg(feature = "faults")]
+    pub fn abandon(&self) {
+        if let Link::Remote(remote) = &self.session.link {
+            remote.abandon();
+        }
+    }
+
+    /// The engine, where it is in this process.
+    pub(crate) fn engine(&self) -> Result<&Arc<Engine>> {
+        match &self.session.link {
+            Link::Embedded(engine) => Ok(engine),
+            Link::Remote(_) => Err(Error::new(ErrorKind::Unsupported, "the engine of another process")),
+        }
+    }
+
+    /// What it cannot do without: its budget should not be less. 0 for a daemon's.
+    pub(crate) fn needed_bytes(&self) -> u64 {
+        self.engine().map_or(0, |engine| engine.needed_bytes(&engine.lock()))
+    }
+
+    /// Changes the budget.
+    pub(crate) fn set_memory_max_bytes(&self, bytes: u64) {
+        if let Ok(engine) = self.engine() {
+            engine.set_memory_max_bytes(bytes);
+        }
     }
 }
 
@@ -233,7 +210,7 @@ impl Drop for Store {
 /// A registered agent.
 #[derive(Clone)]
 pub struct Agent {
-    engine: Arc<Engine>,
+    session: Arc<Session>,
     shared: Arc<AgentShared>,
 }
 
@@ -245,56 +222,42 @@ impl Agent {
 
     #[inline]
     pub(crate) fn check(&self) -> Result<()> {
-        self.engine.check_usable()?;
+        self.session.check_usable()?;
         self.shared.check_open()
     }
 
     /// What a call does when the arena is full, unless it says otherwise.
     pub fn on_full(&self) -> OnFull {
-        self.engine.options.on_full
+        self.session.on_full
     }
 
     /// Publishes one operation.
     #[inline]
-    fn push(&self, operation: Operation, parts: [&[u8]; 2], on_full: OnFull) -> Result<u32> {
-        match self.engine.ring.push(self.shared.number, operation, parts) {
-            Ok(slot) => Ok(slot),
+    fn push(&self, operation: Operation, parts: [&[u8]; 2], on_full: OnFull) -> Result<Given> {
+        match self.session.arena.ring.push(self.shared.number, operation, parts) {
+            Ok(given) => Ok(given),
             Err(Full) => self.push_slowly(operation, parts, on_full),
         }
     }
 
     #[cold]
-    fn push_slowly(&self, operation: Operation, parts: [&[u8]; 2], on_full: OnFull) -> Result<u32> {
+    fn push_slowly(&self, operation: Operation, parts: [&[u8]; 2], on_full: OnFull) -> Result<Given> {
         loop {
             if on_full == OnFull::Fail {
-                self.engine.ring.wake_if_sleeping();
+                self.session.arena.ring.wake_if_sleeping();
                 return Err(Error::new(ErrorKind::ArenaFull, format!("agent {:?}", self.shared.name)));
             }
             // Waiting is done by helping: whoever holds the lock may drain.
-            self.engine.drain()?;
-            if let Ok(slot) = self.engine.ring.push(self.shared.number, operation, parts) {
-                return Ok(slot);
+            self.session.drain()?;
+            if let Ok(given) = self.session.arena.ring.push(self.shared.number, operation, parts) {
+                return Ok(given);
             }
         }
     }
 
-    /// Leaves large content in a memfd of its own; returns the key under which it is found.
-    fn leave_large(&self, content: &[u8]) -> Result<u64> {
-        // What others left and the engine has not taken in yet cannot be demoted: take it in first.
-        self.engine.drain()?;
-        self.engine.make_room(content.len() as u64)?;
-        let large = Large::with(&self.engine.segments, content.len(), |bytes| {
-            bytes.copy_from_slice(content);
-            Ok(())
-        })?;
-        let key = self.engine.next_key.fetch_add(1, Ordering::Relaxed);
-        self.engine.inbox.lock().insert(key, Arc::new(Raw::Large(Box::new(large))));
-        Ok(key)
-    }
-
     /// Whether a put of `len` bytes may take long enough that a caller should let others run.
     pub fn is_long(&self, len: usize) -> bool {
-        self.engine.is_large(len)
+        self.session.is_large(len)
     }
 
     /// Stores `content` and returns its handle at once. With [`OnFull::Fail`] it never waits.
@@ -311,8 +274,8 @@ impl Agent {
         }
         let name = name.unwrap_or("");
         let put = |key| Operation::Put { kind, importance, name_bytes: name.len() as u16, key };
-        let slot = self.publish(content, name.as_bytes(), put, on_full)?;
-        Ok(self.handle(slot, logical_bytes, kind, importance))
+        let given = self.publish(content, name.as_bytes(), put, on_full)?;
+        Ok(self.handle(given, logical_bytes, kind, importance))
     }
 
     /// Charges for `logical_bytes`. What was released just before may not be taken back yet: that
@@ -320,17 +283,27 @@ impl Agent {
     #[inline]
     fn charge(&self, logical_bytes: u64, on_full: OnFull) -> Result<()> {
         self.shared.charge(logical_bytes).or_else(|error| {
-            if self.engine.ring.is_drained_to(self.engine.ring.head()) {
-                return Err(error);
-            }
+            let is_known = matches!(self.session.link, Link::Embedded(_)) && self.session.is_drained();
             match on_full {
+                _ if is_known => Err(error),
                 OnFull::Fail => Err(Error::new(ErrorKind::ArenaFull, format!("agent {:?}", self.shared.name))),
                 OnFull::Wait => {
-                    let _ = self.engine.drain();
+                    let _ = self.session.drain();
+                    self.learn_charges()?;
                     self.shared.charge(logical_bytes)
                 }
             }
         })
+    }
+
+    /// Another process's engine takes charges back without telling: asks what is left of them.
+    fn learn_charges(&self) -> Result<()> {
+        if let Link::Remote(_) = &self.session.link {
+            let now = self.session.call(ReadAgent { agent: self.shared.number })?;
+            self.shared.set_used_bytes(now.used_bytes);
+            self.shared.set_quota_bytes(now.quota_bytes);
+        }
+        Ok(())
     }
 
     /// Charges for `content` and publishes it with `name` in front, or leaves it beside the ring
@@ -342,20 +315,19 @@ impl Agent {
         name: &[u8],
         operation: impl Fn(u64) -> Operation,
         on_full: OnFull,
-    ) -> Result<u32> {
+    ) -> Result<Given> {
         let logical_bytes = content.len() as u64;
-        if self.engine.is_full() {
+        if self.session.link.is_full() {
             match on_full {
-                OnFull::Wait => self.engine.drain()?,
+                OnFull::Wait => self.session.drain()?,
                 OnFull::Fail => return Err(Error::new(ErrorKind::OutOfMemory, "this store")),
             }
         }
         self.charge(logical_bytes, on_full)?;
-        let published = if self.engine.is_large(content.len()) {
-            self.leave_large(content).and_then(|key| {
-                self.push(operation(key), [name, &[]], on_full).inspect_err(|_| {
-                    self.engine.inbox.lock().remove(&key);
-                })
+        let published = if self.session.is_large(content.len()) {
+            self.session.link.leave_large(self.session.number, content).and_then(|key| {
+                let pushed = self.push(operation(key), [name, &[]], on_full);
+                pushed.inspect_err(|_| self.session.link.take_back(self.session.number, key))
             })
         } else {
             self.push(operation(0), [name, content], on_full)
@@ -363,12 +335,19 @@ impl Agent {
         published.inspect_err(|_| self.shared.uncharge(logical_bytes))
     }
 
-    fn handle(&self, slot: u32, logical_bytes: u64, kind: Kind, importance: u8) -> Smu {
+    fn handle(&self, given: Given, logical_bytes: u64, kind: Kind, importance: u8) -> Smu {
+        let generation = self.session.slots.generation(given.slot);
+        self.handle_of(given, generation, logical_bytes, kind, importance)
+    }
+
+    fn handle_of(&self, given: Given, generation: u64, logical_bytes: u64, kind: Kind, importance: u8) -> Smu {
+        let Given { slot, claim } = given;
         Smu {
-            engine: self.engine.clone(),
+            session: self.session.clone(),
             agent: self.shared.clone(),
             origin: slot,
-            generation: self.engine.slots.generation(slot),
+            generation,
+            claim,
             holder: crate::sync::AtomicU32::new(slot),
             is_released: crate::sync::AtomicBool::new(false),
             logical_bytes,
@@ -377,78 +356,48 @@ impl Agent {
         }
     }
 
-    /// Takes a lease on the content that `find` finds.
-    fn attach_found(&self, find: impl Fn(&State) -> Option<u32>, subject: impl Fn() -> String) -> Result<Smu> {
+    fn held(&self, held: &HeldFacts) -> Smu {
+        self.handle_of(held.given(), held.generation, held.logical_bytes, held.kind, held.importance)
+    }
+
+    /// Asks the engine for a lease.
+    fn attached<C: Call<Answer = HeldFacts>>(&self, call: C) -> Result<Smu> {
+        let held = self.ask(call)?;
+        if let Link::Remote(_) = &self.session.link {
+            self.shared.charge_anyway(held.logical_bytes);
+        }
+        Ok(self.held(&held))
+    }
+
+    pub(crate) fn ask<C: Call>(&self, call: C) -> Result<C::Answer> {
         self.check()?;
-        let not_found = || Error::new(ErrorKind::NotFound, subject());
-        let mut state = self.engine.settled();
-        let slot = loop {
-            let slot = find(&state).ok_or_else(not_found)?;
-            if state.smus.get(slot).is_some_and(|smu| smu.is_sealed) {
-                break slot;
-            }
-            // Only sealed content is shared, so that a lease is on the one that stays. The lock is let
-            // go for it, so what was looked for is looked up again.
-            drop(state);
-            let sealed = self.engine.seal_slot(slot);
-            state = self.engine.lock();
-            match sealed {
-                Err(error) if error.kind() != ErrorKind::Released || find(&state) == Some(slot) => return Err(error),
-                _ => {}
-            }
-        };
-        let smu = state.smus.get_mut(slot).ok_or_else(not_found)?;
-        let (logical_bytes, kind, importance) = (smu.logical_bytes, smu.kind, smu.importance);
-        smu.used_ms = self.engine.now_ms();
-        self.shared.charge(logical_bytes)?;
-        state.lease(self.shared.number, slot, 1);
-        Ok(self.handle(slot, logical_bytes, kind, importance))
+        self.session.call(call)
     }
 
     /// Leases content that is there already, by id.
     pub fn attach_id(&self, id: &agentmem_core::ContentId) -> Result<Smu> {
-        let held = self.attach_found(|state| state.smus.find(id), || format!("id {id}"));
-        match held {
-            // It may have been put and not been hashed yet.
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                self.engine.seal_all()?;
-                self.attach_found(|state| state.smus.find(id), || format!("id {id}"))
-            }
-            other => other,
-        }
+        self.attached(AttachId { agent: self.shared.number, id: id.0 })
     }
 
     /// Leases content that is there already, by name. A put that was published before the call is
     /// seen.
     pub fn attach_name(&self, name: &str) -> Result<Smu> {
-        self.check()?;
-        loop {
-            let state = self.engine.settled();
-            let waiting = state.smus.waiting_for(name);
-            drop(state);
-            match waiting {
-                // Released meanwhile is as good as sealed: it waits no more.
-                Some(slot) => drop(self.engine.seal_slot(slot)),
-                None => return self.attach_found(|state| state.smus.named(name), || format!("name {name:?}")),
-            }
-        }
+        self.attached(AttachName { agent: self.shared.number, name: name.to_owned() })
     }
 
     /// Takes a lease of its own on what `smu` is a handle of.
     pub fn attach(&self, smu: &Smu) -> Result<Smu> {
         smu.check()?;
-        if !Arc::ptr_eq(&self.engine, &smu.engine) {
+        if !Arc::ptr_eq(&self.session, &smu.session) {
             return Err(Error::new(ErrorKind::InvalidArgument, "an SMU of another store"));
         }
-        // Once its lease is given back, the slot may hold anything.
-        let find = |state: &State| smu.check_held().is_ok().then(|| state.smus.resolve(smu.origin));
-        self.attach_found(find, || format!("an SMU of agent {:?}", smu.agent.name))
+        self.attached(AttachSmu { agent: self.shared.number, smu: smu.at() })
     }
 
     /// Gives the lease of `smu` back.
     pub fn release(&self, smu: &Smu, on_full: OnFull) -> Result<()> {
         self.check()?;
-        if smu.agent.number != self.shared.number || !Arc::ptr_eq(&self.engine, &smu.engine) {
+        if smu.agent.number != self.shared.number || !Arc::ptr_eq(&self.session, &smu.session) {
             return Err(Error::new(ErrorKind::InvalidArgument, "a handle of another agent"));
         }
         if smu.is_released.swap(true, Ordering::AcqRel) {
@@ -463,55 +412,37 @@ impl Agent {
     /// Handles of everything it holds besides conversations. They are not leases of their own:
     /// releasing one gives back one reference that the agent has already.
     pub fn smus(&self) -> Result<Vec<Smu>> {
-        self.check()?;
-        self.engine.seal_all()?;
-        let mut state = self.engine.lock();
-        let mut slots: Vec<u32> = state.agents.open_mut(self.shared.number)?.leases.keys().copied().collect();
-        slots.sort_unstable();
-        let held = slots.into_iter().filter_map(|slot| {
-            let smu = state.smus.get(slot)?;
-            Some(self.handle(slot, smu.logical_bytes, smu.kind, smu.importance))
-        });
-        Ok(held.collect())
+        let held = self.ask(ListSmus { agent: self.shared.number })?;
+        Ok(held.iter().map(|held| self.held(held)).collect())
     }
 
     /// Says what it is doing.
-    pub fn set_state(&self, new: AgentState) -> Result<()> {
-        self.check()?;
-        let mut state = self.engine.settled();
-        let active_ms = self.engine.now_ms();
-        let entry = state.agents.open_mut(self.shared.number)?;
-        entry.state = new;
-        entry.active_ms = active_ms;
-        state.mark_agent(self.shared.number);
-        Ok(())
+    pub fn set_state(&self, state: AgentState) -> Result<()> {
+        self.ask(SetState { agent: self.shared.number, state })
+    }
+
+    fn now(&self) -> Result<AgentNow> {
+        self.ask(ReadAgent { agent: self.shared.number })
     }
 
     /// What it is doing.
     pub fn state(&self) -> Result<AgentState> {
-        self.check()?;
-        Ok(self.engine.lock().agents.open_mut(self.shared.number)?.state)
+        Ok(self.now()?.state)
     }
 
     /// Process it belongs to.
     pub fn pid(&self) -> Result<u32> {
-        self.check()?;
-        Ok(self.engine.lock().agents.open_mut(self.shared.number)?.pid)
+        Ok(self.now()?.pid)
     }
 
     /// 0 to 100.
     pub fn importance(&self) -> Result<u8> {
-        self.check()?;
-        Ok(self.engine.lock().agents.open_mut(self.shared.number)?.importance)
+        Ok(self.now()?.importance)
     }
 
     /// Changes its importance.
     pub fn set_importance(&self, importance: u8) -> Result<()> {
-        self.check()?;
-        let mut state = self.engine.lock();
-        state.agents.open_mut(self.shared.number)?.importance = importance;
-        state.mark_agent(self.shared.number);
-        Ok(())
+        self.ask(SetImportance { agent: self.shared.number, importance })
     }
 
     /// Most logical bytes it may hold.
@@ -521,31 +452,30 @@ impl Agent {
 
     /// Changes the quota; what is held already stays.
     pub fn set_quota_bytes(&self, quota_bytes: Option<u64>) -> Result<()> {
-        self.check()?;
+        self.ask(SetQuota { agent: self.shared.number, quota_bytes })?;
         self.shared.set_quota_bytes(quota_bytes);
-        self.engine.lock().mark_agent(self.shared.number);
         Ok(())
     }
 
     /// Figures of this agent.
     pub fn stats(&self) -> Result<AgentStats> {
-        self.check()?;
-        self.engine.agent_stats(self.shared.number)
+        self.ask(ReadAgentStats { name: self.shared.name.to_string() })
     }
 
     /// Gives everything it holds back and forgets it.
     pub fn close(&self) -> Result<()> {
-        if self.engine.is_closed() || self.shared.check_open().is_err() {
+        let is_gone = matches!(self.session.check_usable(), Err(error) if error.kind() == ErrorKind::Closed);
+        if is_gone || self.shared.check_open().is_err() {
             return Ok(());
         }
-        self.engine.check_usable()?;
-        let mut state = self.engine.settled();
-        self.engine.reap(&mut state, self.shared.number)
+        let closed = self.session.call(CloseAgent { agent: self.shared.number });
+        self.shared.close();
+        closed
     }
 
-    /// The engine, for handles made in other files.
-    pub(crate) fn engine(&self) -> &Arc<Engine> {
-        &self.engine
+    /// The session, for handles made in other files.
+    pub(crate) fn session(&self) -> &Arc<Session> {
+        &self.session
     }
 
     /// What handles share.

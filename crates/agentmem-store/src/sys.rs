@@ -7,8 +7,9 @@ use agentmem_core::{Error, ErrorKind, Result};
 use parking_lot::RwLock;
 use std::ffi::CString;
 use std::fs::File;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::ptr::NonNull;
 
@@ -99,20 +100,69 @@ impl Mapping {
         Ok(mapping)
     }
 
-    /// A memfd of `len` bytes that `fill` wrote, and that nobody can write or resize any more.
-    pub fn sealed(name: &str, len: usize, fill: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<Self> {
+    /// A memfd of `len` bytes that `fill` wrote, and that is not written to or resized any more. One that is
+    /// `lent` keeps its descriptor, and can be punched.
+    pub fn filled(name: &str, len: usize, lent: bool, fill: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<Self> {
         let (mapping, fd) = Self::create(name, len)?;
         mapping.populate(0, len as u64);
         // SAFETY: the mapping is new, at least `len` bytes long, and nobody else knows of it.
         fill(unsafe { std::slice::from_raw_parts_mut(mapping.as_ptr(), len) })?;
         injected("fcntl(F_ADD_SEALS)")?;
-        let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_FUTURE_WRITE;
+        // A memfd that is sealed against writing cannot be punched.
+        let writing = if lent { 0 } else { libc::F_SEAL_FUTURE_WRITE };
         // SAFETY: plain system calls on an open descriptor and a range that this mapping owns.
         let sealed = unsafe {
-            libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, seals) == 0
-                && libc::mprotect(mapping.start.as_ptr().cast(), mapping.len, libc::PROT_READ) == 0
+            libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | writing) == 0
+                && (lent || libc::mprotect(mapping.start.as_ptr().cast(), mapping.len, libc::PROT_READ) == 0)
         };
-        if sealed { Ok(mapping) } else { Err(failed("sealing a memfd")) }
+        if !sealed {
+            return Err(failed("sealing a memfd"));
+        }
+        if lent {
+            *mapping.fd.write() = Some(fd);
+        }
+        Ok(mapping)
+    }
+
+    /// What another process lent: `len` bytes of `descriptor`, writable where that is. Nobody may have kept
+    /// the right to make it shorter.
+    pub fn lent(descriptor: OwnedFd, len: usize) -> Result<Self> {
+        let len = len.max(1).next_multiple_of(PAGE_BYTES as usize);
+        let raw = descriptor.as_raw_fd();
+        // SAFETY: plain system calls on an open descriptor.
+        let (flags, seals) = unsafe { (libc::fcntl(raw, libc::F_GETFL), libc::fcntl(raw, libc::F_GET_SEALS)) };
+        if flags < 0 || seals & libc::F_SEAL_SHRINK == 0 || file_len(&descriptor)? < len as u64 {
+            return Err(Error::new(ErrorKind::Version, "memory that was lent"));
+        }
+        let is_writable = flags & libc::O_ACCMODE == libc::O_RDWR;
+        let protection = libc::PROT_READ | if is_writable { libc::PROT_WRITE } else { 0 };
+        Self::map(&descriptor, len, protection)
+    }
+
+    /// A descriptor of the same memory that only reads.
+    pub fn read_only(&self) -> Result<OwnedFd> {
+        let fd = self.fd.read();
+        let fd = fd.as_ref().ok_or_else(|| Error::new(ErrorKind::Io, "a descriptor was not kept"))?;
+        File::open(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+            .map(OwnedFd::from)
+            .map_err(|error| Error::new(ErrorKind::Io, format!("lending memory: {error}")))
+    }
+
+    /// A descriptor of the same memory.
+    pub fn descriptor(&self) -> Result<OwnedFd> {
+        let fd = self.fd.read();
+        let fd = fd.as_ref().ok_or_else(|| Error::new(ErrorKind::Io, "a descriptor was not kept"))?;
+        fd.try_clone().map_err(|error| Error::new(ErrorKind::Io, format!("lending memory: {error}")))
+    }
+
+    /// Nobody can resize it any more.
+    pub fn fix_len(&self) -> Result<()> {
+        injected("fcntl(F_ADD_SEALS)")?;
+        let fd = self.fd.read();
+        let fd = fd.as_ref().ok_or_else(|| Error::new(ErrorKind::Io, "a descriptor was not kept"))?;
+        // SAFETY: plain system call on an open descriptor.
+        let sealed = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_SHRINK | libc::F_SEAL_GROW) };
+        if sealed == 0 { Ok(()) } else { Err(failed("sealing a memfd")) }
     }
 
     fn create(name: &str, len: usize) -> Result<(Self, OwnedFd)> {
@@ -130,24 +180,17 @@ impl Mapping {
         if unsafe { libc::ftruncate(fd.as_raw_fd(), len as libc::off_t) } != 0 {
             return Err(failed("ftruncate of a memfd"));
         }
+        Ok((Self::map(&fd, len, libc::PROT_READ | libc::PROT_WRITE)?, fd))
+    }
+
+    fn map(fd: &OwnedFd, len: usize, protection: i32) -> Result<Self> {
+        let flags = libc::MAP_SHARED | libc::MAP_NORESERVE;
         // SAFETY: a new mapping at an address of the kernel's choice.
-        let start = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                len,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED | libc::MAP_NORESERVE,
-                fd.as_raw_fd(),
-                0,
-            )
-        };
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), len, protection, flags, fd.as_raw_fd(), 0) };
         if start == libc::MAP_FAILED {
             return Err(failed("mmap of a memfd"));
         }
-        Ok((
-            Mapping { start: NonNull::new(start.cast()).expect("mmap never returns null"), len, fd: RwLock::new(None) },
-            fd,
-        ))
+        Ok(Mapping { start: NonNull::new(start.cast()).expect("mmap never returns null"), len, fd: RwLock::new(None) })
     }
 
     /// First byte.
@@ -224,6 +267,84 @@ impl Drop for Mapping {
         // SAFETY: the range was mapped by us, and nobody holds a reference into it any more.
         unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
     }
+}
+
+fn file_len(fd: &OwnedFd) -> Result<u64> {
+    let file = File::from(fd.try_clone().map_err(|error| Error::new(ErrorKind::Io, error.to_string()))?);
+    Ok(file.metadata().map_err(|error| Error::new(ErrorKind::Io, error.to_string()))?.len())
+}
+
+/// Content in a memfd that nobody can change any more, on its way between processes.
+#[derive(Debug)]
+pub struct SealedFile {
+    file: File,
+}
+
+impl SealedFile {
+    const SEALS: i32 = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE;
+
+    /// One that holds `content`.
+    pub fn holding(content: &[u8]) -> Result<Self> {
+        injected("memfd_create")?;
+        let name = c"agentmem-put";
+        // SAFETY: `name` is a NUL-terminated string.
+        let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
+        if fd < 0 {
+            return Err(failed("memfd_create"));
+        }
+        // SAFETY: `fd` was just returned to us and nobody else owns it.
+        let file = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
+        // Written, not mapped: with a writable mapping it could not be sealed.
+        file.write_all_at(content, 0)
+            .map_err(|error| Error::new(ErrorKind::Io, format!("writing a memfd: {error}")))?;
+        // SAFETY: plain system call on an open descriptor.
+        if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, Self::SEALS) } != 0 {
+            return Err(failed("sealing a memfd"));
+        }
+        Ok(SealedFile { file })
+    }
+
+    /// The content of `len` bytes in `descriptor`, which comes from another process.
+    pub fn check(descriptor: OwnedFd, len: u64) -> Result<Self> {
+        // SAFETY: plain system call on an open descriptor.
+        let seals = unsafe { libc::fcntl(descriptor.as_raw_fd(), libc::F_GET_SEALS) };
+        if seals < 0 || seals & Self::SEALS != Self::SEALS || file_len(&descriptor)? != len {
+            return Err(Error::new(ErrorKind::InvalidArgument, "content that is not sealed, or not of its length"));
+        }
+        Ok(SealedFile { file: File::from(descriptor) })
+    }
+
+    /// Reads all of it.
+    pub fn read(&self, into: &mut [u8]) -> Result<()> {
+        self.file.read_exact_at(into, 0).map_err(|error| Error::new(ErrorKind::Io, format!("reading a memfd: {error}")))
+    }
+}
+
+impl AsFd for SealedFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// Who is at the other end of a socket.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer {
+    /// The process.
+    pub pid: u32,
+    /// Its user.
+    pub uid: u32,
+}
+
+/// See [`Peer`].
+pub fn peer(stream: &UnixStream) -> Result<Peer> {
+    let found = rustix::net::sockopt::socket_peercred(stream)
+        .map_err(|error| Error::new(ErrorKind::Io, format!("asking who calls: {error}")))?;
+    Ok(Peer { pid: found.pid.as_raw_nonzero().get() as u32, uid: found.uid.as_raw() })
+}
+
+/// The user that this process runs as.
+pub fn own_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
 }
 
 /// Gives disk blocks inside `offset..offset + len` of `file` back.
@@ -311,6 +432,11 @@ impl EventFd {
         Ok(EventFd(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
+    /// Another descriptor of it, for who is to ring.
+    pub fn descriptor(&self) -> Result<OwnedFd> {
+        self.0.try_clone().map_err(|error| Error::new(ErrorKind::LimitReached, error.to_string()))
+    }
+
     /// Wakes the sleeper.
     pub fn ring(&self) {
         let one = 1u64.to_ne_bytes();
@@ -329,6 +455,12 @@ impl EventFd {
                 libc::read(self.0.as_raw_fd(), count.as_mut_ptr().cast(), 8);
             }
         }
+    }
+}
+
+impl From<OwnedFd> for EventFd {
+    fn from(descriptor: OwnedFd) -> Self {
+        EventFd(descriptor)
     }
 }
 

@@ -5,10 +5,11 @@ use crate::smus::Packed;
 use crate::tree::Body;
 use agentmem_core::ContentId;
 use agentmem_core::frame::Frame;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// What a look at everything found.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verification {
     /// Frames read.
     pub frames: u64,

@@ -6,6 +6,7 @@ mod common;
 use agentmem_core::frame::Meta;
 use agentmem_core::{Advice, AgentState, ErrorKind, Kind};
 use agentmem_store::{Agent, Conversation, OnFull, Options, Smu, Store, View};
+use common::daemon::Daemon;
 use common::{assert_empty, content_bytes, noise, options, text};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -123,7 +124,18 @@ impl Talk {
     }
 }
 
+/// Where the engine is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// In this process.
+    Embedded,
+    /// Reached over a socket, through memory that it lent.
+    Connected,
+}
+
 struct World {
+    mode: Mode,
+    daemon: Option<Daemon>,
     store: Option<Store>,
     folder: Option<PathBuf>,
     memory_max_bytes: u64,
@@ -140,8 +152,10 @@ struct World {
 }
 
 impl World {
-    fn new(memory_max_bytes: u64, cold: bool, folder: Option<PathBuf>) -> Self {
+    fn new(mode: Mode, memory_max_bytes: u64, cold: bool, folder: Option<PathBuf>) -> Self {
         let mut world = World {
+            mode,
+            daemon: None,
             store: None,
             folder,
             memory_max_bytes,
@@ -161,8 +175,20 @@ impl World {
     }
 
     fn open(&mut self) {
-        let options = Options { path: self.folder.clone(), cold: self.cold, ..options(self.memory_max_bytes) };
-        self.store = Some(Store::open(options).unwrap());
+        let (folder, cold, memory_max_bytes) = (self.folder.clone(), self.cold, self.memory_max_bytes);
+        let options = move || Options { path: folder.clone(), cold, ..options(memory_max_bytes) };
+        self.store = Some(match self.mode {
+            Mode::Embedded => Store::open(options()).unwrap(),
+            Mode::Connected => self.daemon.get_or_insert_with(|| Daemon::start(memory_max_bytes, options)).connect(),
+        });
+    }
+
+    /// Ends the session, and a persistent daemon too; what is there after it is what was there before.
+    fn close(&mut self) {
+        self.store().close().unwrap();
+        if self.folder.is_some() {
+            self.daemon = None;
+        }
     }
 
     fn store(&self) -> &Store {
@@ -366,7 +392,7 @@ impl World {
                 self.left_over.retain(|(holder, _)| *holder != agent);
                 self.forget_names();
             }
-            Step::Reopen if self.folder.is_some() => self.reopen(),
+            Step::Reopen if self.folder.is_some() || self.mode == Mode::Connected => self.reopen(),
             Step::Verify => self.verify(),
             Step::Figures => self.check_figures(),
             _ => {}
@@ -399,7 +425,7 @@ impl World {
 
     fn reopen(&mut self) {
         let views = std::mem::take(&mut self.views);
-        self.store().close().unwrap();
+        self.close();
         for (view, content) in views {
             assert!(*view == content[..], "wrong bytes under a pin of a closed store");
         }
@@ -491,7 +517,7 @@ impl World {
             who.release(smu, OnFull::Wait).unwrap();
         }
         assert_empty(self.store(), self.empty_bytes);
-        self.store().close().unwrap();
+        self.close();
     }
 }
 
@@ -499,19 +525,23 @@ fn config(cases: u32) -> ProptestConfig {
     ProptestConfig { cases, max_shrink_iters: 300, failure_persistence: None, ..ProptestConfig::default() }
 }
 
+fn mode() -> impl Strategy<Value = Mode> {
+    prop::sample::select(vec![Mode::Embedded, Mode::Connected])
+}
+
 fn steps(count: usize) -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step(), 1..count)
 }
 
-fn run_persistent(steps: &[Step], memory_max_bytes: u64) {
+fn run_persistent(mode: Mode, steps: &[Step], memory_max_bytes: u64) {
     let folder = tempfile::tempdir().unwrap();
-    let mut world = World::new(memory_max_bytes, true, Some(folder.path().to_owned()));
+    let mut world = World::new(mode, memory_max_bytes, true, Some(folder.path().to_owned()));
     steps.iter().for_each(|step| world.step(step));
     world.end();
 }
 
-fn run_passing(steps: &[Step], memory_max_bytes: u64, cold: bool) {
-    let mut world = World::new(memory_max_bytes, cold, None);
+fn run_passing(mode: Mode, steps: &[Step], memory_max_bytes: u64, cold: bool) {
+    let mut world = World::new(mode, memory_max_bytes, cold, None);
     steps.iter().for_each(|step| world.step(step));
     world.end();
 }
@@ -520,18 +550,18 @@ proptest! {
     #![proptest_config(config(30))]
 
     #[test]
-    fn a_persistent_store_agrees(steps in steps(80), is_tiny: bool) {
-        run_persistent(&steps, if is_tiny { 16 << 20 } else { 128 << 20 });
+    fn a_persistent_store_agrees(mode in mode(), steps in steps(80), is_tiny: bool) {
+        run_persistent(mode, &steps, if is_tiny { 16 << 20 } else { 128 << 20 });
     }
 
     #[test]
-    fn a_temporary_store_agrees(steps in steps(80)) {
-        run_passing(&steps, 16 << 20, true);
+    fn a_temporary_store_agrees(mode in mode(), steps in steps(80)) {
+        run_passing(mode, &steps, 16 << 20, true);
     }
 
     #[test]
-    fn a_store_in_ram_agrees(steps in steps(80)) {
-        run_passing(&steps, 64 << 20, false);
+    fn a_store_in_ram_agrees(mode in mode(), steps in steps(80)) {
+        run_passing(mode, &steps, 64 << 20, false);
     }
 }
 
@@ -541,19 +571,19 @@ proptest! {
 
     #[test]
     #[ignore = "minutes"]
-    fn a_persistent_store_agrees_for_long(steps in steps(400), is_tiny: bool) {
-        run_persistent(&steps, if is_tiny { 16 << 20 } else { 128 << 20 });
+    fn a_persistent_store_agrees_for_long(mode in mode(), steps in steps(400), is_tiny: bool) {
+        run_persistent(mode, &steps, if is_tiny { 16 << 20 } else { 128 << 20 });
     }
 
     #[test]
     #[ignore = "minutes"]
-    fn a_temporary_store_agrees_for_long(steps in steps(400)) {
-        run_passing(&steps, 16 << 20, true);
+    fn a_temporary_store_agrees_for_long(mode in mode(), steps in steps(400)) {
+        run_passing(mode, &steps, 16 << 20, true);
     }
 
     #[test]
     #[ignore = "minutes"]
-    fn a_store_in_ram_agrees_for_long(steps in steps(400), is_tiny: bool) {
-        run_passing(&steps, if is_tiny { 16 << 20 } else { 64 << 20 }, false);
+    fn a_store_in_ram_agrees_for_long(mode in mode(), steps in steps(400), is_tiny: bool) {
+        run_passing(mode, &steps, if is_tiny { 16 << 20 } else { 64 << 20 }, false);
     }
 }

@@ -1,0 +1,311 @@
+//! What is asked of a store as a whole.
+
+use crate::agents::{AGENTS_MAX, AgentEntry, AgentShared};
+use crate::call::{Call, Caller};
+use crate::raw::Raw;
+use crate::segments::Large;
+use crate::stats::{AgentStats, Stats};
+use crate::sync::Ordering;
+use crate::sys::{self, PidFd, SealedFile};
+use crate::verify::Verification;
+use agentmem_core::smu::{IMPORTANCE_MAX, SMU_LOGICAL_BYTES_MAX};
+use agentmem_core::{AgentState, Error, ErrorKind, Result};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+const NAME_BYTES_MAX: usize = 255;
+const IMPORTANCE_DEFAULT: u8 = 50;
+/// Large contents of one session on their way through the ring.
+const LEFT_MAX: usize = 256;
+
+/// Refuses names that are empty or too long.
+pub fn check_name(name: &str) -> Result<()> {
+    match name.len() {
+        1..=NAME_BYTES_MAX => Ok(()),
+        len => Err(Error::new(ErrorKind::InvalidArgument, format!("a name of {len} bytes (1 to {NAME_BYTES_MAX})"))),
+    }
+}
+
+/// Refuses what is not 0 to 100.
+pub fn check_importance(importance: u8) -> Result<()> {
+    match importance {
+        0..=IMPORTANCE_MAX => Ok(()),
+        _ => Err(Error::new(ErrorKind::InvalidArgument, format!("importance {importance} (0 to {IMPORTANCE_MAX})"))),
+    }
+}
+
+/// Registers an agent, or takes up the one of that name that nobody has.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct OpenAgent {
+    /// Its name.
+    pub name: String,
+    /// 0 to 100; what is not given is 50 for a new agent, and stays as it was for a known one.
+    pub importance: Option<u8>,
+    /// Likewise; a new agent has none.
+    pub quota_bytes: Option<u64>,
+    /// The process that it belongs to; that of the session by default.
+    pub pid: Option<u32>,
+}
+
+/// What a handle of an agent needs to know.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct AgentFacts {
+    /// Its number.
+    pub number: u32,
+    /// Logical bytes that it is charged for.
+    pub used_bytes: u64,
+    /// Most of them.
+    pub quota_bytes: Option<u64>,
+}
+
+impl Call for OpenAgent {
+    const NUMBER: u16 = 1;
+    type Answer = AgentFacts;
+
+    fn run(self, at: &mut Caller<'_>) -> Result<AgentFacts> {
+        let OpenAgent { name, importance, quota_bytes, pid } = self;
+        check_name(&name)?;
+        importance.map_or(Ok(()), check_importance)?;
+        let mut state = at.engine.lock();
+        let gone = || Error::new(ErrorKind::Closed, "this session");
+        let session_pid = state.sessions.get(at.session).ok_or_else(gone)?.pid;
+        let pid = pid.unwrap_or(session_pid);
+        // The session's own death is noticed without.
+        let pidfd = match pid == session_pid {
+            true => None,
+            false => Some(PidFd::open(pid).ok_or_else(|| Error::new(ErrorKind::NotFound, format!("process {pid}")))?),
+        };
+        let active_ms = at.engine.now_ms();
+        let number = match state.agents.number(&name) {
+            Some(number) => {
+                let entry = state.agents.open_mut(number)?;
+                if entry.pid != 0 {
+                    return Err(Error::new(ErrorKind::NameTaken, format!("agent {name:?}")));
+                }
+                entry.pid = pid;
+                entry.pidfd = pidfd;
+                entry.importance = importance.unwrap_or(entry.importance);
+                entry.active_ms = active_ms;
+                if quota_bytes.is_some() {
+                    entry.shared.set_quota_bytes(quota_bytes);
+                }
+                number
+            }
+            None => {
+                if state.agents.len() >= AGENTS_MAX {
+                    return Err(Error::new(ErrorKind::LimitReached, format!("{AGENTS_MAX} agents")));
+                }
+                let number = state.agents.next;
+                state.agents.insert(AgentEntry {
+                    shared: AgentShared::new(number, &name, quota_bytes, 0),
+                    pid,
+                    pidfd,
+                    importance: importance.unwrap_or(IMPORTANCE_DEFAULT),
+                    state: AgentState::Active,
+                    created_unix_ms: sys::unix_ms(),
+                    active_ms,
+                    leases: HashMap::new(),
+                    aliases: HashSet::new(),
+                    conversations: BTreeMap::new(),
+                });
+                number
+            }
+        };
+        state.sessions.get_mut(at.session).ok_or_else(gone)?.add_agent(number);
+        state.mark_agent(number);
+        let shared = &state.agents.open_mut(number)?.shared;
+        Ok(AgentFacts { number, used_bytes: shared.used_bytes(), quota_bytes: shared.quota_bytes() })
+    }
+}
+
+/// Names of all agents, in order.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ListAgents;
+
+impl Call for ListAgents {
+    const NUMBER: u16 = 2;
+    type Answer = Vec<String>;
+
+    fn run(self, at: &mut Caller<'_>) -> Result<Vec<String>> {
+        let state = at.engine.lock();
+        let mut names: Vec<String> = state.agents.iter().map(|agent| agent.shared.name.to_string()).collect();
+        names.sort_unstable();
+        Ok(names)
+    }
+}
+
+/// Answers when all that was put before is durable.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Flush;
+
+impl Call for Flush {
+    const NUMBER: u16 = 3;
+    type Answer = ();
+
+    fn run(self, at: &mut Caller<'_>) -> Result<()> {
+        at.engine.flush()
+    }
+}
+
+/// Figures of the whole store.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ReadStats;
+
+impl Call for ReadStats {
+    const NUMBER: u16 = 4;
+    type Answer = Stats;
+
+    fn run(self, at: &mut Caller<'_>) -> Result<Stats> {
+        Ok(at.engine.stats())
+    }
+}
+
+/// Figures of the agent of that name, whoever has it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ReadAgentStats {
+    /// Its name.
+    pub name: String,
+}
+
+impl Call for ReadAgentStats {
+    const NUMBER: u16 = 5;
+    type Answer = AgentStats;
+
+    fn run(self, at: &mut Caller<'_>) -> Result<AgentStats> {
+        let number = at.engine.lock().agents.number(&self.name);
+        let not_found = || Error::new(ErrorKind::NotFound, format!("agent {:?}", self.name));
+        at.engine.agent_stats(number.ok_or_else(not_found)?)
+    }
+}
+
+/// Demotes until at most that much is resident, or nothing more can be; without a target, everything that is
+/// hot. The answer is what was given back.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Reclaim {
+    /// Bytes.
+    pub target_bytes: Option<u64>,
+}
+
+impl Call for Reclaim {
+    const NUMBER: u16 = 6;
+    type Answer = u64;
+
+    fn run(self, at: &mut Caller<'_>) -> Result<u64> {
+        let engine = at.engine;
+        let _ = engine.drain();
+        let resident_bytes = || engine.resident_bytes(&engine.lock());
+        let before = resident_bytes();
+        match self.target_bytes {
+            Some(target_bytes) => _ = engine.reclaim_to(target_bytes),
+            None => engine.reclaim_hot(),
+        }
+        engine.trim();
+        Ok(before.saturating_sub(resident_bytes()))
+    }
+}
+
+/// Reads and checks everything.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Verify;
+
+impl Call for Verify {
+    const NUMBER: u16 = 7;
+    type Answer = Verification;
+
+    fn run(self, at: &mut Caller<'_>) -> Result<Verification> {
+        Ok(at.engine.verify())
+    }
+}
+
+/// Takes in what the session published.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Drain;
+
+impl Call for Drain {
+    const NUMBER: u16 = 8;
+    type Answer = ();
+
+    fn run(self, at: &mut Caller<'_>) -> Result<()> {
+        at.engine.drain()
+    }
+}
+
+/// Asks for the memory that slot words call `segment`: its descriptor comes with the answer.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct MapSegment {
+    /// Its number.
+    pub segment: u32,
+}
+
+/// Which memory it is.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SegmentFacts {
+    /// How often the number was given out before.
+    pub incarnation: u64,
+    /// Its length.
+    pub len_bytes: u64,
+}
+
+impl Call for MapSegment {
+    const NUMBER: u16 = 9;
+    type Answer = SegmentFacts;
+
+    fn run(self, at: &mut Caller<'_>) -> Result<SegmentFacts> {
+        let (incarnation, len_bytes, descriptor) = at.engine.segments.lend(self.segment)?;
+        at.descriptor = Some(descriptor);
+        Ok(SegmentFacts { incarnation, len_bytes })
+    }
+}
+
+/// Leaves content that is too large for the ring in a sealed memfd, whose descriptor comes with the call. The
+/// answer is the key that a put names it by.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct LeaveLarge {
+    /// Its length.
+    pub len_bytes: u64,
+}
+
+impl Call for LeaveLarge {
+    const NUMBER: u16 = 10;
+    type Answer = u64;
+
+    fn run(self, at: &mut Caller<'_>) -> Result<u64> {
+        if self.len_bytes > SMU_LOGICAL_BYTES_MAX {
+            return Err(Error::new(ErrorKind::InvalidArgument, format!("content of {} bytes", self.len_bytes)));
+        }
+        let none = || Error::new(ErrorKind::InvalidArgument, "content without a descriptor");
+        // Whoever left it may still write to it, unless it is sealed; and the engine hashes what it keeps.
+        let file = SealedFile::check(at.descriptor.take().ok_or_else(none)?, self.len_bytes)?;
+        at.engine.leave_large(at.session, self.len_bytes, |bytes| file.read(bytes))
+    }
+}
+
+/// The session's agents wait to be taken up again. What it pinned stays until it hangs up.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Goodbye;
+
+impl Call for Goodbye {
+    const NUMBER: u16 = 11;
+    type Answer = ();
+
+    fn run(self, at: &mut Caller<'_>) -> Result<()> {
+        at.engine.dismiss_agents(at.session)
+    }
+}
+
+impl crate::engine::Engine {
+    /// Makes large content that `fill` writes ready to be put by `session` under the key that is returned.
+    pub fn leave_large(&self, session: u32, len_bytes: u64, fill: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<u64> {
+        // What others left and the engine has not taken in yet cannot be demoted: take it in first.
+        self.drain()?;
+        if self.inbox.lock().keys().filter(|(owner, _)| *owner == session).count() >= LEFT_MAX {
+            return Err(Error::new(ErrorKind::LimitReached, format!("{LEFT_MAX} large contents left and not put")));
+        }
+        self.make_room(len_bytes)?;
+        let large = Large::with(&self.segments, len_bytes as usize, fill)?;
+        let key = self.next_key.fetch_add(1, Ordering::Relaxed);
+        self.inbox.lock().insert((session, key), Arc::new(Raw::Large(Box::new(large))));
+        Ok(key)
+    }
+}

@@ -1,0 +1,231 @@
+//! The way to a daemon's engine, from a process that has a session with it.
+//!
+//! A connection carries one call at a time. Threads that call at the same time open more of them, which join the
+//! session of the first by its secret. The session ends with the first.
+
+use crate::agents::AgentShared;
+use crate::arena::{Arena, Shape};
+use crate::call::{self, Call};
+use crate::calls::agent::ConversationFacts;
+use crate::calls::store::{AgentFacts, Goodbye, LeaveLarge};
+use crate::engine::ConversationShared;
+use crate::link::Link;
+use crate::options::OnFull;
+use crate::segments::Segments;
+use crate::session::Session;
+use crate::slots::{SLOTS_MAX, Slots};
+use crate::socket::{self, Message};
+use crate::sync::{AtomicBool, AtomicU64, Ordering, Words};
+use crate::sys::{EventFd, Mapping, SealedFile};
+use agentmem_core::place::SEGMENTS_MAX;
+use agentmem_core::{Error, ErrorKind, Result};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+
+/// Version of the protocol and of the arena's layout: both sides must have the same.
+pub const VERSION: u32 = 1;
+/// Connections of one session that are kept when nobody uses them.
+const IDLE_MAX: usize = 4;
+/// The longest answer: a message of 1 GiB, with what is around it.
+const ANSWER_BYTES_MAX: usize = (1 << 30) + (1 << 20);
+/// Numbers of the calls that a connection begins with.
+pub const HELLO: u16 = 0xFF00;
+/// See [`HELLO`].
+pub const JOIN: u16 = 0xFF01;
+
+/// The first thing that a process says, behind its [`VERSION`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Hello {
+    /// The trust domain; empty for the user's own.
+    pub domain: String,
+    /// What it takes to enter it.
+    pub token: Vec<u8>,
+}
+
+/// What it is told. With it come descriptors: the arena, what wakes the engine, places, generations and
+/// incarnations.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Welcome {
+    /// The number of the session.
+    pub session: u32,
+    /// What further connections prove themselves by.
+    pub secret: [u8; 16],
+    /// Cells of the ring.
+    pub cells: u32,
+    /// Its bytes.
+    pub data_bytes: u64,
+    /// Claims of the session.
+    pub claims: u32,
+    /// Budget of the engine.
+    pub memory_max_bytes: u64,
+}
+
+/// The first thing that is said on a further connection.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Join {
+    /// The secret of the session.
+    pub secret: [u8; 16],
+}
+
+/// A session's way to its engine.
+pub struct Remote {
+    path: PathBuf,
+    join: Join,
+    /// The one that the session lives by. It carries the goodbye only.
+    first: UnixStream,
+    idle: Mutex<Vec<UnixStream>>,
+    agents: Mutex<HashMap<u32, Arc<AgentShared>>>,
+    conversations: Mutex<HashMap<u32, Weak<ConversationShared>>>,
+    is_closed: AtomicBool,
+}
+
+fn dial(path: &Path) -> Result<UnixStream> {
+    UnixStream::connect(path)
+        .map_err(|error| Error::new(ErrorKind::Unreachable, format!("the daemon at {} ({error})", path.display())))
+}
+
+/// One call and its answer.
+fn exchange(stream: &UnixStream, number: u16, body: &[u8], lent: &[BorrowedFd<'_>]) -> Result<Message> {
+    socket::send(stream, number, body, lent).map_err(socket::gone)?;
+    let answer = socket::receive(stream, ANSWER_BYTES_MAX).map_err(socket::gone)?;
+    let answer = answer.ok_or_else(|| Error::new(ErrorKind::Unreachable, "the daemon (it hung up)"))?;
+    if answer.number == 0 {
+        return Ok(answer);
+    }
+    let kind = ErrorKind::ALL.into_iter().find(|&kind| kind as u16 == answer.number).unwrap_or(ErrorKind::Version);
+    Err(Error::new(kind, String::from_utf8_lossy(&answer.body)))
+}
+
+fn encoded(value: &impl Serialize) -> Vec<u8> {
+    postcard::to_allocvec(value).expect("plain values are encoded in memory")
+}
+
+/// A session with the daemon that listens at `path`, in the trust domain `domain` that `token` opens, or the
+/// user's own; its puts do `on_full` when its arena is full.
+///
+/// # Errors
+/// `Unreachable` where nobody listens, `Version` where another version does, and what it refuses.
+pub fn connect(path: &Path, domain: Option<(&str, &[u8])>, on_full: OnFull) -> Result<Session> {
+    let first = dial(path)?;
+    let (domain, token) = domain.unwrap_or_default();
+    let hello = Hello { domain: domain.to_owned(), token: token.to_vec() };
+    let answer = exchange(&first, HELLO, &encoded(&(VERSION, hello)), &[])?;
+    let version = || Error::new(ErrorKind::Version, "the daemon's welcome");
+    let welcome: Welcome = postcard::from_bytes(&answer.body).map_err(|_| version())?;
+    let lent: [OwnedFd; 5] = answer.descriptors.try_into().map_err(|_| version())?;
+    let [arena, bell, places, generations, incarnations] = lent;
+    let Welcome { session, secret, cells, data_bytes, claims, memory_max_bytes } = welcome;
+    let shape = Shape { cells: cells as usize, data_bytes: data_bytes as usize, claims: claims as usize };
+    let arena = Arena::lent(arena, shape, &Arc::new(EventFd::from(bell)))?;
+    let words = |descriptor, count: usize| -> Result<Words> {
+        Ok(Words::within(&Arc::new(Mapping::lent(descriptor, count * 8)?), 0, count))
+    };
+    let slots = Slots::lent(words(places, SLOTS_MAX)?, words(generations, SLOTS_MAX)?);
+    let segments = Segments::lent(words(incarnations, SEGMENTS_MAX as usize)?)?;
+    let remote = Remote {
+        path: path.into(),
+        join: Join { secret },
+        first,
+        idle: Mutex::default(),
+        agents: Mutex::default(),
+        conversations: Mutex::default(),
+        is_closed: AtomicBool::new(false),
+    };
+    Session::over(Link::Remote(remote), session, arena, slots, segments, on_full, memory_max_bytes)
+}
+
+impl Remote {
+    /// Fails after close.
+    #[inline]
+    pub fn check_open(&self) -> Result<()> {
+        if self.is_closed.load(Ordering::Acquire) {
+            return Err(Error::new(ErrorKind::Closed, "this store"));
+        }
+        Ok(())
+    }
+
+    /// Asks; also returns a descriptor that came with the answer.
+    pub fn call<C: Call>(&self, call: &C, lent: Option<BorrowedFd<'_>>) -> Result<(C::Answer, Option<OwnedFd>)> {
+        let body = call::encode_call(call)?;
+        let kept = self.idle.lock().pop();
+        let stream = match kept {
+            Some(stream) => stream,
+            None => {
+                let stream = dial(&self.path)?;
+                exchange(&stream, JOIN, &encoded(&self.join), &[])?;
+                stream
+            }
+        };
+        let lent: Vec<BorrowedFd<'_>> = lent.into_iter().collect();
+        let outcome = exchange(&stream, C::NUMBER, &body, &lent);
+        // One that failed may have half an answer under way.
+        if !matches!(&outcome, Err(error) if error.kind() == ErrorKind::Unreachable) {
+            let mut idle = self.idle.lock();
+            if idle.len() < IDLE_MAX {
+                idle.push(stream);
+            }
+        }
+        let mut answer = outcome?;
+        Ok((call::decode_answer::<C>(&answer.body)?, answer.descriptors.pop()))
+    }
+
+    /// See [`Link::leave_large`].
+    pub fn leave_large(&self, content: &[u8]) -> Result<u64> {
+        let file = SealedFile::holding(content)?;
+        Ok(self.call(&LeaveLarge { len_bytes: content.len() as u64 }, Some(file.as_fd()))?.0)
+    }
+
+    /// See [`Link::agent`].
+    pub fn agent(&self, name: &str, facts: &AgentFacts) -> Arc<AgentShared> {
+        let mut agents = self.agents.lock();
+        agents.retain(|_, agent| agent.check_open().is_ok());
+        let made = || AgentShared::new(facts.number, name, facts.quota_bytes, facts.used_bytes);
+        agents.entry(facts.number).or_insert_with(made).clone()
+    }
+
+    /// See [`Link::conversation`].
+    pub fn conversation(&self, facts: ConversationFacts) -> Arc<ConversationShared> {
+        let mut conversations = self.conversations.lock();
+        if let Some(known) = conversations.get(&facts.number).and_then(Weak::upgrade) {
+            return known;
+        }
+        if conversations.len() >= 2 * conversations.values().filter(|known| known.strong_count() > 0).count() + 64 {
+            conversations.retain(|_, known| known.strong_count() > 0);
+        }
+        let shared = Arc::new(ConversationShared {
+            number: facts.number,
+            name: facts.name.into(),
+            messages: AtomicU64::new(facts.messages),
+            logical_bytes: AtomicU64::new(facts.logical_bytes),
+            is_released: AtomicBool::new(false),
+        });
+        conversations.insert(facts.number, Arc::downgrade(&shared));
+        shared
+    }
+
+    /// Leaves without a goodbye.
+    #[cfg(feature = "faults")]
+    pub fn abandon(&self) {
+        self.is_closed.store(true, Ordering::Release);
+        self.idle.lock().clear();
+        let _ = self.first.shutdown(std::net::Shutdown::Both);
+    }
+
+    /// Ends the session. Everything that was put stays, and its agents can be taken up again.
+    pub fn close(&self) -> Result<()> {
+        if self.is_closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        self.idle.lock().clear();
+        for agent in self.agents.lock().values() {
+            agent.close();
+        }
+        // The session itself lives until nothing looks at what it pinned any more.
+        exchange(&self.first, Goodbye::NUMBER, &call::encode_call(&Goodbye)?, &[]).map(drop)
+    }
+}

@@ -1,0 +1,204 @@
+//! The daemon's side of sessions: a thread for each connection, which answers one call at a time.
+
+use crate::arena::Shape;
+use crate::call::{self, Caller};
+use crate::domains::{Domain, Domains};
+use crate::engine::Engine;
+use crate::remote::{HELLO, Hello, JOIN, Join, VERSION, Welcome};
+use crate::socket::{self, Message};
+use crate::sync::{AtomicBool, AtomicUsize, Ordering};
+use crate::sys;
+use agentmem_core::{Error, ErrorKind, Result};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::ops::RangeInclusive;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+
+/// Connections at the same time.
+const CONNECTIONS_MAX: usize = 8192;
+/// The longest call.
+const CALL_BYTES_MAX: usize = 1 << 20;
+/// Stack of a thread that answers.
+const STACK_BYTES: usize = 256 << 10;
+/// Bytes of an arena: a small part of the budget, since there may be thousands.
+const ARENA_BYTES: RangeInclusive<u64> = 256 << 10..=4 << 20;
+const ARENA_BUDGET_SHARE: u64 = 32;
+
+/// What a session of another process is given by an engine with that budget.
+fn shape(memory_max_bytes: u64) -> Shape {
+    let bytes = (memory_max_bytes / ARENA_BUDGET_SHARE).clamp(*ARENA_BYTES.start(), *ARENA_BYTES.end());
+    Shape { cells: 1 << 10, data_bytes: 1 << bytes.ilog2(), claims: 1 << 20 }
+}
+
+/// Serves trust domains to other processes of the same user.
+pub struct Server {
+    domains: Domains,
+    sessions: Mutex<HashMap<[u8; 16], (Arc<Domain>, u32)>>,
+    connections: AtomicUsize,
+    is_over: AtomicBool,
+}
+
+/// A connection whose process is known.
+struct Known {
+    domain: Arc<Domain>,
+    session: u32,
+    /// What the session's first connection was given; a further one has none.
+    secret: Option<[u8; 16]>,
+}
+
+impl Server {
+    /// One for `domains`.
+    pub fn new(domains: Domains) -> Arc<Self> {
+        let (connections, is_over) = (AtomicUsize::new(0), AtomicBool::new(false));
+        Arc::new(Server { domains, sessions: Mutex::default(), connections, is_over })
+    }
+
+    /// What it serves.
+    pub fn domains(&self) -> &Domains {
+        &self.domains
+    }
+
+    /// Deals the budget out every quarter of a second, until [`Self::stop`].
+    pub fn govern(&self) {
+        while !self.is_over.load(Ordering::Acquire) {
+            self.domains.govern();
+            std::thread::sleep(std::time::Duration::from_millis(250));
+        }
+    }
+
+    /// Ends: what can be made durable is, and sessions that are left are told that it is closed.
+    pub fn stop(&self) -> Result<()> {
+        self.is_over.store(true, Ordering::Release);
+        self.domains.close()
+    }
+
+    /// Accepts connections until [`Self::stop`], and one more after it.
+    pub fn run(self: &Arc<Self>, listener: &UnixListener) -> Result<()> {
+        for stream in listener.incoming() {
+            if self.is_over.load(Ordering::Acquire) {
+                return Ok(());
+            }
+            match stream {
+                Ok(stream) => self.spawn(stream),
+                // Descriptors or memory ran out: whoever waits is served when some are there again.
+                Err(_) => std::thread::sleep(std::time::Duration::from_millis(10)),
+            }
+        }
+        Ok(())
+    }
+
+    fn spawn(self: &Arc<Self>, stream: UnixStream) {
+        let server = self.clone();
+        if self.connections.fetch_add(1, Ordering::AcqRel) >= CONNECTIONS_MAX {
+            self.connections.fetch_sub(1, Ordering::AcqRel);
+            let refusal = Error::new(ErrorKind::LimitReached, format!("{CONNECTIONS_MAX} connections"));
+            let _ = refuse(&stream, &refusal);
+            return;
+        }
+        let builder = std::thread::Builder::new().name("session".into()).stack_size(STACK_BYTES);
+        let spawned = builder.spawn(move || {
+            server.serve(&stream);
+            server.connections.fetch_sub(1, Ordering::AcqRel);
+        });
+        if spawned.is_err() {
+            self.connections.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
+    /// One connection, from its first word to its end.
+    fn serve(&self, stream: &UnixStream) {
+        // Whoever says nothing, or something else first, is let go.
+        let Ok(Some(first)) = socket::receive(stream, CALL_BYTES_MAX) else { return };
+        let begun = match first.number {
+            HELLO => self.welcome(stream, &first),
+            JOIN => self.joined(stream, &first),
+            number => Err(Error::new(ErrorKind::Version, format!("call {number} before a hello"))),
+        };
+        let known = match begun {
+            Ok(known) => known,
+            Err(error) => return drop(refuse(stream, &error)),
+        };
+        let Ok(engine) = known.domain.store.engine() else { return };
+        let answering = std::panic::AssertUnwindSafe(|| answer_all(stream, engine, known.session));
+        if std::panic::catch_unwind(answering).is_err() {
+            // State that a panic left half-changed must not be worked with.
+            engine.mark_failed();
+        }
+        if let Some(secret) = known.secret {
+            self.sessions.lock().remove(&secret);
+            engine.end_session(known.session);
+        }
+    }
+
+    fn welcome(&self, stream: &UnixStream, message: &Message) -> Result<Known> {
+        let malformed = |_| Error::new(ErrorKind::Version, "a hello");
+        // The version comes first, so that a hello of any version says at least that.
+        let (version, rest) = postcard::take_from_bytes::<u32>(&message.body).map_err(malformed)?;
+        if version != VERSION {
+            let what = format!("protocol {version} (the daemon has {VERSION})");
+            return Err(Error::new(ErrorKind::Version, what));
+        }
+        let hello: Hello = postcard::from_bytes(rest).map_err(malformed)?;
+        let peer = sys::peer(stream)?;
+        if peer.uid != sys::own_uid() {
+            return Err(Error::new(ErrorKind::PermissionDenied, format!("user {} at this daemon", peer.uid)));
+        }
+        let domain = self.domains.enter(&hello.domain, &hello.token)?;
+        let engine = domain.store.engine()?;
+        let secret: [u8; 16] = sys::random()?;
+        let shape = shape(engine.memory_max_bytes());
+        let (session, lent) = engine.lend_session(shape, peer.pid)?;
+        let welcome = Welcome {
+            session,
+            secret,
+            cells: shape.cells as u32,
+            data_bytes: shape.data_bytes as u64,
+            claims: shape.claims as u32,
+            memory_max_bytes: engine.memory_max_bytes(),
+        };
+        self.sessions.lock().insert(secret, (domain.clone(), session));
+        let body = postcard::to_allocvec(&welcome).expect("plain values are encoded in memory");
+        let descriptors: Vec<_> = lent.iter().map(AsFd::as_fd).collect();
+        if let Err(error) = socket::send(stream, 0, &body, &descriptors) {
+            self.sessions.lock().remove(&secret);
+            engine.end_session(session);
+            return Err(socket::gone(error));
+        }
+        Ok(Known { domain, session, secret: Some(secret) })
+    }
+
+    fn joined(&self, stream: &UnixStream, message: &Message) -> Result<Known> {
+        let malformed = |_| Error::new(ErrorKind::Version, "a join");
+        let join: Join = postcard::from_bytes(&message.body).map_err(malformed)?;
+        let known = self.sessions.lock().get(&join.secret).cloned();
+        let denied = || Error::new(ErrorKind::PermissionDenied, "a session");
+        let (domain, session) = known.ok_or_else(denied)?;
+        socket::send(stream, 0, &[], &[]).map_err(socket::gone)?;
+        Ok(Known { domain, session, secret: None })
+    }
+}
+
+/// Answers calls until the other side hangs up or breaks the protocol.
+fn answer_all(stream: &UnixStream, engine: &Arc<Engine>, session: u32) {
+    while let Ok(Some(message)) = socket::receive(stream, CALL_BYTES_MAX) {
+        let Message { number, body, mut descriptors } = message;
+        let mut caller = Caller { engine, session, descriptor: descriptors.pop() };
+        let sent = match call::answer(&mut caller, number, &body) {
+            Ok(body) => {
+                let lent: Option<OwnedFd> = caller.descriptor.take();
+                let lent: Vec<_> = lent.iter().map(AsFd::as_fd).collect();
+                socket::send(stream, 0, &body, &lent)
+            }
+            Err(error) => refuse(stream, &error),
+        };
+        if sent.is_err() {
+            return;
+        }
+    }
+}
+
+fn refuse(stream: &UnixStream, error: &Error) -> std::io::Result<()> {
+    socket::send(stream, error.kind() as u16, error.subject().as_bytes(), &[])
+}

@@ -1,0 +1,193 @@
+//! Sessions, as the engine keeps them: their arenas, and what it gave them.
+
+use crate::arena::Arena;
+use crate::claims::{Claim, Claims};
+use crate::ring::Given;
+use crate::smus::Smus;
+use agentmem_core::{Error, ErrorKind, Result};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+/// What the engine knows of one session.
+#[derive(Debug)]
+pub struct SessionEntry {
+    /// What they share.
+    pub arena: Arc<Arena>,
+    /// Its process.
+    pub pid: u32,
+    /// Whether that is the engine's own, which speaks for every agent, keeps what it is charged for by itself,
+    /// and whose ring counts in full, used or not: its puts must not have to ask for room.
+    pub is_embedded: bool,
+    /// Agents that it speaks for.
+    agents: HashSet<u32>,
+    /// What each cell of the ring comes with. The cell says it too, but that is the session's to write.
+    given: Vec<Given>,
+    free_claims: Vec<u32>,
+    next_claim: u32,
+}
+
+impl SessionEntry {
+    /// One whose cells come with slots of `smus`.
+    pub fn new(arena: Arc<Arena>, pid: u32, is_embedded: bool, smus: &mut Smus) -> Result<Self> {
+        let (agents, given, free_claims) = (HashSet::new(), Vec::new(), Vec::new());
+        let mut entry = SessionEntry { arena, pid, is_embedded, agents, given, free_claims, next_claim: 0 };
+        for cell in 0..entry.arena.ring.cell_count() {
+            let given = Given { slot: smus.take_slot()?, claim: entry.take_claim()? };
+            entry.arena.ring.give(cell, given);
+            entry.given.push(given);
+        }
+        Ok(entry)
+    }
+
+    /// Whether the session may say what `agent` does.
+    pub fn speaks_for(&self, agent: u32) -> bool {
+        self.is_embedded || self.agents.contains(&agent)
+    }
+
+    /// It speaks for `agent` from now on.
+    pub fn add_agent(&mut self, agent: u32) {
+        if !self.is_embedded {
+            self.agents.insert(agent);
+        }
+    }
+
+    /// The agents that it speaks for, where they are not all.
+    pub fn agents(&self) -> impl Iterator<Item = u32> + '_ {
+        self.agents.iter().copied()
+    }
+
+    /// It speaks for none any more.
+    pub fn take_agents(&mut self) -> HashSet<u32> {
+        std::mem::take(&mut self.agents)
+    }
+
+    /// The slots that its cells came with and were not used for.
+    pub fn unused(&self) -> impl Iterator<Item = u32> + '_ {
+        self.given.iter().map(|given| given.slot)
+    }
+
+    /// What `cell` comes with.
+    pub fn given(&self, cell: usize) -> Given {
+        self.given[cell]
+    }
+
+    /// What `cell` comes with from now on.
+    pub fn give(&mut self, cell: usize, given: Given) {
+        self.given[cell] = given;
+        self.arena.ring.give(cell, given);
+    }
+
+    /// Whether [`Self::take_claim`] would succeed.
+    pub fn has_free_claim(&self) -> bool {
+        !self.free_claims.is_empty() || (self.next_claim as usize) < self.arena.claims.len()
+    }
+
+    /// A claim word that stands for nothing.
+    pub fn take_claim(&mut self) -> Result<u32> {
+        if let Some(index) = self.free_claims.pop() {
+            return Ok(index);
+        }
+        if self.next_claim as usize == self.arena.claims.len() {
+            let what = format!("{} handles of one session", self.next_claim);
+            return Err(Error::new(ErrorKind::LimitReached, what));
+        }
+        self.next_claim += 1;
+        Ok(self.next_claim - 1)
+    }
+
+    fn planned_bytes(&self) -> u64 {
+        let ring = &self.arena.ring;
+        if self.is_embedded { ring.capacity_bytes() } else { ring.resident_bytes() }
+    }
+
+    fn table_bytes(&self) -> u64 {
+        (self.given.capacity() * size_of::<Given>() + self.free_claims.capacity() * 4 + self.agents.capacity() * 8)
+            as u64
+            + 256
+    }
+}
+
+/// All sessions by number. Numbers are never used again.
+#[derive(Debug, Default)]
+pub struct Sessions {
+    by_number: HashMap<u32, SessionEntry>,
+    next: u32,
+    /// As of the last [`Self::look`].
+    planned_bytes: u64,
+    table_bytes: u64,
+}
+
+impl Sessions {
+    /// Adds one; returns its number.
+    pub fn insert(&mut self, entry: SessionEntry) -> u32 {
+        let number = self.next;
+        self.next += 1;
+        self.by_number.insert(number, entry);
+        self.look();
+        number
+    }
+
+    /// Takes one out.
+    pub fn remove(&mut self, number: u32) -> Option<SessionEntry> {
+        let entry = self.by_number.remove(&number);
+        self.look();
+        entry
+    }
+
+    /// Looks at how much memory the arenas take.
+    pub fn look(&mut self) {
+        self.planned_bytes = self.by_number.values().map(SessionEntry::planned_bytes).sum();
+        self.table_bytes = self.by_number.values().map(SessionEntry::table_bytes).sum();
+    }
+
+    /// Arenas by session.
+    pub fn arenas(&self) -> Vec<(u32, Arc<Arena>)> {
+        self.by_number.iter().map(|(&number, entry)| (number, entry.arena.clone())).collect()
+    }
+
+    /// Session `number`.
+    pub fn get(&self, number: u32) -> Option<&SessionEntry> {
+        self.by_number.get(&number)
+    }
+
+    /// Session `number`.
+    pub fn get_mut(&mut self, number: u32) -> Option<&mut SessionEntry> {
+        self.by_number.get_mut(&number)
+    }
+
+    /// Whether any of `claims` is pinned. Those of sessions that have ended are not.
+    pub fn is_pinned(&self, claims: &Claims) -> bool {
+        claims.iter().any(|claim| {
+            let session = self.by_number.get(&claim.session);
+            session.is_some_and(|session| session.arena.claims.is_pinned(claim.index))
+        })
+    }
+
+    /// How often `claims` were used, modulo 2^32; only a change means anything.
+    pub fn uses(&self, claims: &Claims) -> u32 {
+        let uses = |claim: Claim| self.by_number.get(&claim.session).map(|s| s.arena.claims.uses(claim.index));
+        claims.iter().filter_map(uses).fold(0, u32::wrapping_add)
+    }
+
+    /// `claim` stands for nothing any more.
+    pub fn free_claim(&mut self, claim: Claim) {
+        if let Some(session) = self.by_number.get_mut(&claim.session) {
+            session.free_claims.push(claim.index);
+        }
+    }
+
+    /// RAM of the arenas: what to plan with, as of the last look.
+    pub fn planned_bytes(&self) -> u64 {
+        self.planned_bytes
+    }
+
+    /// RAM that the arenas take now.
+    pub fn resident_bytes(&self) -> u64 {
+        self.by_number.values().map(|entry| entry.arena.ring.resident_bytes()).sum()
+    }
+
+    /// Bytes that the tables take, as of the last look.
+    pub fn table_bytes(&self) -> u64 {
+        self.table_bytes
+    }
+}
