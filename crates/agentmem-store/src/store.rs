@@ -13,8 +13,8 @@ use crate::stats::{AgentStats, Stats};
 use crate::sync::Ordering;
 use crate::sys::{self, PidFd};
 use crate::verify::Verification;
-use agentmem_core::smu::SMU_LOGICAL_BYTES_MAX;
-use agentmem_core::{AgentState, DomainKey, Error, ErrorKind, Kind, Result};
+use agentmem_core::smu::{SMU_LOGICAL_BYTES_MAX, check_importance};
+use agentmem_core::{AgentState, ContentId, DomainKey, Error, ErrorKind, Kind, Result};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -106,6 +106,7 @@ impl Store {
     ) -> Result<Agent> {
         self.engine.check_usable()?;
         check_name(name)?;
+        let importance = importance.map(|value| check_importance(value.into())).transpose()?;
         let own_pid = std::process::id();
         let pid = pid.unwrap_or(own_pid);
         let pidfd = match pid == own_pid {
@@ -301,8 +302,13 @@ impl Agent {
     #[inline]
     pub fn put(&self, content: &[u8], kind: Kind, name: Option<&str>, importance: u8, on_full: OnFull) -> Result<Smu> {
         self.check()?;
+        check_importance(importance.into())?;
         if let Some(name) = name {
             check_name(name)?;
+            // Where one call takes ids and names, such a name would never be found.
+            if ContentId::parse(name).is_ok() {
+                return Err(Error::new(ErrorKind::InvalidArgument, format!("{name:?} reads as an id, not as a name")));
+            }
         }
         let logical_bytes = content.len() as u64;
         if logical_bytes > SMU_LOGICAL_BYTES_MAX {
@@ -406,7 +412,7 @@ impl Agent {
     }
 
     /// Leases content that is there already, by id.
-    pub fn attach_id(&self, id: &agentmem_core::ContentId) -> Result<Smu> {
+    pub fn attach_id(&self, id: &ContentId) -> Result<Smu> {
         let held = self.attach_found(|state| state.smus.find(id), || format!("id {id}"));
         match held {
             // It may have been put and not been hashed yet.
@@ -508,6 +514,7 @@ impl Agent {
     /// Changes its importance.
     pub fn set_importance(&self, importance: u8) -> Result<()> {
         self.check()?;
+        check_importance(importance.into())?;
         let mut state = self.engine.lock();
         state.agents.open_mut(self.shared.number)?.importance = importance;
         state.mark_agent(self.shared.number);
