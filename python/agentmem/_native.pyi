@@ -198,9 +198,10 @@ class Agent:
         Args:
             data: Text (kept as UTF-8) or anything with a contiguous buffer; at most 4 GiB.
             kind: What the content is.
-            name: Name in the store by which others can attach; 1 to 255 bytes. It names the newest
-                content that was put under it, and goes with the last lease on that. A second put of
-                the same content counts once it is sealed, which :attr:`Smu.id` waits for.
+            name: Name in the store by which others can attach; 1 to 255 bytes, and not 64 hex
+                digits, which are an id. It names the newest content that was put under it, and
+                goes with the last lease on that. A second put of the same content counts once it
+                is sealed, which :attr:`Smu.id` waits for.
             importance: 0 to 100.
 
         Raises:

@@ -47,7 +47,8 @@ impl ContentId {
     pub fn parse(text: &str) -> Result<Self> {
         let invalid =
             || Error::new(ErrorKind::InvalidArgument, format!("{text:?} is not a content id (64 hex digits)"));
-        if text.len() != 64 || !text.is_ascii() {
+        // `from_str_radix` takes a sign too.
+        if text.len() != 64 || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
             return Err(invalid());
         }
         let mut bytes = [0; 32];
@@ -88,7 +89,7 @@ mod tests {
     fn text_round_trips_and_rejects() {
         let id = ContentId::of(&DomainKey([3; 32]), b"prompt");
         assert_eq!(ContentId::parse(&id.to_string()), Ok(id));
-        for bad in ["", "zz", &"g".repeat(64), &"é".repeat(32), "+0"] {
+        for bad in ["", "zz", &"g".repeat(64), &"é".repeat(32), "+0", &"+0".repeat(32)] {
             assert!(ContentId::parse(bad).is_err(), "{bad}");
         }
     }

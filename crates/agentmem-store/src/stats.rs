@@ -210,7 +210,9 @@ impl Engine {
 
     /// Figures of agent `number`.
     pub fn agent_stats(&self, number: u32) -> Result<AgentStats> {
-        let mut state = self.settled();
+        // As for the whole store: equal puts count as one.
+        let _ = self.seal_all();
+        let mut state = self.lock();
         let now_ms = self.now_ms();
         let state = &mut *state;
         let agent = state.agents.open_mut(number)?;

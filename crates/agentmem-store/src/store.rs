@@ -22,8 +22,8 @@ use crate::stats::{AgentStats, Stats};
 use crate::sync::Ordering;
 use crate::sys;
 use crate::verify::Verification;
-use agentmem_core::smu::SMU_LOGICAL_BYTES_MAX;
-use agentmem_core::{AgentState, DomainKey, Error, ErrorKind, Kind, Result};
+use agentmem_core::smu::{SMU_LOGICAL_BYTES_MAX, check_importance};
+use agentmem_core::{AgentState, ContentId, DomainKey, Error, ErrorKind, Kind, Result};
 use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -264,8 +264,13 @@ impl Agent {
     #[inline]
     pub fn put(&self, content: &[u8], kind: Kind, name: Option<&str>, importance: u8, on_full: OnFull) -> Result<Smu> {
         self.check()?;
+        check_importance(importance.into())?;
         if let Some(name) = name {
             check_name(name)?;
+            // Where one call takes ids and names, such a name would never be found.
+            if ContentId::parse(name).is_ok() {
+                return Err(Error::new(ErrorKind::InvalidArgument, format!("{name:?} reads as an id, not as a name")));
+            }
         }
         let logical_bytes = content.len() as u64;
         if logical_bytes > SMU_LOGICAL_BYTES_MAX {
@@ -375,7 +380,7 @@ impl Agent {
     }
 
     /// Leases content that is there already, by id.
-    pub fn attach_id(&self, id: &agentmem_core::ContentId) -> Result<Smu> {
+    pub fn attach_id(&self, id: &ContentId) -> Result<Smu> {
         self.attached(AttachId { agent: self.shared.number, id: id.0 })
     }
 

@@ -2,11 +2,12 @@
 
 use crate::call::{Call, Caller};
 use crate::calls::smu::At;
-use crate::calls::store::{check_importance, check_name};
+use crate::calls::store::check_name;
 use crate::engine::{Conversation, ConversationShared, State};
 use crate::ring::Given;
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use crate::tree::NONE;
+use agentmem_core::smu::check_importance;
 use agentmem_core::{AgentState, ContentId, Error, ErrorKind, Kind, Result};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -214,7 +215,7 @@ impl Call for SetImportance {
     type Answer = ();
 
     fn run(self, at: &mut Caller<'_>) -> Result<()> {
-        check_importance(self.importance)?;
+        check_importance(self.importance.into())?;
         let mut state = at.engine.lock();
         at.check_agent(&state, self.agent)?;
         state.agents.open_mut(self.agent)?.importance = self.importance;

@@ -8,7 +8,7 @@ use crate::stats::{AgentStats, Stats};
 use crate::sync::Ordering;
 use crate::sys::{self, PidFd, SealedFile};
 use crate::verify::Verification;
-use agentmem_core::smu::{IMPORTANCE_MAX, SMU_LOGICAL_BYTES_MAX};
+use agentmem_core::smu::{SMU_LOGICAL_BYTES_MAX, check_importance};
 use agentmem_core::{AgentState, Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -24,14 +24,6 @@ pub fn check_name(name: &str) -> Result<()> {
     match name.len() {
         1..=NAME_BYTES_MAX => Ok(()),
         len => Err(Error::new(ErrorKind::InvalidArgument, format!("a name of {len} bytes (1 to {NAME_BYTES_MAX})"))),
-    }
-}
-
-/// Refuses what is not 0 to 100.
-pub fn check_importance(importance: u8) -> Result<()> {
-    match importance {
-        0..=IMPORTANCE_MAX => Ok(()),
-        _ => Err(Error::new(ErrorKind::InvalidArgument, format!("importance {importance} (0 to {IMPORTANCE_MAX})"))),
     }
 }
 
@@ -66,7 +58,7 @@ impl Call for OpenAgent {
     fn run(self, at: &mut Caller<'_>) -> Result<AgentFacts> {
         let OpenAgent { name, importance, quota_bytes, pid } = self;
         check_name(&name)?;
-        importance.map_or(Ok(()), check_importance)?;
+        let importance = importance.map(|value| check_importance(value.into())).transpose()?;
         let mut state = at.engine.lock();
         let gone = || Error::new(ErrorKind::Closed, "this session");
         let session_pid = state.sessions.get(at.session).ok_or_else(gone)?.pid;

@@ -1,0 +1,570 @@
+//! The behaviour suite of all languages, spec/conformance.json; spec/README.md says how a case is read.
+
+use agentmem_core::frame::Meta;
+use agentmem_core::{Advice, AgentState, ContentId, Kind, Result, Tier, policy};
+use agentmem_store::stats::{AgentStats, Stats};
+use agentmem_store::{Agent, Conversation, OnFull, Options, Smu, Store, StoredMessage, View};
+use serde_json::{Map, Value, json};
+use std::collections::HashMap;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+const SUITE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../spec/conformance.json");
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// What a label names.
+#[derive(Clone)]
+enum Named {
+    Store(Rc<Store>),
+    Agent(Agent),
+    Smu(Rc<Smu>),
+    /// And the agent that holds it.
+    Conversation((Conversation, Agent)),
+    View(Rc<View>),
+    Id(ContentId),
+}
+
+/// What is known after a step.
+#[derive(Clone)]
+enum Fact {
+    Value(Value),
+    Bytes(Vec<u8>),
+    Messages(Vec<Vec<u8>>),
+}
+
+/// What a step makes, and what is known then.
+type Outcome = (Vec<Named>, HashMap<String, Fact>);
+
+/// A step, with what it says in the types that the API wants.
+#[derive(Clone, Copy)]
+struct Step<'a>(&'a Map<String, Value>);
+
+impl<'a> Step<'a> {
+    fn text(self, field: &str) -> Option<&'a str> {
+        self.0.get(field).map(|value| value.as_str().unwrap_or_else(|| panic!("{field} is no text")))
+    }
+
+    fn number(self, field: &str) -> Option<u64> {
+        self.0
+            .get(field)
+            .filter(|value| !value.is_null())
+            .map(|value| value.as_u64().unwrap_or_else(|| panic!("{field} is no number")))
+    }
+
+    fn importance(self) -> Option<u8> {
+        self.number("importance").map(|value| value.try_into().expect("a byte"))
+    }
+
+    fn bytes(self) -> Option<Vec<u8>> {
+        self.0.get("bytes").map(content)
+    }
+
+    fn needed(self, field: &str) -> &'a str {
+        self.text(field).unwrap_or_else(|| panic!("{field} is missing"))
+    }
+
+    fn op(self) -> &'a str {
+        self.needed("op")
+    }
+
+    /// The facts that are expected, or asked for where an error is.
+    fn wanted(self) -> Vec<&'a str> {
+        match (self.0.get("expect"), self.0.get("ask")) {
+            (Some(expect), _) => expect.as_object().expect("an object").keys().map(String::as_str).collect(),
+            (None, Some(ask)) => ask.as_array().expect("a list").iter().filter_map(Value::as_str).collect(),
+            (None, None) => Vec::new(),
+        }
+    }
+
+    /// Labels of what it makes.
+    fn labels(self) -> Vec<&'a str> {
+        match self.0.get("as") {
+            Some(Value::Array(labels)) => labels.iter().filter_map(Value::as_str).collect(),
+            Some(label) => vec![label.as_str().expect("a label")],
+            None if self.op() == "open" => vec!["store"],
+            None => Vec::new(),
+        }
+    }
+}
+
+/// The first `len` bytes of xorshift32 from `seed`, its words written little end first.
+fn pattern(seed: u32, len: usize) -> Vec<u8> {
+    let mut word = seed;
+    let mut out = Vec::with_capacity(len + 4);
+    while out.len() < len {
+        word ^= word << 13;
+        word ^= word >> 17;
+        word ^= word << 5;
+        out.extend_from_slice(&word.to_le_bytes());
+    }
+    out.truncate(len);
+    out
+}
+
+/// The bytes that a case writes down.
+fn content(given: &Value) -> Vec<u8> {
+    let once = if let Some(text) = given["text"].as_str() {
+        text.as_bytes().to_vec()
+    } else if let Some(hex) = given["hex"].as_str() {
+        let byte = |at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hex digits");
+        (0..hex.len()).step_by(2).map(byte).collect()
+    } else {
+        let seed = given["pattern"].as_u64().expect("a content").try_into().expect("32 bits");
+        pattern(seed, given["len"].as_u64().expect("a length") as usize)
+    };
+    once.repeat(given["times"].as_u64().unwrap_or(1) as usize)
+}
+
+fn nothing() -> Outcome {
+    (Vec::new(), HashMap::new())
+}
+
+fn made(named: Named) -> Outcome {
+    (vec![named], HashMap::new())
+}
+
+fn facts<const N: usize>(facts: [(&str, Value); N]) -> Outcome {
+    (Vec::new(), facts.into_iter().map(|(name, value)| (name.to_owned(), Fact::Value(value))).collect())
+}
+
+fn shown(bytes: Vec<u8>) -> Outcome {
+    (Vec::new(), HashMap::from([("bytes".to_owned(), Fact::Bytes(bytes))]))
+}
+
+/// One case under way: what its labels name so far.
+struct Run<'a> {
+    folder: &'a Path,
+    named: HashMap<&'a str, Named>,
+}
+
+macro_rules! named {
+    ($($method:ident $variant:ident $type:ty),+) => {
+        $(fn $method(&self, step: Step<'_>, field: &str) -> $type {
+            let label = step.text(field).unwrap_or(field);
+            match self.named.get(label) {
+                Some(Named::$variant(found)) => found.clone(),
+                _ => panic!("{label} is no {field}"),
+            }
+        })+
+    };
+}
+
+impl<'a> Run<'a> {
+    named!(store Store Rc<Store>, agent Agent Agent, smu Smu Rc<Smu>, conversation Conversation (Conversation, Agent),
+        view View Rc<View>, id Id ContentId);
+
+    fn perform(&self, step: Step<'_>) -> Result<Outcome> {
+        match step.op() {
+            "write_file" => {
+                std::fs::write(self.folder.join(step.needed("file")), step.bytes().expect("bytes")).unwrap();
+                Ok(nothing())
+            }
+            "remove_file" => {
+                std::fs::remove_file(self.folder.join(step.needed("file"))).unwrap();
+                Ok(nothing())
+            }
+            "open" => Ok(made(Named::Store(Rc::new(Store::open(options(step, self.folder)?)?)))),
+            "close" | "store_has" | "agents" | "flush" | "reclaim" | "verify" | "stats" | "stats_of" | "agent" => {
+                self.of_store(&self.store(step, "store"), step)
+            }
+            "smu_has" | "id" | "view" => self.of_smu(&self.smu(step, "smu"), step),
+            "view_has" | "view_release" => Ok(shown(self.view(step, "view").to_vec())),
+            "append" | "get" | "read" | "render" | "load" | "fork" | "advise_conversation" | "conversation_has" => {
+                let (conversation, agent) = self.conversation(step, "conversation");
+                self.of_conversation(&conversation, &agent, step)
+            }
+            _ => self.of_agent(&self.agent(step, "agent"), step),
+        }
+    }
+
+    fn of_store(&self, store: &Store, step: Step<'_>) -> Result<Outcome> {
+        Ok(match step.op() {
+            "close" => store.close().map(|()| nothing())?,
+            "store_has" => {
+                let has_path = json!(store.path().is_some());
+                facts([("memory_max_bytes", json!(store.memory_max_bytes())), ("has_path", has_path)])
+            }
+            "agents" => facts([("names", json!(store.agents()?))]),
+            "flush" => store.flush().map(|()| nothing())?,
+            "reclaim" => facts([("freed_bytes", json!(store.reclaim(step.number("target_bytes"))?))]),
+            "verify" => {
+                let found = store.verify()?;
+                facts([
+                    ("frames", json!(found.frames)),
+                    ("smus", json!(found.smus)),
+                    ("messages", json!(found.messages)),
+                    ("bytes", json!(found.logical_bytes)),
+                    ("orphans", json!(found.orphans)),
+                    ("damaged", json!(found.damaged.len())),
+                ])
+            }
+            "stats" => (Vec::new(), figures(&store.stats()?)),
+            "stats_of" => agent_figures(&store.agent_stats(step.needed("name"))?),
+            _ => {
+                let (name, quota_bytes) = (step.needed("name"), step.number("quota_bytes"));
+                made(Named::Agent(store.agent(name, step.importance(), quota_bytes, None)?))
+            }
+        })
+    }
+
+    fn of_agent(&self, agent: &Agent, step: Step<'_>) -> Result<Outcome> {
+        let smu = |smu| made(Named::Smu(Rc::new(smu)));
+        let talk = |conversation| made(Named::Conversation((conversation, agent.clone())));
+        Ok(match step.op() {
+            "agent_has" => each(step, |name| match name {
+                "name" => Ok(json!(agent.name())),
+                "importance" => agent.importance().map(|importance| json!(importance)),
+                "state" => agent.state().map(|state| json!(state.as_str())),
+                "quota_bytes" => Ok(json!(agent.quota_bytes())),
+                _ => panic!("no fact {name}"),
+            })?,
+            "agent_set" => {
+                if let Some(importance) = step.importance() {
+                    agent.set_importance(importance)?;
+                }
+                if step.0.contains_key("quota_bytes") {
+                    agent.set_quota_bytes(step.number("quota_bytes"))?;
+                }
+                nothing()
+            }
+            "agent_stats" => agent_figures(&agent.stats()?),
+            "agent_close" => agent.close().map(|()| nothing())?,
+            "pause" => agent.set_state(AgentState::Paused).map(|()| nothing())?,
+            "resume" => agent.set_state(AgentState::Active).map(|()| nothing())?,
+            "idle" => agent.set_state(AgentState::Idle).map(|()| nothing())?,
+            "smus" => counted(agent.smus()?.into_iter().map(|smu| Named::Smu(Rc::new(smu))).collect()),
+            "conversations" => facts([("names", json!(agent.conversations()?))]),
+            "put" => {
+                let kind = Kind::parse(step.needed("kind"))?;
+                let importance = step.importance().unwrap_or(50);
+                let bytes = step.bytes().expect("bytes");
+                smu(agent.put(&bytes, kind, step.text("name"), importance, agent.on_full())?)
+            }
+            "attach" => smu(agent.attach(&self.smu(step, "smu"))?),
+            "attach_id" => {
+                let id = step.text("hex").map(ContentId::parse).transpose()?;
+                smu(agent.attach_id(&id.unwrap_or_else(|| self.id(step, "id")))?)
+            }
+            "attach_name" => smu(agent.attach_name(step.needed("name"))?),
+            "share" => smu(self.agent(step, "to").attach(&self.smu(step, "smu"))?),
+            "release" => agent.release(&self.smu(step, "smu"), agent.on_full()).map(|()| nothing())?,
+            "advise" => {
+                self.smu(step, "smu").advise(Advice::parse(step.needed("advice"))?)?;
+                nothing()
+            }
+            "conversation" => talk(agent.conversation(step.text("name"))?),
+            "load_all" => {
+                let loaded = agent.load(&step.bytes().expect("bytes"))?;
+                counted(loaded.into_iter().map(|one| Named::Conversation((one, agent.clone()))).collect())
+            }
+            "release_conversation" => {
+                agent.release_conversation(&self.conversation(step, "conversation").0).map(|()| nothing())?
+            }
+            other => panic!("no operation {other}"),
+        })
+    }
+
+    fn of_smu(&self, smu: &Smu, step: Step<'_>) -> Result<Outcome> {
+        match step.op() {
+            "smu_has" => each(step, |name| match name {
+                "kind" => Ok(json!(smu.kind().as_str())),
+                "logical_bytes" => Ok(json!(smu.logical_bytes())),
+                "importance" => Ok(json!(smu.importance())),
+                "name" => smu.name().map(|name| json!(name)),
+                "tier" => smu.tier().map(|tier| json!(tier.as_str())),
+                "stored_bytes" => smu.stored_bytes().map(|bytes| json!(bytes)),
+                "shared_by" => smu.shared_by().map(|agents| json!(agents)),
+                _ => panic!("no fact {name}"),
+            }),
+            "id" => {
+                let id = smu.id()?;
+                assert!(step.text("same_as").is_none() || self.id(step, "same_as") == id, "the ids differ");
+                assert!(
+                    step.text("differs_from").is_none() || self.id(step, "differs_from") != id,
+                    "the ids are the same"
+                );
+                Ok(made(Named::Id(id)))
+            }
+            _ => {
+                let view = smu.view()?;
+                let facts = shown(view.to_vec()).1;
+                Ok((vec![Named::View(Rc::new(view))], facts))
+            }
+        }
+    }
+
+    fn of_conversation(&self, conversation: &Conversation, agent: &Agent, step: Step<'_>) -> Result<Outcome> {
+        Ok(match step.op() {
+            "append" => {
+                let (bytes, is_value) = match step.text("json") {
+                    Some(text) => (text.as_bytes().to_vec(), true),
+                    None => (step.bytes().expect("bytes"), false),
+                };
+                let meta = Meta { is_value, ..Meta::default() };
+                conversation.append(&bytes, meta, agent.on_full()).map(|()| nothing())?
+            }
+            "get" => {
+                let index = step.number("index").expect("an index");
+                let message = conversation.read(index, index + 1)?.pop().expect("one message");
+                let mut outcome = shown(message.own_bytes().to_vec());
+                if message.meta.is_value {
+                    let value = serde_json::from_slice(message.own_bytes()).expect("JSON");
+                    outcome.1.insert("json".to_owned(), Fact::Value(value));
+                }
+                outcome
+            }
+            "read" => {
+                let (start, end) = (step.number("start").expect("a start"), step.number("end").expect("an end"));
+                let messages = read(conversation, start, end)?;
+                let own = messages.iter().map(|message| message.own_bytes().to_vec()).collect();
+                (Vec::new(), HashMap::from([("messages".to_owned(), Fact::Messages(own))]))
+            }
+            "render" => {
+                let mut text = Vec::new();
+                for message in read(conversation, 0, conversation.len()?)? {
+                    text.extend_from_slice(&message.bytes);
+                    text.extend(message.meta.is_value.then_some(b'\n'));
+                }
+                shown(text)
+            }
+            "load" => facts([("count", json!(conversation.load(&step.bytes().expect("bytes"))?))]),
+            "fork" => {
+                let agent = step.text("agent").map_or_else(|| agent.clone(), |_| self.agent(step, "agent"));
+                let fork = conversation.fork(&agent, step.number("at"), step.text("name"))?;
+                made(Named::Conversation((fork, agent)))
+            }
+            "advise_conversation" => conversation.advise(Advice::parse(step.needed("advice"))?).map(|()| nothing())?,
+            _ => each(step, |name| match name {
+                "name" => Ok(json!(conversation.name())),
+                "messages" => conversation.len().map(|len| json!(len)),
+                "logical_bytes" => conversation.logical_bytes().map(|bytes| json!(bytes)),
+                "stored_bytes" => conversation.stored_bytes().map(|bytes| json!(bytes)),
+                _ => panic!("no fact {name}"),
+            })?,
+        })
+    }
+}
+
+fn options(step: Step<'_>, folder: &Path) -> Result<Options> {
+    let mut options = Options { memory_max_bytes: 64 << 20, pressure: false, ..Options::default() };
+    options.path = step.text("path").map(|path| folder.join(path));
+    options.cold = step.0.get("cold").is_none_or(|cold| cold == true);
+    for (field, option) in [
+        ("memory_max_bytes", &mut options.memory_max_bytes),
+        ("warm_after_ms", &mut options.warm_after_ms),
+        ("cold_after_ms", &mut options.cold_after_ms),
+        ("arena_bytes", &mut options.arena_bytes),
+    ] {
+        *option = step.number(field).unwrap_or(*option);
+    }
+    for (field, level) in [("warm_level", &mut options.warm_level), ("cold_level", &mut options.cold_level)] {
+        *level = step.number(field).map_or(*level, |value| value as i32);
+    }
+    if let Some(name) = step.text("policy") {
+        options.policy = policy::by_name(name)?;
+    }
+    options.on_full = match step.text("on_full") {
+        None | Some("wait") => OnFull::Wait,
+        Some("fail") => OnFull::Fail,
+        Some(other) => panic!("on_full {other}"),
+    };
+    Ok(options)
+}
+
+/// Each fact that the step wants.
+fn each(step: Step<'_>, fact: impl Fn(&str) -> Result<Value>) -> Result<Outcome> {
+    let facts = step.wanted().into_iter().map(|name| Ok((name.to_owned(), Fact::Value(fact(name)?))));
+    Ok((Vec::new(), facts.collect::<Result<_>>()?))
+}
+
+/// Several things, and how many.
+fn counted(things: Vec<Named>) -> Outcome {
+    let count = Fact::Value(json!(things.len()));
+    (things, HashMap::from([("count".to_owned(), count)]))
+}
+
+fn read(conversation: &Conversation, start: u64, end: u64) -> Result<Vec<StoredMessage>> {
+    let mut messages = Vec::new();
+    while start + (messages.len() as u64) < end {
+        messages.extend(conversation.read(start + messages.len() as u64, end)?);
+    }
+    Ok(messages)
+}
+
+fn figures(stats: &Stats) -> HashMap<String, Fact> {
+    let mut all = HashMap::from([("policy".to_owned(), Fact::Value(json!(stats.policy)))]);
+    let mut add = |name: String, figure: u64| _ = all.insert(name, Fact::Value(json!(figure)));
+    for (name, figure) in [
+        ("agents", stats.agents),
+        ("smus", stats.smus),
+        ("conversations", stats.conversations),
+        ("messages", stats.messages),
+        ("frames", stats.frames),
+        ("logical_bytes", stats.logical_bytes),
+        ("stored_bytes", stats.stored_bytes),
+        ("resident_bytes", stats.resident_bytes),
+        ("hot_bytes", stats.hot_bytes),
+        ("warm_bytes", stats.warm_bytes),
+        ("cold_bytes", stats.cold_bytes),
+        ("disk_bytes", stats.disk_bytes),
+        ("shared_bytes", stats.shared_bytes),
+        ("pinned_bytes", stats.pinned_bytes),
+    ] {
+        add(name.to_owned(), figure);
+    }
+    for (kind, of_kind) in Kind::ALL.iter().zip(&stats.by_kind) {
+        for (name, figure) in [
+            ("count", of_kind.count),
+            ("logical_bytes", of_kind.logical_bytes),
+            ("stored_bytes", of_kind.stored_bytes),
+            ("put_bytes", of_kind.put_bytes),
+            ("duplicate_bytes", of_kind.duplicate_bytes),
+        ] {
+            add(format!("by_kind.{}.{name}", kind.as_str()), figure);
+        }
+    }
+    let bytes = [stats.hot_bytes, stats.warm_bytes, stats.cold_bytes];
+    for ((tier, count), bytes) in Tier::ALL.iter().zip(stats.tier_counts).zip(bytes) {
+        add(format!("by_tier.{}.count", tier.as_str()), count);
+        add(format!("by_tier.{}.bytes", tier.as_str()), bytes);
+    }
+    for (name, count) in &stats.counters {
+        add(format!("counters.{name}"), *count);
+    }
+    all
+}
+
+fn agent_figures(stats: &AgentStats) -> Outcome {
+    facts([
+        ("name", json!(stats.name)),
+        ("state", json!(stats.state.as_str())),
+        ("importance", json!(stats.importance)),
+        ("quota_bytes", json!(stats.quota_bytes)),
+        ("smus", json!(stats.smus)),
+        ("conversations", json!(stats.conversations)),
+        ("messages", json!(stats.messages)),
+        ("logical_bytes", json!(stats.logical_bytes)),
+        ("hot_bytes", json!(stats.hot_bytes)),
+        ("stored_bytes", json!(stats.stored_bytes)),
+        ("shared_bytes", json!(stats.shared_bytes)),
+    ])
+}
+
+fn fits(name: &str, wanted: &Value, found: &Fact) -> bool {
+    match (wanted, found) {
+        (Value::String(text), Fact::Value(value)) if name == "json" => {
+            serde_json::from_str::<Value>(text).expect("JSON") == *value
+        }
+        (Value::Object(range), Fact::Value(Value::Number(number))) => {
+            let number = number.as_u64().expect("a count");
+            let bound = |name| range.get(name).map(|bound| bound.as_u64().expect("a bound"));
+            bound("min").is_none_or(|min| min <= number) && bound("max").is_none_or(|max| number <= max)
+        }
+        (wanted, Fact::Bytes(found)) => content(wanted) == *found,
+        (Value::Array(wanted), Fact::Messages(found)) => {
+            wanted.len() == found.len() && wanted.iter().zip(found).all(|(wanted, found)| content(wanted) == *found)
+        }
+        (wanted, Fact::Value(found)) => wanted == found,
+        (_, Fact::Messages(_)) => false,
+    }
+}
+
+/// What was found, short enough to be read.
+fn in_words(found: Option<&Fact>) -> String {
+    match found {
+        Some(Fact::Value(value)) => value.to_string(),
+        Some(Fact::Bytes(bytes)) => format!("{} bytes", bytes.len()),
+        Some(Fact::Messages(messages)) => format!("{} messages", messages.len()),
+        None => "nothing".to_owned(),
+    }
+}
+
+impl<'a> Run<'a> {
+    /// Carries a step out as often as it says, and names what it makes.
+    fn carry_out(&mut self, step: Step<'a>) -> Result<HashMap<String, Fact>> {
+        let mut outcome = self.perform(step)?;
+        for _ in 1..step.number("repeat").unwrap_or(1) {
+            outcome = self.perform(step)?;
+        }
+        let (made, facts) = outcome;
+        self.named.extend(step.labels().into_iter().zip(made));
+        if step.op() == "view_release" {
+            self.named.remove(step.needed("view"));
+        }
+        Ok(facts)
+    }
+
+    /// Says what is wrong with a step, if anything is.
+    fn step(&mut self, step: Step<'a>) -> std::result::Result<(), String> {
+        let deadline = Instant::now() + Duration::from_millis(step.number("within_ms").unwrap_or(0));
+        loop {
+            let facts = match (self.carry_out(step), step.text("error")) {
+                (Err(error), Some(name)) if error.kind().name() == name => return Ok(()),
+                (Err(error), _) => return Err(format!("{}: {error}", error.kind().name())),
+                (Ok(_), Some(_)) => return Err("nothing was refused".to_owned()),
+                (Ok(facts), None) => facts,
+            };
+            let none = Map::new();
+            let expected = step.0.get("expect").map_or(&none, |expect| expect.as_object().expect("an object"));
+            let wrong = expected
+                .iter()
+                .find(|(name, wanted)| !facts.get(name.as_str()).is_some_and(|found| fits(name, wanted, found)));
+            match wrong {
+                None => return Ok(()),
+                Some(_) if Instant::now() < deadline => std::thread::sleep(PAUSE),
+                Some((name, _)) => return Err(format!("{name} is {}", in_words(facts.get(name)))),
+            }
+        }
+    }
+}
+
+/// Says at which step a case fails, if it does.
+fn run(case: &Value) -> std::result::Result<(), String> {
+    let folder = tempfile::tempdir().unwrap();
+    let mut under_way = Run { folder: folder.path(), named: HashMap::new() };
+    for (number, step) in (1..).zip(case["steps"].as_array().expect("steps")) {
+        let outcome = under_way.step(Step(step.as_object().expect("a step")));
+        outcome.map_err(|what| format!("{}, step {number}, {step}: {what}", case["name"]))?;
+    }
+    Ok(())
+}
+
+fn suite() -> Value {
+    serde_json::from_slice(&std::fs::read(SUITE).unwrap()).expect("the suite is JSON")
+}
+
+#[test]
+fn patterns_are_what_the_suite_says() {
+    for given in suite()["patterns"].as_array().expect("patterns") {
+        assert_eq!(content(given), content(&json!({"hex": given["is"]})), "{given}");
+    }
+}
+
+#[test]
+fn every_case_passes() {
+    let suite = suite();
+    let cases = suite["cases"].as_array().expect("cases");
+    let failures: Vec<String> = cases.iter().filter_map(|case| run(case).err()).collect();
+    assert!(failures.is_empty(), "{} of {} cases:\n{}", failures.len(), cases.len(), failures.join("\n"));
+}
+
+#[test]
+fn a_wrong_expectation_is_found_out() {
+    let wrong = |step: Value| {
+        let steps = json!([
+            {"op": "open"},
+            {"op": "agent", "name": "a", "as": "a"},
+            {"op": "put", "agent": "a", "kind": "message", "bytes": {"text": "content"}, "as": "p"},
+            step
+        ]);
+        run(&json!({"name": "wrong", "steps": steps})).is_err()
+    };
+    let right = json!({"op": "view", "smu": "p", "expect": {"bytes": {"text": "content"}}});
+    assert!(!wrong(right));
+    assert!(wrong(json!({"op": "view", "smu": "p", "expect": {"bytes": {"text": "contenu"}}})));
+    assert!(wrong(json!({"op": "view", "smu": "p", "error": "Released"})));
+    assert!(wrong(json!({"op": "smu_has", "smu": "p", "expect": {"logical_bytes": {"min": 8}}})));
+    assert!(wrong(json!({"op": "smu_has", "smu": "p", "expect": {"tier": "hot", "shared_by": 2}})));
+    assert!(wrong(json!({"op": "attach_name", "agent": "a", "name": "n", "error": "Released"})));
+}
