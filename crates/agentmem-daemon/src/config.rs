@@ -194,10 +194,10 @@ impl Config {
             located(text, line, error.message())
         })?;
         if let Err(error) = config.to_options() {
-            // What is wrong between two knobs is told at the one that the message begins with.
-            let key = error.subject().split([' ', ':']).next().unwrap_or_default().to_owned();
-            let line = text.lines().position(|line| key_of(line) == Some(&key));
-            return Err(located(text, line.unwrap_or(0), error.subject()));
+            // What is wrong between two knobs is told at the first that the message speaks of.
+            let line_of = |word: &str| text.lines().position(|line| key_of(line) == Some(word));
+            let words = error.subject().split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+            return Err(located(text, words.filter_map(line_of).next().unwrap_or(0), error.subject()));
         }
         Ok(config)
     }

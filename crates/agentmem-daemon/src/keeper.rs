@@ -47,8 +47,6 @@ pub struct Settings {
 pub struct Keeper {
     own: Pid,
     settings: Settings,
-    /// Its folder is what the inbox is reached through.
-    _place: Place,
     shelf: Shelf,
     lock: Lock,
     inbox: Inbox,
@@ -63,6 +61,8 @@ pub struct Keeper {
     due: Option<Duration>,
     was_ready: bool,
     stop: Stop,
+    /// Last: the inbox is reached through its folder until it is gone.
+    _place: Place,
 }
 
 struct Child {

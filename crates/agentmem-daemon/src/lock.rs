@@ -120,7 +120,7 @@ mod tests {
     #[test]
     fn the_second_learns_who_the_first_is() {
         let folder = tempfile::tempdir().unwrap();
-        let place = Place::find(Some(&folder.path().join("a.sock"))).unwrap();
+        let place = Place::find(Some(&folder.path().join("run/a.sock"))).unwrap();
         let own = std::process::id() as i32;
         let Claim::Ours(lock) = Lock::claim(&place).unwrap() else { panic!("taken") };
         assert!(matches!(Lock::claim(&place).unwrap(), Claim::Theirs(holders) if holders == [own]));

@@ -151,7 +151,7 @@ mod tests {
     #[test]
     fn a_socket_left_behind_is_replaced() {
         let folder = tempfile::tempdir().unwrap();
-        let place = Place::find(Some(&folder.path().join("a.sock"))).unwrap();
+        let place = Place::find(Some(&folder.path().join("run/a.sock"))).unwrap();
         drop(place.bind().unwrap());
         place.bind().unwrap();
     }

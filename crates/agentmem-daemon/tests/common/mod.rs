@@ -3,6 +3,7 @@
 
 use std::io::{BufReader, Read, Write};
 use std::net::Shutdown;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -27,7 +28,8 @@ pub struct Site {
 
 impl Site {
     pub fn new() -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
+        let folder =
+            tempfile::Builder::new().permissions(PermissionsExt::from_mode(0o700)).tempdir().expect("a folder");
         let socket = folder.path().join("a.sock");
         Site { folder, socket }
     }
