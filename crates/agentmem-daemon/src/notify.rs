@@ -75,7 +75,8 @@ impl Kept {
         let is_for_us = var("LISTEN_PID").is_ok_and(|pid| pid == std::process::id().to_string());
         let listed = if is_for_us { var("LISTEN_FDS").ok() } else { None };
         let names = var("LISTEN_FDNAMES").unwrap_or_default();
-        let descriptors_max = var("FDSTORE").ok().and_then(|max| max.parse().ok()).filter(|&max| max > 0);
+        // Without a word: older versions of systemd keep some and do not say how many.
+        let descriptors_max = var("FDSTORE").ok().and_then(|max| max.parse().ok()).unwrap_or(DESCRIPTORS_MAX);
         let replaces = std::env::var_os(REPLACES).is_some();
         let address = std::env::var_os("NOTIFY_SOCKET");
         sys::forget_variables(&VARIABLES);
@@ -84,13 +85,7 @@ impl Kept {
         let found = listed.map(|count| take_listed(&count, &names)).transpose()?.unwrap_or_default();
         let mut names = Names::default();
         found.keys().for_each(|name| names.insert(name));
-        Ok(Kept {
-            way,
-            names: Mutex::new(names),
-            found,
-            descriptors_max: descriptors_max.unwrap_or(DESCRIPTORS_MAX),
-            replaces,
-        })
+        Ok(Kept { way, names: Mutex::new(names), found, descriptors_max, replaces })
     }
 
     /// Nobody keeps anything.
@@ -100,7 +95,7 @@ impl Kept {
 
     /// Whether somebody keeps descriptors. If not, what memory holds ends with this process.
     pub fn is_kept(&self) -> bool {
-        self.way.is_some()
+        self.descriptors_max > 0 && self.way.is_some()
     }
 
     /// The most descriptors that are kept, as far as whoever keeps them says so.
@@ -132,7 +127,7 @@ impl Kept {
     /// (128 KiB of them at most): short ones, please.
     pub fn store(&self, name: &str, fd: impl AsFd) -> Result<bool> {
         check_name(name)?;
-        let Some(way) = &self.way else { return Ok(false) };
+        let Some(way) = self.way.as_ref().filter(|_| self.is_kept()) else { return Ok(false) };
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         if names.known.contains(name) {
             if !self.replaces {
@@ -191,8 +186,10 @@ impl Kept {
         }
     }
 
+    /// Who keeps nothing may stop listening when start-up is over.
     fn say(&self, text: &str) -> Result<()> {
-        self.way.as_ref().map_or(Ok(()), |way| way.send(text, None))
+        let said = self.way.as_ref().map_or(Ok(()), |way| way.send(text, None));
+        if self.is_kept() { said } else { Ok(()) }
     }
 }
 

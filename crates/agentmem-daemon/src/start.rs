@@ -106,11 +106,6 @@ fn engine(settings: &Settings, mut kept: Kept) -> Result<i32> {
 /// is said on stderr, and stays in the log beside the socket.
 fn background(settings: &Settings) -> Result<i32> {
     let place = Place::find(settings.socket.as_deref())?;
-    // Whoever runs has the log open, and it is not this one's to begin anew.
-    match Lock::claim(&place)? {
-        Claim::Ours(lock) => drop(lock),
-        Claim::Theirs(holders) => return Ok(runs_already(&place, &holders)),
-    }
     let inbox = Inbox::bind(&place, &format!("start-{}", std::process::id()))?;
     let (log_path, reached) = (place.beside("log"), place.reached(Some("log")));
     let log = std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(&reached);
@@ -118,7 +113,8 @@ fn background(settings: &Settings) -> Result<i32> {
     let before = log.metadata().map_or(0, |found| found.len());
     let mut command = Command::new(own_program());
     command.arg0("agentmemd").arg("--detached").args(settings.to_options()).current_dir("/");
-    command.env("NOTIFY_SOCKET", inbox.address()).env_remove("LISTEN_FDS");
+    // Somebody to tell, but not to have anything kept.
+    command.env("NOTIFY_SOCKET", inbox.address()).env("FDSTORE", "0").env_remove("LISTEN_FDS");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
     let mut child = command.spawn().map_err(|error| io(&own_program(), error))?;
     let code = until_ready(&inbox, &mut child)?;

@@ -98,6 +98,13 @@ fn without_a_keeper_the_engine_is_the_daemon() {
     assert_eq!(holders(&site), [engine.pid()]);
     assert!(run(&site, &["--stop"]).status.success());
     assert_eq!(engine.end(), Some(0));
+
+    let _stopped = Stopped(&site);
+    assert!(run(&site, &["--no-keeper", "--background"]).status.success());
+    UnixStream::connect(&site.socket).unwrap();
+    assert!(run(&site, &["--stop"]).status.success());
+    let log = std::fs::read_to_string(site.folder.path().join("a.sock.log")).unwrap();
+    assert!(log.is_empty(), "who started it listens no more, and that is no error: {log}");
 }
 
 #[test]
