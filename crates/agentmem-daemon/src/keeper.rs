@@ -310,6 +310,7 @@ impl Keeper {
         self.shelf.hand_on()?;
         let mut command = Command::new(&self.settings.program);
         command
+            .arg0("agentmemd")
             .args(&self.settings.arguments)
             .stdin(Stdio::null())
             .env("NOTIFY_SOCKET", self.inbox.address())
