@@ -17,6 +17,8 @@ from agentmem.cli.ps import COLUMNS, cells
 from agentmem.errors import Damaged, Io, NotFound, PermissionDenied
 from agentmem.units import short_bytes
 
+RUNTIME_FOLDER = Path(__file__).parent.parent / "spec" / "runtime_folder.json"
+
 
 def run(*arguments: str) -> Result:
     return CliRunner().invoke(main, arguments, prog_name="agentmem")
@@ -41,19 +43,18 @@ def supervisors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fle
 # the registry
 
 
-def test_the_registry_is_where_the_environment_says(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("case", json.loads(RUNTIME_FOLDER.read_text()), ids=str)
+def test_the_registry_and_the_socket_are_where_the_environment_says(
+    monkeypatch: pytest.MonkeyPatch, case: dict[str, Any]
 ) -> None:
-    monkeypatch.setenv("AGENTMEM_RUNTIME_DIR", "/own")
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    assert registry.base() == Path("/own")
-    monkeypatch.delenv("AGENTMEM_RUNTIME_DIR")
-    assert registry.base() == tmp_path / "agentmem"
-    monkeypatch.delenv("XDG_RUNTIME_DIR")
-    user = os.geteuid()
-    run_folder = Path(f"/run/user/{user}")
-    expected = run_folder / "agentmem" if run_folder.is_dir() else Path(f"/tmp/agentmem-{user}")
-    assert registry.base() == expected
+    for name in ("AGENTMEM_RUNTIME_DIR", "XDG_RUNTIME_DIR", "AGENTMEM_SOCKET"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in case["environment"].items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(os, "geteuid", lambda: 4242)
+    monkeypatch.setattr(registry, "_is_ours", lambda path: case["run_is_ours"])
+    assert registry.base() == Path(case["folder"])
+    assert registry.socket() == Path(case["socket"])
 
 
 def test_no_registry_means_no_agents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,8 @@ PAGER = "crates/agentmem-pager"
 # an exec, or before there is a second thread.
 PAGER_UNSAFE_FILES = ("peek", "sys", "os", "launch", "session", "start", "main")
 PAGER_UNSAFE = {f"{PAGER}/src/{name}.rs" for name in PAGER_UNSAFE_FILES}
+DAEMON = "crates/agentmem-daemon"
+DAEMON_UNSAFE = f"{DAEMON}/src/sys.rs"
 ATOMICS_FACADE = f"{STORE}/sync.rs"
 NATIVE_IMPORTER = "python/agentmem/_store.py"
 FACES = ("integrations", "cli")
@@ -122,6 +124,7 @@ ADDRESSES = lines_with("https?:" + "//")
 ATOMICS = rust_code_with(r"\b(std|core)::(sync::)?(\{[^;]*)?\batomic\b")
 UNSAFE = rust_code_with(r"\bunsafe\b")
 LINUX = rust_code_with(r"\b(libc|rustix)\b")
+LIBC = rust_code_with(r"\blibc\b")
 NATIVE = imports_of("agentmem._native")
 UPWARDS = imports_of(*(f"agentmem.{face}" for face in FACES))
 
@@ -136,6 +139,7 @@ UPWARDS = imports_of(*(f"agentmem.{face}" for face in FACES))
         (ATOMICS, "use std::sync::{Arc,\n Mutex};", "use std::sync::{Arc,\n atomic::AtomicU64};"),
         (UNSAFE, "#![forbid(unsafe_code)] // unsafe", "unsafe { read(pointer) }"),
         (LINUX, "let libcurl = 1; // libc::open", "libc::open(path, 0)"),
+        (LIBC, "rustix::fs::open(path) // not libc", "libc::open(path, 0)"),
         (NATIVE, "from agentmem import _store", "from agentmem._native import Store"),
         (NATIVE, "import agentmem", "from . import _native"),
         (UPWARDS, "import agentmem.errors", "from .cli import output"),
@@ -161,13 +165,20 @@ def test_decisions_and_corpus_have_no_unsafe(crate: str) -> None:
 
 def test_one_file_of_the_store_calls_linux() -> None:
     sources = [path for path in files(".rs") if "src" in path.parts]
-    others = [path for path in sources if not str(path).startswith(f"{PAGER}/")]
+    others = [path for path in sources if not str(path).startswith((f"{PAGER}/", f"{DAEMON}/"))]
     assert breaks(LINUX, [path for path in others if str(path) != SEAM_TO_LINUX]) == []
 
 
 def test_the_pager_is_unsafe_in_few_files() -> None:
     sources = [path for path in files(".rs", under=f"{PAGER}/src/") if path.name != "tests.rs"]
     assert breaks(UNSAFE, [path for path in sources if str(path) not in PAGER_UNSAFE]) == []
+
+
+def test_one_file_of_the_daemon_is_unsafe_or_calls_libc() -> None:
+    sources = [path for path in files(".rs", under=f"{DAEMON}/src/") if str(path) != DAEMON_UNSAFE]
+    assert sources
+    assert breaks(UNSAFE, sources) == []
+    assert breaks(LIBC, sources) == []
 
 
 def test_atomics_of_the_store_come_from_the_facade_that_loom_replaces() -> None:

@@ -39,13 +39,31 @@ class Note(NamedTuple):
 
 
 def base() -> Path:
-    """The folder of everything that lives as long as this user's agents do."""
+    """The folder of everything that lives as long as this user's agents do.
+
+    The rule is the same in Rust, and `spec/runtime_folder.json` holds both to it.
+    """
     if given := os.environ.get(_VARIABLE):
         return Path(given)
     if runtime := os.environ.get("XDG_RUNTIME_DIR"):
         return Path(runtime) / "agentmem"
     run = Path(f"/run/user/{os.geteuid()}")
-    return run / "agentmem" if run.is_dir() else Path(f"/tmp/agentmem-{os.geteuid()}")
+    return run / "agentmem" if _is_ours(run) else Path(f"/tmp/agentmem-{os.geteuid()}")
+
+
+def socket() -> Path:
+    """The socket of the daemon."""
+    given = os.environ.get("AGENTMEM_SOCKET")
+    return Path(given) if given else base() / "agentmem.sock"
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether this is a folder of this user's."""
+    try:
+        found = path.stat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
 
 
 def folder() -> Path | None:

@@ -3,7 +3,7 @@
 //! A name is claimed and a dead record cleared under the folder's lock, so two that want the same are
 //! decided there, and nobody clears what another just claimed.
 
-use agentmem_core::{Error, ErrorKind, Result};
+use agentmem_core::{Error, ErrorKind, Result, runtime};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -117,16 +117,9 @@ pub fn now_ms() -> u64 {
 
 /// Where the registry is for this user and environment.
 pub fn runtime_folder() -> PathBuf {
-    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    if let Some(folder) = set("AGENTMEM_RUNTIME_DIR") {
-        return folder;
-    }
-    if let Some(folder) = set("XDG_RUNTIME_DIR") {
-        return folder.join("agentmem");
-    }
-    let uid = rustix::process::getuid().as_raw();
-    let of_user = PathBuf::from(format!("/run/user/{uid}"));
-    if of_user.is_dir() { of_user.join("agentmem") } else { PathBuf::from(format!("/tmp/agentmem-{uid}")) }
+    let user = rustix::process::geteuid().as_raw();
+    let is_ours = |path: &Path| std::fs::metadata(path).is_ok_and(|meta| meta.is_dir() && meta.uid() == user);
+    runtime::folder(|name| std::env::var_os(name), user, is_ours)
 }
 
 impl Registry {
@@ -337,16 +330,11 @@ fn private_folder(path: &Path) -> Result<()> {
         _ => {}
     }
     let meta = std::fs::symlink_metadata(path).map_err(|error| io(path, error))?;
-    let what = if !meta.is_dir() {
-        "is no folder"
-    } else if meta.uid() != rustix::process::geteuid().as_raw() {
-        "belongs to another user"
-    } else if meta.mode() & 0o077 != 0 {
-        "is open to other users (chmod 700 mends it)"
-    } else {
-        return Ok(());
-    };
-    Err(Error::new(ErrorKind::PermissionDenied, format!("{} {what}", path.display())))
+    let user = rustix::process::geteuid().as_raw();
+    match runtime::distrust(meta.is_dir(), meta.uid(), meta.mode(), user) {
+        None => Ok(()),
+        Some(why) => Err(Error::new(ErrorKind::PermissionDenied, format!("{} {why}", path.display()))),
+    }
 }
 
 fn io(path: &Path, error: impl std::fmt::Display) -> Error {

@@ -1,0 +1,359 @@
+//! The configuration file. `agentmemd.toml` beside this crate's source shows every knob with its default.
+
+use crate::amounts::{duration_ms, size};
+use crate::arguments::Settings;
+use crate::message::NAME_BYTES_MAX;
+use crate::paths::io;
+use crate::shelf::DESCRIPTORS_MAX;
+use agentmem_core::{Error, ErrorKind, Result, policy};
+use agentmem_store::{OnFull, Options};
+use serde::de::{Deserializer, Error as _, Unexpected};
+use serde::{Deserialize, de};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// The longest configuration.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Every knob.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Budget of everything that is kept in RAM, all domains together.
+    #[serde(rename = "memory_max", deserialize_with = "bytes")]
+    pub memory_max_bytes: u64,
+    /// Folder of the cold tier; none for a temporary one, which a clean end removes.
+    pub path: Option<PathBuf>,
+    /// Whether there is a cold tier.
+    pub cold: bool,
+    /// Unused for so long, hot content is compressed.
+    #[serde(rename = "warm_after", deserialize_with = "time")]
+    pub warm_after_ms: u64,
+    /// Unused for so long, warm content goes to SSD.
+    #[serde(rename = "cold_after", deserialize_with = "time")]
+    pub cold_after_ms: u64,
+    /// What a put does when the arena is full.
+    #[serde(deserialize_with = "on_full")]
+    pub on_full: OnFull,
+    /// Size of an arena, as an agent's puts are written to it.
+    #[serde(deserialize_with = "bytes")]
+    pub arena_bytes: u64,
+    /// zstd level from hot to warm.
+    #[serde(deserialize_with = "level")]
+    pub warm_level: i32,
+    /// zstd level for content that ages into the cold tier.
+    #[serde(deserialize_with = "level")]
+    pub cold_level: i32,
+    /// Whether to heed the kernel's pressure stall information.
+    pub pressure: bool,
+    /// What goes first.
+    #[serde(deserialize_with = "policy_name")]
+    pub policy: String,
+    /// The loopback port of the metrics; none for no port.
+    #[serde(deserialize_with = "port")]
+    pub metrics_port: Option<u16>,
+    /// What is told on stderr.
+    pub log: Log,
+    /// The most of everything.
+    pub limits: Limits,
+    /// Domains with a token, by name.
+    #[serde(deserialize_with = "domains")]
+    pub domains: BTreeMap<String, Domain>,
+}
+
+/// What is told on stderr: this and what is worse.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(rename_all = "lowercase")]
+pub enum Log {
+    /// What failed.
+    Error,
+    /// What may fail soon, or did not do what was asked.
+    Warn,
+    /// What happens seldom: starts, ends, grants.
+    Info,
+    /// What happens often.
+    Debug,
+}
+
+/// The most of everything; what is beyond is refused with `LimitReached`.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Agents that are registered.
+    #[serde(deserialize_with = "count")]
+    pub agents: u64,
+    /// Connections.
+    #[serde(deserialize_with = "count")]
+    pub sessions: u64,
+    /// Domains.
+    #[serde(deserialize_with = "count")]
+    pub domains: u64,
+    /// Descriptors that are kept outside of the engine.
+    #[serde(deserialize_with = "descriptors")]
+    pub descriptors: u64,
+    /// Requests of one session that wait for their answers.
+    #[serde(deserialize_with = "count")]
+    pub outstanding_requests: u64,
+}
+
+/// A domain of agents that know a token.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(try_from = "WrittenDomain")]
+pub struct Domain {
+    /// How the token is known here.
+    pub token: Token,
+    /// The most of the budget that the domain gets.
+    pub memory_max_bytes: Option<u64>,
+    /// The most logical bytes of all its agents together.
+    pub quota_bytes: Option<u64>,
+}
+
+/// How a token is known.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Token {
+    /// The file holds it, on its first line.
+    File(PathBuf),
+    /// This is its SHA-256.
+    Sha256([u8; 32]),
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let store = Options::default();
+        Config {
+            memory_max_bytes: store.memory_max_bytes,
+            path: store.path,
+            cold: store.cold,
+            warm_after_ms: store.warm_after_ms,
+            cold_after_ms: store.cold_after_ms,
+            on_full: store.on_full,
+            arena_bytes: store.arena_bytes,
+            warm_level: store.warm_level,
+            cold_level: store.cold_level,
+            pressure: store.pressure,
+            policy: store.policy.name().to_owned(),
+            metrics_port: None,
+            log: Log::Info,
+            limits: Limits::default(),
+            domains: BTreeMap::new(),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            agents: 100_000,
+            sessions: 4096,
+            domains: 256,
+            descriptors: DESCRIPTORS_MAX as u64,
+            outstanding_requests: 64,
+        }
+    }
+}
+
+impl Config {
+    /// The file that the settings name, else the user's, if there is one, else the defaults; and over it what
+    /// the settings say.
+    pub fn load(settings: &Settings) -> Result<Self> {
+        let mut config = match settings.config.clone().or_else(|| users_file().filter(|path| path.exists())) {
+            Some(path) => Config::read(&path)?,
+            None => Config::default(),
+        };
+        config.memory_max_bytes = settings.memory_max_bytes.unwrap_or(config.memory_max_bytes);
+        config.path = settings.path.clone().or(config.path);
+        config.to_options()?;
+        Ok(config)
+    }
+
+    /// Reads a file. An error names the key and the line.
+    pub fn read(path: &Path) -> Result<Self> {
+        let found = std::fs::metadata(path).map_err(|error| io(path, error))?;
+        if found.len() > FILE_BYTES_MAX {
+            return Err(io(path, "too long for a configuration"));
+        }
+        let text = std::fs::read_to_string(path).map_err(|error| io(path, error))?;
+        let mut config = Config::parse(&text)
+            .map_err(|error| Error::new(ErrorKind::InvalidArgument, format!("{}:{error}", path.display())))?;
+        // What is relative lies beside the file.
+        let folder = path.parent().unwrap_or(Path::new("/"));
+        config.path = config.path.map(|path| folder.join(path));
+        for domain in config.domains.values_mut() {
+            if let Token::File(file) = &mut domain.token {
+                *file = folder.join(&*file);
+            }
+        }
+        Ok(config)
+    }
+
+    /// Reads a text. An error begins with the number of the line, and names its key.
+    pub fn parse(text: &str) -> std::result::Result<Self, String> {
+        let config: Config = toml::from_str(text).map_err(|error| {
+            let at = error.span().map_or(0, |span| span.start).min(text.len());
+            let line = text.as_bytes()[..at].iter().filter(|&&byte| byte == b'\n').count();
+            located(text, line, error.message())
+        })?;
+        if let Err(error) = config.to_options() {
+            // What is wrong between two knobs is told at the first that the message speaks of.
+            let line_of = |word: &str| text.lines().position(|line| key_of(line) == Some(word));
+            let words = error.subject().split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+            return Err(located(text, words.filter_map(line_of).next().unwrap_or(0), error.subject()));
+        }
+        Ok(config)
+    }
+
+    /// How the store is opened.
+    pub fn to_options(&self) -> Result<Options> {
+        let options = Options {
+            path: self.path.clone(),
+            memory_max_bytes: self.memory_max_bytes,
+            cold: self.cold,
+            warm_after_ms: self.warm_after_ms,
+            cold_after_ms: self.cold_after_ms,
+            on_full: self.on_full,
+            arena_bytes: self.arena_bytes,
+            warm_level: self.warm_level,
+            cold_level: self.cold_level,
+            pressure: self.pressure,
+            policy: policy::by_name(&self.policy)?,
+        };
+        options.checked()
+    }
+}
+
+/// `message`, with line and key in front: `7: warm_after: ...`.
+fn located(text: &str, line: usize, message: &str) -> String {
+    let message = message.trim().replace('\n', " ");
+    match text.lines().nth(line).and_then(key_of) {
+        Some(key) if !message.contains(key) => format!("{}: {key}: {message}", line + 1),
+        _ => format!("{}: {message}", line + 1),
+    }
+}
+
+/// What a line sets, or the table that it begins.
+fn key_of(line: &str) -> Option<&str> {
+    let line = line.trim();
+    let table = line.strip_prefix('[').and_then(|rest| rest.split(']').next());
+    table.or_else(|| line.split_once('=').map(|(key, _)| key.trim())).filter(|key| !key.starts_with('#'))
+}
+
+fn users_file() -> Option<PathBuf> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let folder = set("XDG_CONFIG_HOME").or_else(|| Some(set("HOME")?.join(".config")))?;
+    Some(folder.join("agentmem").join("agentmemd.toml"))
+}
+
+/// A number, or text that means one.
+struct Amount(fn(&str) -> std::result::Result<u64, String>, u64);
+
+impl de::Visitor<'_> for Amount {
+    type Value = u64;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a number that is not negative, or text such as \"2G\" or \"5m\"")
+    }
+
+    fn visit_i64<E: de::Error>(self, value: i64) -> std::result::Result<u64, E> {
+        let scaled = u64::try_from(value).ok().and_then(|value| value.checked_mul(self.1));
+        scaled.ok_or_else(|| E::invalid_value(Unexpected::Signed(value), &self))
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> std::result::Result<u64, E> {
+        (self.0)(text).map_err(E::custom)
+    }
+}
+
+fn bytes<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<u64, D::Error> {
+    from.deserialize_any(Amount(size, 1))
+}
+
+fn time<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<u64, D::Error> {
+    from.deserialize_any(Amount(duration_ms, 1000))
+}
+
+fn some_bytes<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<u64>, D::Error> {
+    bytes(from).map(Some)
+}
+
+fn level<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<i32, D::Error> {
+    let level = i32::deserialize(from)?;
+    let fits = (1..=19).contains(&level).then_some(level);
+    fits.ok_or_else(|| D::Error::custom(format!("{level} is no level: give 1 to 19")))
+}
+
+fn count<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<u64, D::Error> {
+    let count = u32::deserialize(from)?;
+    if count > 0 { Ok(count.into()) } else { Err(D::Error::custom("0 leaves nothing to work with")) }
+}
+
+fn descriptors<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<u64, D::Error> {
+    let fits = count(from)?;
+    if fits <= DESCRIPTORS_MAX as u64 { Ok(fits) } else { Err(D::Error::custom(format!("{DESCRIPTORS_MAX} at most"))) }
+}
+
+fn port<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<u16>, D::Error> {
+    let port = u16::deserialize(from)?;
+    if port > 0 { Ok(Some(port)) } else { Err(D::Error::custom("0 is no port: leave it out for none")) }
+}
+
+fn on_full<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<OnFull, D::Error> {
+    match &*String::deserialize(from)? {
+        "wait" => Ok(OnFull::Wait),
+        "fail" => Ok(OnFull::Fail),
+        other => Err(D::Error::custom(format!("{other:?} is none of wait, fail"))),
+    }
+}
+
+fn policy_name<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<String, D::Error> {
+    let name = String::deserialize(from)?;
+    policy::by_name(&name).map(|_| name).map_err(|error| D::Error::custom(error.subject()))
+}
+
+fn domains<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<BTreeMap<String, Domain>, D::Error> {
+    let domains = BTreeMap::<String, Domain>::deserialize(from)?;
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    let is_name = |name: &str| (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(good);
+    match domains.keys().find(|name| !is_name(name)) {
+        Some(name) => Err(D::Error::custom(format!("domain name {name:?} (letters, digits, '.', '_' and '-')"))),
+        None => Ok(domains),
+    }
+}
+
+/// A domain as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenDomain {
+    token_file: Option<PathBuf>,
+    token_sha256: Option<String>,
+    #[serde(default, deserialize_with = "some_bytes")]
+    memory_max: Option<u64>,
+    #[serde(default, deserialize_with = "some_bytes")]
+    quota: Option<u64>,
+}
+
+impl TryFrom<WrittenDomain> for Domain {
+    type Error = String;
+
+    fn try_from(written: WrittenDomain) -> std::result::Result<Self, String> {
+        let token = match (written.token_file, written.token_sha256) {
+            (Some(file), None) => Token::File(file),
+            (None, Some(digits)) => Token::Sha256(sha256(&digits).ok_or("token_sha256 is not 64 hexadecimal digits")?),
+            _ => return Err("a domain needs either token_file or token_sha256".into()),
+        };
+        Ok(Domain { token, memory_max_bytes: written.memory_max, quota_bytes: written.quota })
+    }
+}
+
+fn sha256(digits: &str) -> Option<[u8; 32]> {
+    if digits.len() != 64 || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    let mut digest = [0; 32];
+    for (byte, at) in digest.iter_mut().zip((0..64).step_by(2)) {
+        *byte = u8::from_str_radix(&digits[at..at + 2], 16).ok()?;
+    }
+    Some(digest)
+}
+
+#[cfg(test)]
+mod tests;
