@@ -18,7 +18,9 @@ AGENTMEM := $(BIN)/agentmem
 INSTALLED := $(VENV)/.installed
 BUILT := $(VENV)/.built
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-SUPERVISOR := python/agentmem/_bin/agentmem-supervisor
+# Programs that the package brings along, as crate:program.
+PROGRAMS := agentmem-pager:agentmem-supervisor agentmem-daemon:agentmemd
+PROGRAMS_BUILT := $(VENV)/.programs
 CARGO_TARGET := $(or $(CARGO_TARGET_DIR),target)
 CARGO_SOURCES := Cargo.toml Cargo.lock .cargo/config.toml pyproject.toml \
 	$(shell find crates bindings -name '*.rs' -o -name Cargo.toml)
@@ -48,7 +50,7 @@ machine:
 	elif ! "$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null; then lacks "$(PYTHON) cannot make virtual environments: install its venv package (Debian: apt install python3-venv)"; fi; \
 	exit $$lacking
 
-setup: $(BUILT) $(SUPERVISOR)
+setup: $(BUILT) $(PROGRAMS_BUILT)
 
 $(INSTALLED): requirements/dev.txt | machine
 	@echo 'agentmem: installing pinned Python dependencies into $(VENV)' >&2
@@ -61,11 +63,18 @@ $(BUILT): $(INSTALLED) $(CARGO_SOURCES) | machine
 	@VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --locked --quiet
 	@touch $@
 
-# maturin builds the extension and nothing else. The one with symbols stays in the target folder.
-$(SUPERVISOR): $(CARGO_SOURCES) | machine
-	@echo 'agentmem: building the supervisor (release)' >&2
-	@cargo build --release --locked --quiet -p agentmem-pager --bin agentmem-supervisor
-	@install -D -m 755 --strip $(CARGO_TARGET)/release/agentmem-supervisor $@
+# maturin builds the extension and nothing else. What has symbols stays in the target folder.
+define build_programs
+for each in $(PROGRAMS); do \
+	cargo build --release --locked --quiet -p $${each%:*} --bin $${each#*:}; \
+	install -D -m 755 --strip $(1)/release/$${each#*:} python/agentmem/_bin/$${each#*:}; \
+done
+endef
+
+$(PROGRAMS_BUILT): $(INSTALLED) $(CARGO_SOURCES) | machine
+	@echo 'agentmem: building the supervisor and the daemon (release)' >&2
+	@$(call build_programs,$(CARGO_TARGET))
+	@touch $@
 
 demo: setup
 	@$(AGENTMEM) demo
@@ -100,8 +109,7 @@ wheel: export CARGO_TARGET_DIR := $(abspath $(CARGO_TARGET))/wheel
 wheel: export CARGO_ENCODED_RUSTFLAGS := --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=cargo
 wheel: $(INSTALLED)
 	@rm -rf dist
-	cargo build --release --locked --quiet -p agentmem-pager --bin agentmem-supervisor
-	@install -D -m 755 --strip "$$CARGO_TARGET_DIR"/release/agentmem-supervisor $(SUPERVISOR)
+	@$(call build_programs,"$$CARGO_TARGET_DIR")
 	$(BIN)/maturin build --release --locked --strip --quiet --interpreter $(BIN)/python --out dist
 	@ls dist/*.whl
 

@@ -4,9 +4,8 @@ use crate::amounts::{duration_ms, size};
 use crate::arguments::Settings;
 use crate::message::NAME_BYTES_MAX;
 use crate::paths::io;
-use crate::shelf::DESCRIPTORS_MAX;
 use agentmem_core::{Error, ErrorKind, Result, policy};
-use agentmem_store::{OnFull, Options};
+use agentmem_store::Options;
 use serde::de::{Deserializer, Error as _, Unexpected};
 use serde::{Deserialize, de};
 use std::collections::BTreeMap;
@@ -32,9 +31,6 @@ pub struct Config {
     /// Unused for so long, warm content goes to SSD.
     #[serde(rename = "cold_after", deserialize_with = "time")]
     pub cold_after_ms: u64,
-    /// What a put does when the arena is full.
-    #[serde(deserialize_with = "on_full")]
-    pub on_full: OnFull,
     /// Size of an arena, as an agent's puts are written to it.
     #[serde(deserialize_with = "bytes")]
     pub arena_bytes: u64,
@@ -49,11 +45,6 @@ pub struct Config {
     /// What goes first.
     #[serde(deserialize_with = "policy_name")]
     pub policy: String,
-    /// The loopback port of the metrics; none for no port.
-    #[serde(deserialize_with = "port")]
-    pub metrics_port: Option<u16>,
-    /// What is told on stderr.
-    pub log: Log,
     /// The most of everything.
     pub limits: Limits,
     /// Domains with a token, by name.
@@ -61,39 +52,16 @@ pub struct Config {
     pub domains: BTreeMap<String, Domain>,
 }
 
-/// What is told on stderr: this and what is worse.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
-#[serde(rename_all = "lowercase")]
-pub enum Log {
-    /// What failed.
-    Error,
-    /// What may fail soon, or did not do what was asked.
-    Warn,
-    /// What happens seldom: starts, ends, grants.
-    Info,
-    /// What happens often.
-    Debug,
-}
-
 /// The most of everything; what is beyond is refused with `LimitReached`.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Agents that are registered.
+    /// Connections: each session has one, and a few more while its threads call at the same time.
     #[serde(deserialize_with = "count")]
-    pub agents: u64,
-    /// Connections.
-    #[serde(deserialize_with = "count")]
-    pub sessions: u64,
-    /// Domains.
+    pub connections: u64,
+    /// Domains beside the user's own.
     #[serde(deserialize_with = "count")]
     pub domains: u64,
-    /// Descriptors that are kept outside of the engine.
-    #[serde(deserialize_with = "descriptors")]
-    pub descriptors: u64,
-    /// Requests of one session that wait for their answers.
-    #[serde(deserialize_with = "count")]
-    pub outstanding_requests: u64,
 }
 
 /// A domain of agents that know a token.
@@ -104,8 +72,6 @@ pub struct Domain {
     pub token: Token,
     /// The most of the budget that the domain gets.
     pub memory_max_bytes: Option<u64>,
-    /// The most logical bytes of all its agents together.
-    pub quota_bytes: Option<u64>,
 }
 
 /// How a token is known.
@@ -126,14 +92,11 @@ impl Default for Config {
             cold: store.cold,
             warm_after_ms: store.warm_after_ms,
             cold_after_ms: store.cold_after_ms,
-            on_full: store.on_full,
-            arena_bytes: store.arena_bytes,
+            arena_bytes: 4 << 20,
             warm_level: store.warm_level,
             cold_level: store.cold_level,
             pressure: store.pressure,
             policy: store.policy.name().to_owned(),
-            metrics_port: None,
-            log: Log::Info,
             limits: Limits::default(),
             domains: BTreeMap::new(),
         }
@@ -142,13 +105,7 @@ impl Default for Config {
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits {
-            agents: 100_000,
-            sessions: 4096,
-            domains: 256,
-            descriptors: DESCRIPTORS_MAX as u64,
-            outstanding_requests: 64,
-        }
+        Limits { connections: 8192, domains: 64 }
     }
 }
 
@@ -210,12 +167,12 @@ impl Config {
             cold: self.cold,
             warm_after_ms: self.warm_after_ms,
             cold_after_ms: self.cold_after_ms,
-            on_full: self.on_full,
             arena_bytes: self.arena_bytes,
             warm_level: self.warm_level,
             cold_level: self.cold_level,
             pressure: self.pressure,
             policy: policy::by_name(&self.policy)?,
+            ..Options::default()
         };
         options.checked()
     }
@@ -286,24 +243,6 @@ fn count<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<u64, D::Erro
     if count > 0 { Ok(count.into()) } else { Err(D::Error::custom("0 leaves nothing to work with")) }
 }
 
-fn descriptors<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<u64, D::Error> {
-    let fits = count(from)?;
-    if fits <= DESCRIPTORS_MAX as u64 { Ok(fits) } else { Err(D::Error::custom(format!("{DESCRIPTORS_MAX} at most"))) }
-}
-
-fn port<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<u16>, D::Error> {
-    let port = u16::deserialize(from)?;
-    if port > 0 { Ok(Some(port)) } else { Err(D::Error::custom("0 is no port: leave it out for none")) }
-}
-
-fn on_full<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<OnFull, D::Error> {
-    match &*String::deserialize(from)? {
-        "wait" => Ok(OnFull::Wait),
-        "fail" => Ok(OnFull::Fail),
-        other => Err(D::Error::custom(format!("{other:?} is none of wait, fail"))),
-    }
-}
-
 fn policy_name<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<String, D::Error> {
     let name = String::deserialize(from)?;
     policy::by_name(&name).map(|_| name).map_err(|error| D::Error::custom(error.subject()))
@@ -327,8 +266,6 @@ struct WrittenDomain {
     token_sha256: Option<String>,
     #[serde(default, deserialize_with = "some_bytes")]
     memory_max: Option<u64>,
-    #[serde(default, deserialize_with = "some_bytes")]
-    quota: Option<u64>,
 }
 
 impl TryFrom<WrittenDomain> for Domain {
@@ -340,7 +277,7 @@ impl TryFrom<WrittenDomain> for Domain {
             (None, Some(digits)) => Token::Sha256(sha256(&digits).ok_or("token_sha256 is not 64 hexadecimal digits")?),
             _ => return Err("a domain needs either token_file or token_sha256".into()),
         };
-        Ok(Domain { token, memory_max_bytes: written.memory_max, quota_bytes: written.quota })
+        Ok(Domain { token, memory_max_bytes: written.memory_max })
     }
 }
 

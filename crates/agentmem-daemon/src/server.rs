@@ -1,23 +1,79 @@
-//! The engine process. For now it answers nobody: it takes connections and closes them.
+//! The engine process: trust domains, served until a signal to end arrives.
 
-use crate::config::Config;
+use crate::config::{Config, Token};
 use crate::notify::Kept;
+use crate::paths::io;
 use crate::sys::Signals;
 use agentmem_core::{Error, ErrorKind, Result};
+use agentmem_store::{Admits, Domains, Limits, Server};
 use rustix::event::{PollFd, PollFlags, poll};
+use sha2::{Digest, Sha256};
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 
-/// Serves agents until a signal to end arrives.
-pub fn serve(_config: &Config, listener: UnixListener, kept: Kept, signals: &Signals) -> Result<()> {
-    let fail = |error: std::io::Error| Error::new(ErrorKind::Io, format!("the socket: {error}"));
-    listener.set_nonblocking(true).map_err(fail)?;
+/// Bytes of a file that a token is read from.
+const TOKEN_FILE_BYTES_MAX: u64 = 4096;
+
+/// Serves agents until a signal to end arrives; what can be made durable is, then.
+pub fn serve(config: &Config, listener: UnixListener, kept: Kept, signals: &Signals) -> Result<()> {
+    let limits = Limits {
+        connections: config.limits.connections as usize,
+        domains: config.limits.domains as usize,
+        arena_bytes: config.arena_bytes,
+    };
+    let template = config.clone();
+    let options_of = move |name: &str| {
+        let mut options = template.to_options()?;
+        if let Some(path) = options.path.as_mut().filter(|_| !name.is_empty()) {
+            path.push("domains");
+            path.push(name);
+        }
+        Ok(options)
+    };
+    let domains = Domains::new(config.memory_max_bytes, limits, Box::new(options_of))?;
+    for (name, domain) in &config.domains {
+        domains.add(name, admits(&domain.token)?, domain.memory_max_bytes)?;
+    }
+    let server = Server::new(domains);
+    for governs in [true, false] {
+        let (server, listener) = (server.clone(), listener.try_clone().map_err(failed)?);
+        let work = move || if governs { server.govern() } else { server.run(&listener) };
+        std::thread::Builder::new().name("agentmemd".into()).spawn(work).map_err(failed)?;
+    }
     kept.ready()?;
     while signals.next().is_none() {
-        let mut awaited = [PollFd::new(signals, PollFlags::IN), PollFd::new(&listener, PollFlags::IN)];
-        match poll(&mut awaited, None) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => drop(listener.accept()),
-            Err(error) => return Err(fail(error.into())),
+        match poll(&mut [PollFd::new(signals, PollFlags::IN)], None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(failed(error.into())),
         }
     }
-    kept.stopping()
+    kept.stopping()?;
+    server.stop()
+}
+
+fn failed(error: std::io::Error) -> Error {
+    Error::new(ErrorKind::Io, format!("the socket: {error}"))
+}
+
+/// Who has the token of a domain, as the configuration knows it.
+fn admits(token: &Token) -> Result<Admits> {
+    match token {
+        Token::File(path) => Ok(Admits::token(&first_line(path)?)),
+        Token::Sha256(digest) => {
+            let digest = *digest;
+            Ok(Admits::check(move |token| <[u8; 32]>::from(Sha256::digest(token)) == digest))
+        }
+    }
+}
+
+fn first_line(path: &Path) -> Result<Vec<u8>> {
+    use std::io::Read;
+    let mut text = Vec::new();
+    let file = std::fs::File::open(path).map_err(|error| io(path, error))?;
+    file.take(TOKEN_FILE_BYTES_MAX).read_to_end(&mut text).map_err(|error| io(path, error))?;
+    let line = text.split(|&byte| byte == b'\n').next().unwrap_or_default().trim_ascii_end();
+    if line.is_empty() {
+        return Err(Error::new(ErrorKind::InvalidArgument, format!("{}: no token on its first line", path.display())));
+    }
+    Ok(line.to_vec())
 }

@@ -11,8 +11,6 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Domains beside the user's own.
-pub const DOMAINS_MAX: usize = 64;
 const NAME_BYTES_MAX: usize = 64;
 const TOKEN_BYTES_MIN: usize = 16;
 const TOKEN_BYTES_MAX: usize = 1024;
@@ -20,18 +18,56 @@ const TOKEN_BYTES_MAX: usize = 1024;
 /// How the store of a domain is opened; the empty name is the user's own.
 pub type OptionsOf = Box<dyn Fn(&str) -> Result<Options> + Send + Sync>;
 
+/// The most of everything that a server has; what is beyond is refused with `LimitReached`.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Connections.
+    pub connections: usize,
+    /// Domains beside the user's own.
+    pub domains: usize,
+    /// Bytes of a session's arena.
+    pub arena_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { connections: 8192, domains: 64, arena_bytes: 4 << 20 }
+    }
+}
+
+/// Tells who has the token of a domain.
+pub struct Admits(Box<dyn Fn(&[u8]) -> bool + Send + Sync>);
+
+impl Admits {
+    /// Whoever has this token.
+    pub fn token(token: &[u8]) -> Self {
+        // Hashes are compared in constant time.
+        let hash = blake3::hash(token);
+        Admits::check(move |token| blake3::hash(token) == hash)
+    }
+
+    /// Whoever passes the check.
+    pub fn check(check: impl Fn(&[u8]) -> bool + Send + Sync + 'static) -> Self {
+        Admits(Box::new(check))
+    }
+}
+
 /// One trust domain.
 pub struct Domain {
     /// Its store.
     pub store: Store,
-    /// What its token hashes to; the user's own has none.
-    token: Option<blake3::Hash>,
+    /// Who may enter; the user's own asks for nothing.
+    admits: Option<Admits>,
+    /// The most of the budget that it gets.
+    memory_max_bytes: u64,
 }
 
 /// All that are open.
 pub struct Domains {
     options_of: OptionsOf,
     memory_max_bytes: u64,
+    /// The most of everything.
+    pub limits: Limits,
     open: Mutex<BTreeMap<String, Arc<Domain>>>,
 }
 
@@ -46,48 +82,65 @@ fn check_name(name: &str) -> Result<()> {
 
 impl Domains {
     /// The user's own domain, within a budget that all domains share.
-    pub fn new(memory_max_bytes: u64, options_of: OptionsOf) -> Result<Self> {
-        let domains = Domains { options_of, memory_max_bytes, open: Mutex::default() };
-        let own = domains.opened("", None)?;
+    pub fn new(memory_max_bytes: u64, limits: Limits, options_of: OptionsOf) -> Result<Self> {
+        let domains = Domains { options_of, memory_max_bytes, limits, open: Mutex::default() };
+        let own = domains.opened("", None, None)?;
         domains.open.lock().insert(String::new(), own);
         Ok(domains)
     }
 
-    fn opened(&self, name: &str, token: Option<blake3::Hash>) -> Result<Arc<Domain>> {
-        let options = Options { lends: true, memory_max_bytes: self.memory_max_bytes, ..(self.options_of)(name)? };
-        Ok(Arc::new(Domain { store: Store::open(options)?, token }))
+    fn opened(&self, name: &str, admits: Option<Admits>, memory_max_bytes: Option<u64>) -> Result<Arc<Domain>> {
+        let memory_max_bytes = memory_max_bytes.unwrap_or(u64::MAX).min(self.memory_max_bytes);
+        let options = Options { lends: true, memory_max_bytes, ..(self.options_of)(name)? };
+        Ok(Arc::new(Domain { store: Store::open(options)?, admits, memory_max_bytes }))
+    }
+
+    /// Opens the domain called `name` for who is admitted; it gets `memory_max_bytes` of the budget at most.
+    ///
+    /// # Errors
+    /// `NameTaken`, `LimitReached`, and what opening its store raises.
+    pub fn add(&self, name: &str, admits: Admits, memory_max_bytes: Option<u64>) -> Result<Arc<Domain>> {
+        check_name(name)?;
+        let mut open = self.open.lock();
+        if open.contains_key(name) {
+            return Err(Error::new(ErrorKind::NameTaken, format!("domain {name:?}")));
+        }
+        if open.len() > self.limits.domains {
+            return Err(Error::new(ErrorKind::LimitReached, format!("{} domains", self.limits.domains)));
+        }
+        let domain = self.opened(name, Some(admits), memory_max_bytes)?;
+        open.insert(name.to_owned(), domain.clone());
+        drop(open);
+        self.govern();
+        Ok(domain)
     }
 
     /// The domain called `name`, for who has its token.
     ///
     /// # Errors
-    /// `PermissionDenied` where the token is another, `LimitReached` where there are [`DOMAINS_MAX`].
+    /// `PermissionDenied` where the token is another, and what [`Self::add`] raises.
     pub fn enter(&self, name: &str, token: &[u8]) -> Result<Arc<Domain>> {
-        let mut open = self.open.lock();
         if name.is_empty() {
-            return Ok(open[""].clone());
+            return Ok(self.open.lock()[""].clone());
         }
-        check_name(name)?;
         if !(TOKEN_BYTES_MIN..=TOKEN_BYTES_MAX).contains(&token.len()) {
             let what = format!("a token of {} bytes ({TOKEN_BYTES_MIN} to {TOKEN_BYTES_MAX})", token.len());
             return Err(Error::new(ErrorKind::InvalidArgument, what));
         }
-        // Hashes are compared in constant time.
-        let hash = blake3::hash(token);
-        if let Some(domain) = open.get(name) {
-            if domain.token == Some(hash) {
-                return Ok(domain.clone());
-            }
-            return Err(Error::new(ErrorKind::PermissionDenied, format!("domain {name:?}")));
+        let known = self.open.lock().get(name).cloned();
+        let domain = match known {
+            Some(domain) => domain,
+            None => match self.add(name, Admits::token(token), None) {
+                Ok(domain) => return Ok(domain),
+                // Somebody was quicker.
+                Err(error) if error.kind() == ErrorKind::NameTaken => self.open.lock()[name].clone(),
+                Err(error) => return Err(error),
+            },
+        };
+        match &domain.admits {
+            Some(admits) if (admits.0)(token) => Ok(domain),
+            _ => Err(Error::new(ErrorKind::PermissionDenied, format!("domain {name:?}"))),
         }
-        if open.len() > DOMAINS_MAX {
-            return Err(Error::new(ErrorKind::LimitReached, format!("{DOMAINS_MAX} domains")));
-        }
-        let domain = self.opened(name, Some(hash))?;
-        open.insert(name.to_owned(), domain.clone());
-        drop(open);
-        self.govern();
-        Ok(domain)
     }
 
     /// Every open domain by name.
@@ -100,7 +153,7 @@ impl Domains {
         let all = self.all();
         let needed: Vec<u64> = all.iter().map(|(_, domain)| domain.store.needed_bytes()).collect();
         for ((_, domain), budget) in all.iter().zip(shares(self.memory_max_bytes, &needed)) {
-            domain.store.set_memory_max_bytes(budget);
+            domain.store.set_memory_max_bytes(budget.min(domain.memory_max_bytes));
         }
     }
 

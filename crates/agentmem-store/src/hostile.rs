@@ -2,7 +2,7 @@
 
 use crate::arena::Shape;
 use crate::calls;
-use crate::domains::Domains;
+use crate::domains::{Domains, Limits};
 use crate::options::{OnFull, Options};
 use crate::remote::{HELLO, Hello, VERSION, Welcome};
 use crate::server::Server;
@@ -42,7 +42,7 @@ impl Random {
 
 fn serve(folder: &Path) -> (Arc<Server>, std::path::PathBuf) {
     let options = |_: &str| Ok(Options { pressure: false, ..Options::default() });
-    let server = Server::new(Domains::new(128 << 20, Box::new(options)).unwrap());
+    let server = Server::new(Domains::new(128 << 20, Limits::default(), Box::new(options)).unwrap());
     let path = folder.join("agentmem.sock");
     let listener = UnixListener::bind(&path).unwrap();
     let serving = server.clone();

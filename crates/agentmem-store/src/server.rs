@@ -11,24 +11,21 @@ use crate::sys;
 use agentmem_core::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 
-/// Connections at the same time.
-const CONNECTIONS_MAX: usize = 8192;
 /// The longest call.
 const CALL_BYTES_MAX: usize = 1 << 20;
 /// Stack of a thread that answers.
 const STACK_BYTES: usize = 256 << 10;
-/// Bytes of an arena: a small part of the budget, since there may be thousands.
-const ARENA_BYTES: RangeInclusive<u64> = 256 << 10..=4 << 20;
+/// An arena is a small part of the budget, since there may be thousands.
 const ARENA_BUDGET_SHARE: u64 = 32;
+const ARENA_BYTES_MIN: u64 = 64 << 10;
 
 /// What a session of another process is given by an engine with that budget.
-fn shape(memory_max_bytes: u64) -> Shape {
-    let bytes = (memory_max_bytes / ARENA_BUDGET_SHARE).clamp(*ARENA_BYTES.start(), *ARENA_BYTES.end());
+fn shape(arena_bytes: u64, memory_max_bytes: u64) -> Shape {
+    let bytes = arena_bytes.min(memory_max_bytes / ARENA_BUDGET_SHARE).max(ARENA_BYTES_MIN);
     Shape { cells: 1 << 10, data_bytes: 1 << bytes.ilog2(), claims: 1 << 20 }
 }
 
@@ -75,10 +72,10 @@ impl Server {
     }
 
     /// Accepts connections until [`Self::stop`], and one more after it.
-    pub fn run(self: &Arc<Self>, listener: &UnixListener) -> Result<()> {
+    pub fn run(self: &Arc<Self>, listener: &UnixListener) {
         for stream in listener.incoming() {
             if self.is_over.load(Ordering::Acquire) {
-                return Ok(());
+                return;
             }
             match stream {
                 Ok(stream) => self.spawn(stream),
@@ -86,14 +83,14 @@ impl Server {
                 Err(_) => std::thread::sleep(std::time::Duration::from_millis(10)),
             }
         }
-        Ok(())
     }
 
     fn spawn(self: &Arc<Self>, stream: UnixStream) {
         let server = self.clone();
-        if self.connections.fetch_add(1, Ordering::AcqRel) >= CONNECTIONS_MAX {
+        let connections_max = self.domains.limits.connections;
+        if self.connections.fetch_add(1, Ordering::AcqRel) >= connections_max {
             self.connections.fetch_sub(1, Ordering::AcqRel);
-            let refusal = Error::new(ErrorKind::LimitReached, format!("{CONNECTIONS_MAX} connections"));
+            let refusal = Error::new(ErrorKind::LimitReached, format!("{connections_max} connections"));
             let _ = refuse(&stream, &refusal);
             return;
         }
@@ -148,7 +145,7 @@ impl Server {
         let domain = self.domains.enter(&hello.domain, &hello.token)?;
         let engine = domain.store.engine()?;
         let secret: [u8; 16] = sys::random()?;
-        let shape = shape(engine.memory_max_bytes());
+        let shape = shape(self.domains.limits.arena_bytes, engine.memory_max_bytes());
         let (session, lent) = engine.lend_session(shape, peer.pid)?;
         let welcome = Welcome {
             session,
@@ -173,8 +170,9 @@ impl Server {
         let malformed = |_| Error::new(ErrorKind::Version, "a join");
         let join: Join = postcard::from_bytes(&message.body).map_err(malformed)?;
         let known = self.sessions.lock().get(&join.secret).cloned();
-        let denied = || Error::new(ErrorKind::PermissionDenied, "a session");
-        let (domain, session) = known.ok_or_else(denied)?;
+        // Of the daemon that was there before, or never of one.
+        let over = || Error::new(ErrorKind::Closed, "this session, which the daemon does not know,");
+        let (domain, session) = known.ok_or_else(over)?;
         socket::send(stream, 0, &[], &[]).map_err(socket::gone)?;
         Ok(Known { domain, session, secret: None })
     }

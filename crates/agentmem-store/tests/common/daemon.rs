@@ -1,7 +1,7 @@
 //! A daemon, as tests need one.
 
 use super::options;
-use agentmem_store::{Domain, Domains, OnFull, Options, Server, Store};
+use agentmem_store::{Domain, Domains, Limits, OnFull, Options, Server, Store};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,14 +22,14 @@ impl Daemon {
 
     /// One whose stores are opened with `options`.
     pub fn start(memory_max_bytes: u64, options: impl Fn() -> Options + Send + Sync + 'static) -> Daemon {
-        let domains = Domains::new(memory_max_bytes, Box::new(move |_| Ok(options()))).unwrap();
+        let domains = Domains::new(memory_max_bytes, Limits::default(), Box::new(move |_| Ok(options()))).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("agentmem.sock");
         let listener = UnixListener::bind(&socket).unwrap();
         let server = Server::new(domains);
         for governs in [true, false] {
             let (server, listener) = (server.clone(), listener.try_clone().unwrap());
-            std::thread::spawn(move || if governs { server.govern() } else { server.run(&listener).unwrap() });
+            std::thread::spawn(move || if governs { server.govern() } else { server.run(&listener) });
         }
         Daemon { server, _folder: folder, socket }
     }
