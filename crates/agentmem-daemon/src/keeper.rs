@@ -120,9 +120,7 @@ impl Keeper {
                 self.start();
             }
             self.wait();
-            // What was said comes before how it ended: a descriptor sent last of all is kept.
-            let ended = self.reap();
-            self.read_all();
+            // Before the look at the child: an end after that look has a signal of its own, which wakes.
             while let Some(signal) = self.signals.next() {
                 if signal != Signal::CHILD.as_raw()
                     && let Some(code) = self.ask_to_stop()
@@ -130,6 +128,9 @@ impl Keeper {
                     return code;
                 }
             }
+            // What was said comes before how it ended: a descriptor sent last of all is kept.
+            let ended = self.reap();
+            self.read_all();
             if let Some(status) = ended
                 && let Some(code) = self.bury(status)
             {
