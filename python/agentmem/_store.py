@@ -21,8 +21,7 @@ from agentmem._native import (
     equal_share,
     open_store,
 )
-from agentmem import daemon
-from agentmem.daemon import socket_path
+from agentmem import daemon, registry
 from agentmem.errors import Unreachable
 from agentmem.policy import Candidate, Policy
 
@@ -133,7 +132,7 @@ def connect(
         InvalidArgument: A name or token that cannot be one, or one without the other.
         LimitReached: The daemon has as many sessions or domains as it may have.
     """
-    path = Path(socket or socket_path())
+    path = Path(socket or registry.socket())
     try:
         store = connect_store(path, domain=domain, token=token, on_full=on_full)
     except Unreachable:

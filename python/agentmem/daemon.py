@@ -1,6 +1,6 @@
-"""The daemon: where it listens, where its program is, and how it is started.
+"""The daemon: where its program is, and how it is started.
 
-It is a program of its own (crates/agentmem-daemon). Every process of a user shares one.
+It is a program of its own (crates/agentmem-daemon). All processes of a user share one.
 """
 
 import os
@@ -8,19 +8,9 @@ import subprocess
 from pathlib import Path
 
 from agentmem.errors import Unreachable, Unsupported
-from agentmem.registry import base
 
 PROGRAM = Path(__file__).resolve().parent / "_bin" / "agentmemd"
 """Where a wheel and `make setup` put the program."""
-
-_VARIABLE = "AGENTMEM_SOCKET"
-
-
-def socket_path() -> Path:
-    """Where the daemon of this user listens."""
-    given = os.environ.get(_VARIABLE)
-    return Path(given) if given else base() / "agentmem.sock"
-
 
 def program() -> Path:
     """The daemon's program.
@@ -33,6 +23,10 @@ def program() -> Path:
     return PROGRAM
 
 
+# What it says when another start was quicker.
+_RUNS_ALREADY = 3
+
+
 def start(socket: Path, *options: str) -> None:
     """Start it in the background; returns when it listens at `socket`.
 
@@ -42,5 +36,5 @@ def start(socket: Path, *options: str) -> None:
     """
     command = [program(), "--background", f"--socket={socket}", *options]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    if done.returncode != 0:
+    if done.returncode not in (0, _RUNS_ALREADY):
         raise Unreachable(f"agentmemd did not start: {done.stderr.strip()}")
