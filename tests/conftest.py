@@ -4,19 +4,48 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 import agentmem
+from agentmem.daemon import PROGRAM
 
 TESTS = Path(__file__).resolve().parent
 
 
+MEMORY_MAX = "64M"
+
+
 @pytest.fixture
-def mem() -> Iterator[agentmem.Store]:
-    """An open store with a temporary cold tier."""
-    with agentmem.open(memory_max="64M") as store:
+def daemon_socket(tmp_path: Path) -> Iterator[Path]:
+    """Where a daemon of this test listens, with a temporary cold tier."""
+    with daemon(tmp_path / "agentmem.sock", f'memory_max = "{MEMORY_MAX}"') as socket:
+        yield socket
+
+
+@contextmanager
+def daemon(socket: Path, configuration: str = "") -> Iterator[Path]:
+    """A daemon with that configuration and not the user's, until it is left."""
+    file = socket.with_suffix(".toml")
+    file.write_text(configuration)
+    options = (f"--socket={socket}", f"--config={file}")
+    subprocess.run([PROGRAM, "--background", *options], check=True, timeout=60)
+    try:
+        yield socket
+    finally:
+        subprocess.run([PROGRAM, "--stop", *options], check=True, timeout=60)
+
+
+@pytest.fixture(params=["embedded", "connected"])
+def mem(request: pytest.FixtureRequest) -> Iterator[agentmem.Store]:
+    """An open store with a temporary cold tier: in this process, and a daemon's."""
+    if request.param == "embedded":
+        store = agentmem.open(memory_max=MEMORY_MAX)
+    else:
+        store = agentmem.connect(request.getfixturevalue("daemon_socket"), start=False)
+    with store:
         yield store
 
 

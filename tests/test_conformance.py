@@ -12,9 +12,11 @@ import tomllib
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from conftest import daemon
 
 import agentmem
 from agentmem import errors
@@ -26,10 +28,42 @@ ERRORS = {row["name"] for row in tomllib.loads((SPEC / "errors.toml").read_text(
 PAUSE_S = 0.02
 
 Step = dict[str, Any]
-Opener = Callable[..., agentmem.Store]
+Opener = Callable[..., Any]
+
+
+class Served:
+    """A store of a daemon of its own, which ends with it."""
+
+    def __init__(self, path: Path | None, **options: Any) -> None:
+        self.folder = TemporaryDirectory()
+        socket = Path(self.folder.name) / "agentmem.sock"
+        on_full = options.pop("on_full", "wait")
+        if path is not None:
+            options["path"] = str(path)
+        for age in ("warm_after", "cold_after"):
+            if f"{age}_s" in options:
+                options[age] = f"{options.pop(f'{age}_s') * 1000:.0f}ms"
+        # Values of JSON are values of TOML.
+        lines = [f"{name} = {json.dumps(value)}" for name, value in options.items()]
+        self.daemon = daemon(socket, configuration="\n".join(lines))
+        self.daemon.__enter__()
+        self.store = agentmem.connect(socket, on_full=on_full, start=False)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.store, name)
+
+    def close(self) -> None:
+        """As a store is closed, which can be done twice."""
+        self.store.close()
+        self.daemon.__exit__(None, None, None)
+        self.folder.cleanup()
+
 
 # What opens a store of its own with these options, and which needs of cases it can serve.
-OPENERS: dict[str, tuple[Opener, set[str]]] = {"embedded": (agentmem.open, {"folder"})}
+OPENERS: dict[str, tuple[Opener, set[str]]] = {
+    "embedded": (agentmem.open, {"folder", "options"}),
+    "connected": (Served, set()),
+}
 
 
 # Contents

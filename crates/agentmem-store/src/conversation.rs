@@ -5,6 +5,7 @@ use crate::call::Call;
 use crate::calls::agent::{ConversationFacts, ListConversations, OpenConversation, ReleaseConversation};
 use crate::calls::conversation::{AdviseConversation, Fork, MeasureConversation, ReadMessages};
 use crate::engine::ConversationShared;
+use crate::link::Link;
 use crate::options::OnFull;
 use crate::read::StoredMessage;
 use crate::ring::Operation;
@@ -180,6 +181,10 @@ impl Conversation {
             at,
             name: name.map(ToOwned::to_owned),
         })?;
+        if let Link::Remote(_) = &agent.session().link {
+            // The engine has charged for it; this process keeps count too.
+            agent.shared().charge_anyway(facts.logical_bytes);
+        }
         agent.conversation_of(facts)
     }
 

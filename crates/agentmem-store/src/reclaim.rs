@@ -214,11 +214,11 @@ impl Engine {
             for batch in units.chunks(SAMPLE) {
                 self.demote(batch);
             }
-            // What another thread is just compressing is waited for.
+            // What another thread is just hashing or compressing is waited for.
             let mut state = self.lock();
             let is_busy = |number: u32| state.tree.get(number).is_some_and(|node| node.is_busy);
             let waits = state.tails.iter().any(is_busy)
-                || state.hot.iter().any(|slot| state.smus.get(slot).is_some_and(|smu| smu.is_busy));
+                || state.hot.iter().any(|slot| state.smus.get(slot).is_some_and(|smu| smu.is_busy || !smu.is_sealed));
             if !waits || self.now_ms() >= started_ms + OTHERS_MS {
                 self.empty_limbo(&mut state);
                 return;
