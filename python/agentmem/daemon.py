@@ -12,6 +12,7 @@ from agentmem.errors import Unreachable, Unsupported
 PROGRAM = Path(__file__).resolve().parent / "_bin" / "agentmemd"
 """Where a wheel and `make setup` put the program."""
 
+
 def program() -> Path:
     """The daemon's program.
 
@@ -34,7 +35,7 @@ def start(socket: Path, *options: str) -> None:
         Unsupported: This installation lacks the program.
         Unreachable: It did not start; the text says what it said.
     """
-    command = [program(), "--background", f"--socket={socket}", *options]
+    command = [str(program()), "--background", f"--socket={socket}", *options]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode not in (0, _RUNS_ALREADY):
         raise Unreachable(f"agentmemd did not start: {done.stderr.strip()}")

@@ -55,6 +55,11 @@ impl Heap {
         }))
     }
 
+    /// Number of its segment.
+    pub fn segment(&self) -> u32 {
+        self.segment
+    }
+
     /// Bytes of extents, and of what the pages at their edges hold beside them.
     pub fn used_bytes(&self) -> u64 {
         self.used_bytes.load(Ordering::Relaxed)

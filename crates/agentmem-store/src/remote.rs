@@ -63,6 +63,8 @@ pub struct Welcome {
     pub claims: u32,
     /// Budget of the engine.
     pub memory_max_bytes: u64,
+    /// Where all hot content is that is not large.
+    pub hot_segment: u32,
 }
 
 /// The first thing that is said on a further connection.
@@ -119,7 +121,7 @@ pub fn connect(path: &Path, domain: Option<(&str, &[u8])>, on_full: OnFull) -> R
     let welcome: Welcome = postcard::from_bytes(&answer.body).map_err(|_| version())?;
     let lent: [OwnedFd; 5] = answer.descriptors.try_into().map_err(|_| version())?;
     let [arena, bell, places, generations, incarnations] = lent;
-    let Welcome { session, secret, cells, data_bytes, claims, memory_max_bytes } = welcome;
+    let Welcome { session, secret, cells, data_bytes, claims, memory_max_bytes, hot_segment } = welcome;
     let shape = Shape { cells: cells as usize, data_bytes: data_bytes as usize, claims: claims as usize };
     let arena = Arena::lent(arena, shape, &Arc::new(EventFd::from(bell)))?;
     let words = |descriptor, count: usize| -> Result<Words> {
@@ -136,7 +138,10 @@ pub fn connect(path: &Path, domain: Option<(&str, &[u8])>, on_full: OnFull) -> R
         conversations: Mutex::default(),
         is_closed: AtomicBool::new(false),
     };
-    Session::over(Link::Remote(remote), session, arena, slots, segments, on_full, memory_max_bytes)
+    let session = Session::over(Link::Remote(remote), session, arena, slots, segments, on_full, memory_max_bytes)?;
+    // Now, so that no view of it waits for the daemon later.
+    session.map(hot_segment)?;
+    Ok(session)
 }
 
 impl Remote {

@@ -154,6 +154,7 @@ impl Server {
             data_bytes: shape.data_bytes as u64,
             claims: shape.claims as u32,
             memory_max_bytes: engine.memory_max_bytes(),
+            hot_segment: engine.hot_heap.segment(),
         };
         self.sessions.lock().insert(secret, (domain.clone(), session));
         let body = postcard::to_allocvec(&welcome).expect("plain values are encoded in memory");

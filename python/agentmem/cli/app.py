@@ -35,9 +35,7 @@ COMMANDS = {
     "hint": _Entry("agentmem.cli.hint:hint", "Tell the supervisor what its agent is doing."),
     "hooks": _Entry("agentmem.cli.hooks:hooks", "Have agents tell when they are idle."),
     "setup": _Entry("agentmem.cli.setup:setup", "Grant once, as root, what agents need."),
-    "daemon": _Entry(
-        "agentmem.cli.daemon:daemon", "Serve all of your processes from one store."
-    ),
+    "daemon": _Entry("agentmem.cli.daemon:daemon", "Serve all of your processes from one store."),
     "scan": _Entry(
         "agentmem.cli.scan:scan", "See how much your own transcripts hold, and would shrink to."
     ),
