@@ -12,7 +12,7 @@ use crate::paging::{
 };
 use crate::proc::{self, Syscall};
 use crate::registers::Call;
-use crate::registry::{self, Registration};
+use crate::registry::Registration;
 use crate::target::Stopped;
 use crate::tree::{self, Member, Tree};
 use crate::waits::{self, Verdict};
@@ -165,9 +165,8 @@ impl TreePager {
 
     /// Notes who has missing pages, for whoever cleans up should this process be killed.
     fn record(&self, members: &[Member]) {
-        let members = members.iter().map(|member| registry::Member(member.pid, member.start_ticks)).collect();
         // A registry that cannot be written to costs that cleaning, and nothing else.
-        let _ = self.registration.update(|record| record.members = members);
+        let _ = self.registration.update(|record| record.members = members.to_vec());
     }
 
     fn held(&self) -> Held {

@@ -11,6 +11,7 @@
 use crate::frames::{Block, Frames};
 use crate::freeze::Freezer;
 use crate::gate::Gate;
+use crate::peek;
 use crate::process::{Plan, Process, mappings};
 use crate::refusals::Facts;
 use crate::sys;
@@ -241,7 +242,7 @@ impl Pager {
             self.processes.values().filter_map(|process| process.userfault().map(|userfault| userfault.fd())).collect();
         let own = self.processes[member].userfault().map(|userfault| userfault.in_target());
         let is_ours = |number: i32| {
-            own == Some(number) || ours.iter().any(|fd| sys::is_same_file(*fd, member.pid, number) == Some(true))
+            own == Some(number) || ours.iter().any(|fd| peek::is_same_file(*fd, member.pid, number) == Some(true))
         };
         if let Some(why) = Facts::of(member.pid).refusal(&is_ours) {
             return Ok(Some(why));

@@ -1,6 +1,7 @@
 //! One managed process: what of its memory is held, and the steps of paging it out and in.
 
 use crate::frames::{BLOCK_BYTES, BLOCK_PAGES, Block, Frames, Reader};
+use crate::peek;
 use crate::regions::{self, Fate, Mapping};
 use crate::sys::{self, PAGE_BYTES, PageRun};
 use crate::target::Stopped;
@@ -118,7 +119,7 @@ impl Process {
             let (_, error) = sys::uffd_zero(userfault.fd(), NOWHERE..NOWHERE + PAGE_BYTES);
             error.is_none_or(|error| error.raw_os_error() != Some(libc::ESRCH))
                 // A program may close descriptors that it does not know.
-                && sys::is_same_file(userfault.fd(), self.pid, userfault.in_target()) != Some(false)
+                && peek::is_same_file(userfault.fd(), self.pid, userfault.in_target()) != Some(false)
         })
     }
 

@@ -245,21 +245,6 @@ pub fn write_memory(pid: i32, address: u64, bytes: &[u8]) -> Result<()> {
     if written == bytes.len() as isize { Ok(()) } else { Err(Error::last_os_error()) }
 }
 
-/// Whether descriptor `theirs` of process `pid` is the open file behind `ours`; `None` where the
-/// kernel does not say.
-pub fn is_same_file(ours: BorrowedFd<'_>, pid: i32, theirs: i32) -> Option<bool> {
-    const KCMP_FILE: i32 = 0;
-    // SAFETY: only integers are passed.
-    let order = unsafe {
-        libc::syscall(libc::SYS_kcmp, std::process::id() as i32, pid, KCMP_FILE, ours.as_raw_fd() as u64, theirs as u64)
-    };
-    match order {
-        0 => Some(true),
-        -1 if Error::last_os_error().raw_os_error() != Some(libc::EBADF) => None,
-        _ => Some(false),
-    }
-}
-
 /// Asks the kernel to move `ranges` of the process behind `pidfd` to swap.
 pub fn page_to_swap(pidfd: BorrowedFd<'_>, ranges: &[Range<u64>]) -> Result<u64> {
     injected()?;

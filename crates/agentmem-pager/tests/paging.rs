@@ -6,8 +6,7 @@ use agentmem_pager::freeze::Freezer;
 use agentmem_pager::gate::{Bell, Gate};
 use agentmem_pager::pager::{NotOut, Pager};
 use agentmem_pager::sys::faults;
-use agentmem_pager::tree::Member;
-use std::collections::HashMap;
+use agentmem_pager::tree::{Member, Tree};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -31,33 +30,12 @@ impl Random {
     }
 }
 
-/// (parent, start) by process.
-fn processes() -> HashMap<i32, (i32, u64)> {
-    let entries = std::fs::read_dir("/proc").unwrap().flatten();
-    entries
-        .filter_map(|entry| {
-            let pid = entry.file_name().to_str()?.parse().ok()?;
-            let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
-            let words: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-            // A zombie has no memory to page.
-            (words[0] != "Z").then_some((pid, (words[1].parse().ok()?, words[19].parse().ok()?)))
-        })
-        .collect()
-}
-
 /// A process and all that it started, parents before children.
 fn tree(root: i32) -> Vec<Member> {
-    let all = processes();
-    let mut members = vec![root];
-    let mut next = 0;
-    while next < members.len() {
-        let mut children: Vec<i32> =
-            all.iter().filter(|(_, (parent, _))| *parent == members[next]).map(|(&pid, _)| pid).collect();
-        children.sort_unstable();
-        members.extend(children);
-        next += 1;
-    }
-    members.into_iter().filter_map(|pid| Some(Member { pid, start_ticks: all.get(&pid)?.1 })).collect()
+    let tree = Tree { root, cgroup: None, reaper: None, whole: true };
+    let mut members = tree.members().unwrap();
+    members.sort_unstable_by_key(|member| (member.start_ticks, member.pid));
+    members
 }
 
 fn private_kib(members: &[Member]) -> u64 {
