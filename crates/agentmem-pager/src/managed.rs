@@ -96,10 +96,7 @@ impl TreePager {
         if members.is_empty() {
             return Err(Look::Never("no process of the tree is left".into()));
         }
-        if let Some(sharing) = tree::sharing_outside(&members).map_err(Look::Again)?.first() {
-            let (inside, outside) = (sharing.member.pid, sharing.outsider);
-            return Err(Look::Again(format!("process {inside} shares its memory with process {outside}")));
-        }
+        keeps_its_memory(&members).map_err(Look::Again)?;
         let calls = calls(&members);
         let sources = match waits::verdict(&waits::look(&members)) {
             Verdict::Understood(sources) => sources,
@@ -242,6 +239,17 @@ fn calls(members: &[Member]) -> HashMap<i32, Call> {
         .collect()
 }
 
+/// Whether nobody but `members` runs in their memory.
+fn keeps_its_memory(members: &[Member]) -> Result<(), String> {
+    match tree::sharing_outside(members)?.first() {
+        None => Ok(()),
+        Some(sharing) => {
+            let (inside, outside) = (sharing.member.pid, sharing.outsider);
+            Err(format!("process {inside} shares its memory with process {outside}"))
+        }
+    }
+}
+
 /// Whether a tree that is stopped is still the one that was understood.
 fn unchanged(tree: &Tree, understood: &Understood, stopped: &[Stopped]) -> Result<(), String> {
     let mut now = tree.members()?;
@@ -250,6 +258,10 @@ fn unchanged(tree: &Tree, understood: &Understood, stopped: &[Stopped]) -> Resul
     before.sort_unstable();
     if now != before {
         return Err("the processes of the tree just changed".into());
+    }
+    // Nobody leaves a whole tree whose orphans come to us.
+    if tree.reaper.is_none() || !tree.whole {
+        keeps_its_memory(&now)?;
     }
     for process in stopped {
         for tid in process.threads() {

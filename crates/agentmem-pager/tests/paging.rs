@@ -6,11 +6,12 @@ use agentmem_pager::freeze::Freezer;
 use agentmem_pager::gate::{Bell, Gate};
 use agentmem_pager::pager::{NotOut, Pager};
 use agentmem_pager::sys::faults;
+use agentmem_pager::target::Stopped;
 use agentmem_pager::tree::{Member, Tree};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use target::Target;
 
 /// Faults are injected into all of a test program, and two cores are enough for one tree at a time.
@@ -279,4 +280,17 @@ fn without_its_pager_it_waits_and_never_reads_zeros() {
         .flatten()
         .any(|task| std::fs::read_to_string(task.path().join("wchan")).is_ok_and(|wchan| wchan.contains("userfault")));
     assert!(waits, "it waits for its pages, and says nothing");
+}
+
+#[test]
+fn a_call_that_hangs_is_interrupted_and_leaves_no_trace() {
+    let _alone = alone();
+    let mut paged = Target::start("serve --seed 61 --mib 4 --threads 1");
+    let before = paged.check();
+    let mut stopped = Stopped::begin(paged.pid().as_raw_nonzero().get()).unwrap();
+    stopped.settle(Instant::now() + Duration::from_secs(1)).unwrap();
+    let a_minute = [0, 0, 60_000, 0, 0, 0];
+    assert!(stopped.call(libc::SYS_poll, a_minute).is_err());
+    drop(stopped);
+    assert_eq!(paged.check(), before);
 }

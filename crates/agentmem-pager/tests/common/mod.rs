@@ -14,6 +14,13 @@ use std::time::{Duration, Instant};
 /// How long anything may take before a test gives up on it.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+const NOBODY: u32 = 65534;
+
+/// Says what could not be tested, past the test harness, which shows only what failed.
+pub fn lacking(what: &str) {
+    let _ = writeln!(std::io::stderr(), "NOT TESTED: this machine lacks {what}");
+}
+
 /// A registry, and supervisors in it.
 pub struct Place {
     folder: tempfile::TempDir,
@@ -52,6 +59,25 @@ impl Place {
         // SAFETY: it makes only those calls.
         unsafe { command.pre_exec(heed) };
         command
+    }
+
+    /// The same as a user without any rights; none, and it says so, where the tests cannot have one.
+    pub fn powerless(&self, arguments: &[&str]) -> Option<Command> {
+        let mut command = self.supervisor(arguments);
+        command.arg(format!("--cold-dir={}", self.folder.path().display()));
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(self.folder.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+            command.uid(NOBODY).gid(NOBODY);
+        } else if agentmem_pager::userfault::is_permitted() {
+            lacking("a user who may not handle page faults");
+            return None;
+        }
+        let reached = Command::new(&self.program).arg("none").uid(NOBODY).stderr(Stdio::null()).status();
+        if rustix::process::geteuid().is_root() && reached.is_err() {
+            lacking("a folder with programs that any user may start");
+            return None;
+        }
+        Some(command)
     }
 
     /// `run -- command...`
