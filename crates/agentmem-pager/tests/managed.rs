@@ -6,6 +6,7 @@ mod target;
 use common::{Place, eventually};
 use rustix::process::Signal;
 use std::process::Command;
+use std::time::Duration;
 use target::Target;
 
 const SHAPES: &str = "serve --seed 61 --mib 8 --threads 2 --children 2 --ticking";
@@ -63,7 +64,7 @@ fn a_pause_holds_until_it_is_resumed_and_a_signal_ends_what_is_away() {
     let before = paged.check();
     assert_eq!(place.ask("a", r#"{"op":"pause"}"#)["ok"], true);
     paged.tell("check");
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    std::thread::sleep(Duration::from_millis(500));
     assert_eq!(status(&place)["state"], "paged_out", "input does not end a pause");
     assert_eq!(place.ask("a", r#"{"op":"resume"}"#)["ok"], true);
     assert_eq!(target::parse(&paged.hear()), before);
@@ -100,4 +101,31 @@ fn one_that_runs_already_is_taken_up_and_let_go() {
     common::kill(&supervisor.0, Signal::TERM);
     assert!(supervisor.0.wait().unwrap().success());
     assert_eq!(paged.check(), before, "it runs on by itself, with everything in place");
+}
+
+#[test]
+fn what_is_never_frozen_keeps_its_memory_and_its_timers() {
+    let place = Place::new();
+    let mut managed = managed(&place, &["--no-freeze"]);
+    let before = managed.check();
+    // How often its threads were woken.
+    let wakes = || -> u64 {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", status(&place)["root_pid"])).unwrap().flatten();
+        let wakes = |task: std::fs::DirEntry| {
+            let status = std::fs::read_to_string(task.path().join("status")).ok()?;
+            status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")?.trim().parse::<u64>().ok())
+        };
+        tasks.filter_map(wakes).sum()
+    };
+    for _ in 0..3 {
+        let before = wakes();
+        std::thread::sleep(Duration::from_secs(1));
+        assert!(wakes() >= before + 10, "it ticks twenty times a second");
+    }
+    let status = status(&place);
+    assert!(["running", "idle"].contains(&status["state"].as_str().unwrap()), "{status}");
+    assert_eq!((&status["page_outs"], &status["held_bytes"]), (&0.into(), &0.into()), "{status}");
+    let answer = place.ask("a", r#"{"op":"pause"}"#);
+    assert!(answer["text"].as_str().unwrap().contains("--no-freeze"), "{answer}");
+    assert_eq!(managed.check(), before);
 }
