@@ -7,9 +7,7 @@ use crate::freeze::Freezer;
 use crate::gate::Gate;
 use crate::memory;
 use crate::pager::{Damaged, NotOut, Pager};
-use crate::paging::{
-    Damage, Held, LeftAlone, NotAway, PageOutMs, PageOutReport, Paging, Refused, Source, WakeReport, Watched,
-};
+use crate::paging::{Damage, Held, NotAway, PageOutMs, PageOutReport, Paging, Refused, Source, WakeReport, Watched};
 use crate::proc::{self, Syscall};
 use crate::registers::Call;
 use crate::registry::Registration;
@@ -133,13 +131,9 @@ impl TreePager {
                 stopped: millis(report.stopped),
                 cpu: millis(report.cpu),
             },
-            held: self.held(),
+            held: self.pager.held(),
             watched,
-            left_alone: report
-                .left_alone
-                .into_iter()
-                .map(|left| LeftAlone { pid: left.pid, bytes: left.bytes, why: left.why })
-                .collect(),
+            left_alone: report.left_alone,
         })
     }
 
@@ -165,16 +159,6 @@ impl TreePager {
         // A registry that cannot be written to costs that cleaning, and nothing else.
         let _ = self.registration.update(|record| record.members = members.to_vec());
     }
-
-    fn held(&self) -> Held {
-        let held = self.pager.held();
-        Held {
-            held_bytes: held.held_bytes,
-            compressed_bytes: held.compressed_bytes,
-            ssd_bytes: held.ssd_bytes,
-            loose_bytes: held.loose_bytes,
-        }
-    }
 }
 
 impl Paging for TreePager {
@@ -196,7 +180,7 @@ impl Paging for TreePager {
     fn wake(&mut self) -> Result<WakeReport, Damage> {
         self.pager.wake().map_err(|Damaged(what)| Damage { what })?;
         self.record(&[]);
-        Ok(WakeReport { held: self.held() })
+        Ok(WakeReport { held: self.pager.held() })
     }
 
     fn move_frames(&mut self, to: Move, abort: &AtomicBool) -> Held {
@@ -206,7 +190,7 @@ impl Paging for TreePager {
             Move::Squeeze => drop(self.pager.squeeze(abort)),
             Move::Drop => self.pager.drop_kept(),
         }
-        self.held()
+        self.pager.held()
     }
 }
 

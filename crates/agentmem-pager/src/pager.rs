@@ -12,6 +12,7 @@ use crate::frames::{Block, Frames};
 use crate::freeze::Freezer;
 use crate::gate::Gate;
 use crate::memory;
+use crate::paging::{Held, LeftAlone};
 use crate::peek;
 use crate::process::{Plan, Process, mappings};
 use crate::refusals::Facts;
@@ -33,25 +34,6 @@ const STOP_DEADLINE: Duration = Duration::from_millis(5);
 const LEVEL: i32 = 3;
 /// Threads that compress while the tree is stopped, or that bring it back.
 const THREADS_MAX: usize = 8;
-
-/// What was not paged out, and why.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LeftAlone {
-    /// The process.
-    pub pid: i32,
-    /// Bytes of private anonymous memory that it concerns.
-    pub bytes: u64,
-    /// The reason, in words.
-    pub why: String,
-}
-
-impl LeftAlone {
-    /// All of a process.
-    fn whole(pid: i32, why: String) -> Self {
-        let bytes = mappings(pid).unwrap_or_default().iter().map(|mapping| mapping.anonymous_bytes).sum();
-        LeftAlone { pid, bytes, why }
-    }
-}
 
 /// Why the tree is not paged out.
 #[derive(Debug)]
@@ -109,19 +91,6 @@ pub struct Wake {
     pub total: Duration,
 }
 
-/// Bytes that frames hold, and take.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct HeldBytes {
-    /// As pages.
-    pub held_bytes: u64,
-    /// In RAM.
-    pub compressed_bytes: u64,
-    /// On SSD.
-    pub ssd_bytes: u64,
-    /// In RAM, and compressed in a hurry.
-    pub loose_bytes: u64,
-}
-
 /// Asked while the tree is stopped, whether it may be paged out.
 pub type Check<'a> = &'a mut dyn FnMut(&[Stopped]) -> Result<(), String>;
 
@@ -167,9 +136,9 @@ impl Pager {
     }
 
     /// What the frames hold.
-    pub fn held(&self) -> HeldBytes {
+    pub fn held(&self) -> Held {
         let blocks = || self.processes.values().flat_map(Process::blocks);
-        HeldBytes {
+        Held {
             held_bytes: blocks().map(Block::stored_bytes).sum(),
             compressed_bytes: self.frames.resident_bytes(),
             ssd_bytes: blocks().map(Block::ssd_bytes).sum(),
@@ -230,7 +199,7 @@ impl Pager {
         for member in members {
             match self.prepare(member)? {
                 None => willing.push(*member),
-                Some(why) => report.left_alone.push(LeftAlone::whole(member.pid, why)),
+                Some(why) => report.left_alone.push(whole(member.pid, why)),
             }
         }
         for member in &willing {
@@ -324,7 +293,7 @@ impl Pager {
             // It ran since it was asked.
             match self.refusal(member).or(denied.map(ToString::to_string)) {
                 Some(why) => {
-                    report.left_alone.push(LeftAlone::whole(member.pid, why));
+                    report.left_alone.push(whole(member.pid, why));
                     plans.push(None);
                 }
                 None => plans.push(Some(self.capture_rest(member, keep?, abort, report)?)),
@@ -440,4 +409,10 @@ fn stop(members: &[Member]) -> Result<Vec<Stopped>, NotOut> {
         process.settle(deadline).map_err(|why| not_now(process.pid(), &why))?;
     }
     Ok(stopped)
+}
+
+/// Nothing of a process is paged out.
+fn whole(pid: i32, why: String) -> LeftAlone {
+    let bytes = mappings(pid).unwrap_or_default().iter().map(|mapping| mapping.anonymous_bytes).sum();
+    LeftAlone { pid, bytes, why }
 }

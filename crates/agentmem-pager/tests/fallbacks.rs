@@ -14,12 +14,8 @@ use target::Target;
 const SHAPES: &str = "serve --seed 71 --mib 24 --threads 2";
 const OPTIONS: [&str; 4] = ["run", "--name=a", "--idle-after-ms=300", "--breath-ms=0"];
 
-fn status(place: &Place) -> Value {
-    place.ask("a", r#"{"op":"status","verbose":true}"#)["agent"].clone()
-}
-
 fn frozen(place: &Place) -> Value {
-    eventually("the freeze", || Some(status(place)).filter(|status| status["state"] == "frozen"))
+    eventually("the freeze", || Some(place.status()).filter(|status| status["state"] == "frozen"))
 }
 
 fn has_swap() -> bool {

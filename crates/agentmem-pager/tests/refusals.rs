@@ -40,7 +40,7 @@ impl Managed {
     fn started(place: Place, mut command: Command, habit: &str) -> Option<Self> {
         let mut program = Target::of(command.arg("--").arg(stubborn()).arg(habit));
         let memory = memory(&program.hear(), habit)?;
-        let pid = eventually("the command's process", || status(&place)["root_pid"].as_i64()) as i32;
+        let pid = eventually("the command's process", || place.status()["root_pid"].as_i64()) as i32;
         Some(Managed { place, program, pid, memory })
     }
 
@@ -52,7 +52,7 @@ impl Managed {
     fn pause(&self) -> Value {
         let answer = self.place.ask("a", r#"{"op":"pause"}"#);
         assert_eq!(answer["ok"], true, "{answer}");
-        status(&self.place)
+        self.place.status()
     }
 
     fn resume(&self) {
@@ -77,19 +77,48 @@ impl Managed {
         self.present(name).0 == 0
     }
 
-    /// Asks for a page-out, which is refused; returns why.
-    fn refused(&self) -> String {
-        let answer = self.place.ask("a", r#"{"op":"pause"}"#);
-        assert_eq!(answer["ok"], false, "{answer}");
-        let why = answer["text"].as_str().unwrap().to_owned();
-        let status = status(&self.place);
-        assert!(["running", "idle"].contains(&status["state"].as_str().unwrap()), "{status}");
-        why
+    /// Runs `look` between two uses of the habit, twice.
+    fn between(&mut self, look: impl Fn(&Self)) {
+        for _ in 0..2 {
+            self.practise();
+            look(self);
+        }
+        self.practise();
     }
-}
 
-fn status(place: &Place) -> Value {
-    place.ask("a", r#"{"op":"status","verbose":true}"#)["agent"].clone()
+    /// It is paged out, and `look` has a look at it then.
+    fn is_paged(&mut self, look: impl Fn(&Self, &Value)) {
+        self.between(|managed| {
+            let status = managed.pause();
+            assert_eq!(status["state"], "paged_out", "{status}");
+            assert!(managed.is_gone("plain"));
+            look(managed, &status);
+            managed.resume();
+        });
+    }
+
+    /// It is frozen, with all its memory.
+    fn is_left_alone(&mut self, why: &str) {
+        self.between(|managed| {
+            let status = managed.pause();
+            assert_eq!(status["state"], "frozen", "{status}");
+            assert!(says(&status, managed.pid, why), "{status}");
+            assert!(managed.is_untouched("plain"));
+            managed.resume();
+        });
+    }
+
+    /// It is not even frozen.
+    fn runs_on(&mut self, why: &str) {
+        self.between(|managed| {
+            let answer = managed.place.ask("a", r#"{"op":"pause"}"#);
+            assert_eq!(answer["ok"], false, "{answer}");
+            assert!(answer["text"].as_str().unwrap().contains(why), "{answer}");
+            let status = managed.place.status();
+            assert!(["running", "idle"].contains(&status["state"].as_str().unwrap()), "{status}");
+            assert!(managed.is_untouched("plain"));
+        });
+    }
 }
 
 /// What a program says first.
@@ -112,19 +141,6 @@ fn says(status: &Value, pid: i32, why: &str) -> bool {
     left.iter().any(|left| left["pid"] == pid && left["why"].as_str().unwrap().contains(why))
 }
 
-/// It is frozen with all its memory.
-fn is_left_alone(managed: &mut Managed, why: &str) {
-    for _ in 0..2 {
-        managed.practise();
-        let status = managed.pause();
-        assert_eq!(status["state"], "frozen", "{status}");
-        assert!(says(&status, managed.pid, why), "{status}");
-        assert!(managed.is_untouched("plain"));
-        managed.resume();
-    }
-    managed.practise();
-}
-
 #[test]
 fn whoever_has_the_kernel_write_is_left_alone() {
     for (habit, why) in [
@@ -135,40 +151,24 @@ fn whoever_has_the_kernel_write_is_left_alone() {
         ("faults", "userfaultfd of its own"),
     ] {
         if let Some(mut managed) = Managed::start(habit) {
-            is_left_alone(&mut managed, why);
+            managed.is_left_alone(why);
         }
     }
 }
 
 #[test]
-fn threads_that_wait_for_who_knows_what_keep_it_running() {
+fn whoever_is_traced_or_waits_for_who_knows_what_runs_on() {
     for (habit, why) in [
         ("ring-polled", "io_uring"),
         ("ring-worker", "io_uring"),
         ("faults-watched", "userfaultfd"),
         ("lent", "uninterruptible"),
+        ("traced", "traced by process"),
     ] {
-        let Some(mut managed) = Managed::start(habit) else { continue };
-        for _ in 0..2 {
-            managed.practise();
-            let said = managed.refused();
-            assert!(said.contains(why), "{habit}: {said}");
-            assert!(managed.is_untouched("plain"));
+        if let Some(mut managed) = Managed::start(habit) {
+            managed.runs_on(why);
         }
-        managed.practise();
     }
-}
-
-#[test]
-fn whoever_is_traced_runs_on() {
-    let Some(mut managed) = Managed::start("traced") else { return };
-    for _ in 0..2 {
-        managed.practise();
-        let said = managed.refused();
-        assert!(said.contains("traced by process"), "{said}");
-        assert!(managed.is_untouched("plain"));
-    }
-    managed.practise();
 }
 
 #[test]
@@ -177,15 +177,9 @@ fn a_filter_is_passed_by_who_may() {
         return lacking("root, for whom filters are suspended");
     }
     for habit in ["filter", "late-filter"] {
-        let Some(mut managed) = Managed::start(habit) else { continue };
-        for _ in 0..3 {
-            managed.practise();
-            let status = managed.pause();
-            assert_eq!(status["state"], "paged_out", "{status}");
-            assert!(managed.is_gone("plain"));
-            managed.resume();
+        if let Some(mut managed) = Managed::start(habit) {
+            managed.is_paged(|_, _| ());
         }
-        managed.practise();
     }
 }
 
@@ -194,21 +188,15 @@ fn a_filter_is_respected_by_who_may_not_pass_it() {
     let place = Place::new();
     let Some(command) = place.powerless(&[&OPTIONS[..], &["--best-effort"]].concat()) else { return };
     if let Some(mut managed) = Managed::started(place, command, "filter") {
-        is_left_alone(&mut managed, "seccomp filter cannot be suspended");
+        managed.is_left_alone("seccomp filter cannot be suspended");
     }
 }
 
 #[test]
 fn memory_of_two_processes_is_paged_when_both_are_stopped() {
-    let Some(mut managed) = Managed::start("shared") else { return };
-    for _ in 0..2 {
-        managed.practise();
-        let status = managed.pause();
-        assert_eq!(status["state"], "paged_out", "{status}");
-        assert!(managed.is_gone("plain"));
-        managed.resume();
+    if let Some(mut managed) = Managed::start("shared") {
+        managed.is_paged(|_, _| ());
     }
-    managed.practise();
 }
 
 #[test]
@@ -221,12 +209,7 @@ fn memory_that_an_outsider_runs_in_stays() {
     let supervisor = Running(place.supervisor(&options).spawn().unwrap());
     eventually("the supervisor", || place.file("a.sock").exists().then_some(()));
     let mut managed = Managed { place, program, pid, memory };
-    for _ in 0..2 {
-        managed.practise();
-        let said = managed.refused();
-        assert!(said.contains(&format!("process {pid} shares its memory with process")), "{said}");
-        assert!(managed.is_untouched("plain"));
-    }
+    managed.runs_on(&format!("process {pid} shares its memory with process"));
     common::kill(&supervisor.0, rustix::process::Signal::TERM);
     managed.practise();
 }
@@ -234,32 +217,30 @@ fn memory_that_an_outsider_runs_in_stays() {
 /// Of a program with mappings of all kinds, those stay that must, and no others.
 fn only_these_stay() {
     let Some(mut managed) = Managed::start("regions") else { return };
-    for _ in 0..2 {
-        managed.practise();
-        let status = managed.pause();
-        assert_eq!(status["state"], "paged_out", "{status}");
-        assert!(managed.is_gone("plain"));
-        for (name, why) in [
-            ("locked", Some("locked in memory")),
-            ("shared", None),
-            ("shared-file", None),
-            ("private-file", Some("private pages of a file")),
-            ("huge", None),
-            ("growing", Some("a stack that grows")),
-            ("sealed", Some("sealed against changes")),
-            ("hidden", Some("not readable")),
-        ] {
-            if !managed.memory.iter().any(|(known, ..)| known == name) {
-                lacking(&format!("memory of this kind: {name}"));
-                continue;
-            }
+    let mut kinds = vec![
+        ("locked", Some("locked in memory")),
+        ("shared", None),
+        ("shared-file", None),
+        ("private-file", Some("private pages of a file")),
+        ("huge", None),
+        ("growing", Some("a stack that grows")),
+        ("sealed", Some("sealed against changes")),
+        ("hidden", Some("not readable")),
+    ];
+    kinds.retain(|(name, _)| {
+        let is_there = managed.memory.iter().any(|(known, ..)| known == name);
+        if !is_there {
+            lacking(&format!("memory of this kind: {name}"));
+        }
+        is_there
+    });
+    managed.is_paged(|managed, status| {
+        for &(name, why) in &kinds {
             assert!(managed.is_untouched(name), "{name}");
             // Of what is shared, nothing is the process's own.
-            assert!(why.is_none_or(|why| says(&status, managed.pid, why)), "{name}: {status}");
+            assert!(why.is_none_or(|why| says(status, managed.pid, why)), "{name}: {status}");
         }
-        managed.resume();
-    }
-    managed.practise();
+    });
 }
 
 #[test]

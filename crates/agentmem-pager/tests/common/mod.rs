@@ -112,6 +112,11 @@ impl Place {
         BufReader::new(stream).read_line(&mut line).unwrap();
         serde_json::from_str(&line).unwrap()
     }
+
+    /// All that the supervisor of agent `a` says of it.
+    pub fn status(&self) -> serde_json::Value {
+        self.ask("a", r#"{"op":"status","verbose":true}"#)["agent"].clone()
+    }
 }
 
 /// Waits until `done` gives something.
