@@ -22,8 +22,8 @@ const DROPS_MAX: usize = 8192;
 const NOWHERE: u64 = 1 << 20;
 /// In an entry of /proc/PID/pagemap: mapped by nobody else.
 const EXCLUSIVE: u64 = 1 << 56;
-/// About as much is moved to swap in one call.
-const SWAP_BYTES: u64 = 16 << 20;
+/// About as much is moved to swap in one call: little enough for a slow device to be done with in time.
+const SWAP_BYTES: u64 = 4 << 20;
 
 const UNREGISTERED: &str = "cannot be registered with userfaultfd";
 const PAGES_STAY: &str = "shared with another process, in swap, or used by the kernel";
