@@ -37,9 +37,9 @@ class Settings:
     cold_dir: str | None = None
     """The folder on SSD for what was not used for long."""
     freeze: bool = True
-    """Whether it may be frozen. Without that its memory stays where it is."""
+    """Whether it may be frozen. Without that it is not paged out either, only watched."""
     best_effort: bool = False
-    """Whether to run it all the same on a machine that cannot page out."""
+    """Whether to run it all the same, and only freeze it, on a machine that cannot page out."""
     count: int | None = None
     """How many of it to start."""
 

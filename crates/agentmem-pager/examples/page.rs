@@ -7,15 +7,9 @@ use agentmem_pager::tree::Member;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-fn start_ticks(pid: i32) -> u64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("a running process");
-    let (_, rest) = stat.rsplit_once(')').expect("a stat line");
-    rest.split_whitespace().nth(19).expect("a start time").parse().expect("a number")
-}
-
 fn main() {
-    let pids: Vec<i32> = std::env::args().skip(1).map(|word| word.parse().expect("a process id")).collect();
-    let members: Vec<Member> = pids.iter().map(|&pid| Member { pid, start_ticks: start_ticks(pid) }).collect();
+    let member = |word: String| Member::of(word.parse().expect("a process id")).expect("a running process");
+    let members: Vec<Member> = std::env::args().skip(1).map(member).collect();
     let folder = std::env::temp_dir().join(format!("agentmem-page-{}", std::process::id()));
     let mut pager = Pager::new(
         Freezer::Stop { stopped_before: Vec::new() },

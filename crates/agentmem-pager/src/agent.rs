@@ -177,7 +177,9 @@ impl Agent {
             _ if self.ended.is_some() => Some(No::Ended),
             Op::HintIdle | Op::HintActive if self.paused => None,
             _ if self.state == State::Damaged => Some(No::Damaged(self.damage.clone())),
-            Op::Pause if !self.rules.pages => Some(No::Refused("there is no pager".into())),
+            Op::Pause if !self.rules.pages => {
+                Some(No::Refused("it is never frozen (--no-freeze), or its pager could not be made".into()))
+            }
             Op::Wake if self.paused => Some(No::Paused),
             _ => None,
         };

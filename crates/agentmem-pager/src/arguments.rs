@@ -44,9 +44,9 @@ pub struct Settings {
     pub idle_after_ms: u64,
     /// The most memory that the agent may hold while it is awake.
     pub memory_max_bytes: Option<u64>,
-    /// Whether idle agents are frozen: those that are not keep their memory.
+    /// Whether idle agents are frozen: those that are not keep their memory, as nothing may run while a page is missing.
     pub freeze: bool,
-    /// Where paging is not possible, run on without it instead of refusing to start.
+    /// Where paging is not possible, freeze only instead of refusing to start.
     pub best_effort: bool,
     /// Where frames go that are not wanted in RAM.
     pub cold_dir: Option<PathBuf>,

@@ -142,6 +142,9 @@ pub fn classify(call: &Syscall, state: u8, wchan: &str) -> Call {
         // Under a tracer it was computing; else it hangs on a page.
         (Syscall::Outside, b't') => return Call::Running,
         (Syscall::Outside, _) => return Call::Unknown("blocked, but in no system call".into()),
+        (Syscall::Inside { stack: 0, .. }, _) => {
+            return Call::Unknown("a thread of the kernel's, such as io_uring has".into());
+        }
         (Syscall::Inside { stack, .. }, _) if stack < STACK_MIN => return Call::Unknown("a 32-bit program".into()),
         (Syscall::Inside { number, args, .. }, _) => (number, args),
     };
@@ -233,6 +236,8 @@ mod tests {
         assert!(matches!(classify(&Syscall::Outside, b'S', ""), Call::Unknown(_)));
         let of_32_bits = Syscall::Inside { number: libc::SYS_read, args: [0; 6], stack: 0xffff_0000 };
         assert_eq!(classify(&of_32_bits, b'S', ""), Call::Unknown("a 32-bit program".into()));
+        let without_stack = Syscall::Inside { number: libc::SYS_read, args: [0; 6], stack: 0 };
+        assert!(matches!(classify(&without_stack, b'S', ""), Call::Unknown(why) if why.contains("io_uring")));
     }
 
     #[test]

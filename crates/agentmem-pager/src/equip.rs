@@ -26,11 +26,11 @@ const SQUEEZE_AFTER_MS: u64 = 20_000;
 const SSD_AFTER_MS: u64 = 30 * 60 * 1000;
 
 /// Without it, no page can be guarded, and what was said to people is this.
-const NO_USERFAULTFD: &str = "this user may not handle page faults of agents: run `sudo agentmem setup` once, or add --best-effort to run without paging";
+const NO_USERFAULTFD: &str = "this user may not handle page faults of agents: run `sudo agentmem setup` once, or add --best-effort to have them frozen only";
 
 impl Equip for Paged {
     fn check(&self, settings: &Settings) -> Result<(), String> {
-        if !settings.freeze || crate::userfault::is_permitted() || has_swap() {
+        if !settings.freeze || crate::userfault::is_permitted() || memory::has_swap() {
             return Ok(());
         }
         Err(NO_USERFAULTFD.into())
@@ -60,12 +60,6 @@ impl Equip for Paged {
         let paging = paging.and_then(Result::ok).map(|pager| Box::new(pager) as Box<dyn crate::paging::Paging>);
         Equipment { paging, observer }
     }
-}
-
-fn has_swap() -> bool {
-    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let total = meminfo.lines().find_map(|line| line.strip_prefix("SwapTotal:"));
-    total.and_then(|rest| rest.split_whitespace().next()).is_some_and(|kib| kib != "0")
 }
 
 /// Where this supervisor's frames lie on SSD: not in a folder that may be in RAM.

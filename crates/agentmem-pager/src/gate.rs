@@ -54,8 +54,6 @@ pub enum Change {
 pub struct Gate {
     tracing: Mutex<()>,
     postponed: AtomicBool,
-    /// What the tracer reaped in passing: at most what lies between two turns of the main loop.
-    handed_over: Mutex<Vec<(Pid, Exit)>>,
     bell: Bell,
 }
 
@@ -77,7 +75,7 @@ impl Drop for Tracing<'_> {
 impl Gate {
     /// An open one, which rings `bell` when reaping was postponed and can be done.
     pub fn new(bell: Bell) -> Self {
-        Gate { tracing: Mutex::new(()), postponed: AtomicBool::new(false), handed_over: Mutex::new(Vec::new()), bell }
+        Gate { tracing: Mutex::new(()), postponed: AtomicBool::new(false), bell }
     }
 
     /// What wakes the main loop.
@@ -92,20 +90,9 @@ impl Gate {
         Tracing { gate: self, guard: Some(guard) }
     }
 
-    /// For the tracer: a child whose end its own waits reported, and which nobody else can wait
-    /// for any more.
-    pub fn hand_over(&self, pid: Pid, exit: Exit) {
-        self.handed_over.lock().unwrap_or_else(PoisonError::into_inner).push((pid, exit));
-        self.bell.ring();
-    }
-
     /// For the main thread: everything that happened to children of this process since the last
     /// call, each told to `note`. Does nothing, and rings later, while somebody traces.
     pub fn reap(&self, mut note: impl FnMut(Pid, Change)) {
-        let handed_over = std::mem::take(&mut *self.handed_over.lock().unwrap_or_else(PoisonError::into_inner));
-        for (pid, exit) in handed_over {
-            note(pid, Change::Ended(exit));
-        }
         // Before the try: a tracer that ends between the two must see it.
         self.postponed.store(true, Ordering::SeqCst);
         let _guard = match self.tracing.try_lock() {

@@ -45,3 +45,7 @@ pub mod tree;
 pub mod userfault;
 pub mod waits;
 pub mod watch;
+
+#[cfg(test)]
+#[path = "../tests/group/mod.rs"]
+mod group;

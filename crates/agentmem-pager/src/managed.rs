@@ -7,12 +7,10 @@ use crate::freeze::Freezer;
 use crate::gate::Gate;
 use crate::memory;
 use crate::pager::{Damaged, NotOut, Pager};
-use crate::paging::{
-    Damage, Held, LeftAlone, NotAway, PageOutMs, PageOutReport, Paging, Refused, Source, WakeReport, Watched,
-};
+use crate::paging::{Damage, Held, NotAway, PageOutMs, PageOutReport, Paging, Refused, Source, WakeReport, Watched};
 use crate::proc::{self, Syscall};
 use crate::registers::Call;
-use crate::registry::{self, Registration};
+use crate::registry::Registration;
 use crate::target::Stopped;
 use crate::tree::{self, Member, Tree};
 use crate::waits::{self, Verdict};
@@ -96,10 +94,7 @@ impl TreePager {
         if members.is_empty() {
             return Err(Look::Never("no process of the tree is left".into()));
         }
-        if let Some(sharing) = tree::sharing_outside(&members).map_err(Look::Again)?.first() {
-            let (inside, outside) = (sharing.member.pid, sharing.outsider);
-            return Err(Look::Again(format!("process {inside} shares its memory with process {outside}")));
-        }
+        keeps_its_memory(&members).map_err(Look::Again)?;
         let calls = calls(&members);
         let sources = match waits::verdict(&waits::look(&members)) {
             Verdict::Understood(sources) => sources,
@@ -136,13 +131,9 @@ impl TreePager {
                 stopped: millis(report.stopped),
                 cpu: millis(report.cpu),
             },
-            held: self.held(),
+            held: self.pager.held(),
             watched,
-            left_alone: report
-                .left_alone
-                .into_iter()
-                .map(|left| LeftAlone { pid: left.pid, bytes: left.bytes, why: left.why })
-                .collect(),
+            left_alone: report.left_alone,
         })
     }
 
@@ -165,19 +156,8 @@ impl TreePager {
 
     /// Notes who has missing pages, for whoever cleans up should this process be killed.
     fn record(&self, members: &[Member]) {
-        let members = members.iter().map(|member| registry::Member(member.pid, member.start_ticks)).collect();
         // A registry that cannot be written to costs that cleaning, and nothing else.
-        let _ = self.registration.update(|record| record.members = members);
-    }
-
-    fn held(&self) -> Held {
-        let held = self.pager.held();
-        Held {
-            held_bytes: held.held_bytes,
-            compressed_bytes: held.compressed_bytes,
-            ssd_bytes: held.ssd_bytes,
-            loose_bytes: held.loose_bytes,
-        }
+        let _ = self.registration.update(|record| record.members = members.to_vec());
     }
 }
 
@@ -200,7 +180,7 @@ impl Paging for TreePager {
     fn wake(&mut self) -> Result<WakeReport, Damage> {
         self.pager.wake().map_err(|Damaged(what)| Damage { what })?;
         self.record(&[]);
-        Ok(WakeReport { held: self.held() })
+        Ok(WakeReport { held: self.pager.held() })
     }
 
     fn move_frames(&mut self, to: Move, abort: &AtomicBool) -> Held {
@@ -210,7 +190,7 @@ impl Paging for TreePager {
             Move::Squeeze => drop(self.pager.squeeze(abort)),
             Move::Drop => self.pager.drop_kept(),
         }
-        self.held()
+        self.pager.held()
     }
 }
 
@@ -243,6 +223,17 @@ fn calls(members: &[Member]) -> HashMap<i32, Call> {
         .collect()
 }
 
+/// Whether nobody but `members` runs in their memory.
+fn keeps_its_memory(members: &[Member]) -> Result<(), String> {
+    match tree::sharing_outside(members)?.first() {
+        None => Ok(()),
+        Some(sharing) => {
+            let (inside, outside) = (sharing.member.pid, sharing.outsider);
+            Err(format!("process {inside} shares its memory with process {outside}"))
+        }
+    }
+}
+
 /// Whether a tree that is stopped is still the one that was understood.
 fn unchanged(tree: &Tree, understood: &Understood, stopped: &[Stopped]) -> Result<(), String> {
     let mut now = tree.members()?;
@@ -251,6 +242,10 @@ fn unchanged(tree: &Tree, understood: &Understood, stopped: &[Stopped]) -> Resul
     before.sort_unstable();
     if now != before {
         return Err("the processes of the tree just changed".into());
+    }
+    // Nobody leaves a whole tree whose orphans come to us.
+    if tree.reaper.is_none() || !tree.whole {
+        keeps_its_memory(&now)?;
     }
     for process in stopped {
         for tid in process.threads() {

@@ -22,6 +22,13 @@ pub fn private_bytes(pid: i32) -> u64 {
     resident.saturating_sub(shared) * crate::sys::PAGE_BYTES
 }
 
+/// Whether this machine has swap.
+pub fn has_swap() -> bool {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = meminfo.lines().find_map(|line| line.strip_prefix("SwapTotal:"));
+    total.and_then(|rest| rest.split_whitespace().next()).is_some_and(|kib| kib != "0")
+}
+
 /// Reads the text of /proc/PID/smaps_rollup.
 fn parse(rollup: &str) -> Memory {
     let bytes = |name: &str| {

@@ -11,6 +11,9 @@
 use crate::frames::{Block, Frames};
 use crate::freeze::Freezer;
 use crate::gate::Gate;
+use crate::memory;
+use crate::paging::{Held, LeftAlone};
+use crate::peek;
 use crate::process::{Plan, Process, mappings};
 use crate::refusals::Facts;
 use crate::sys;
@@ -31,17 +34,6 @@ const STOP_DEADLINE: Duration = Duration::from_millis(5);
 const LEVEL: i32 = 3;
 /// Threads that compress while the tree is stopped, or that bring it back.
 const THREADS_MAX: usize = 8;
-
-/// What was not paged out, and why.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LeftAlone {
-    /// The process.
-    pub pid: i32,
-    /// Bytes of private anonymous memory that it concerns.
-    pub bytes: u64,
-    /// The reason, in words.
-    pub why: String,
-}
 
 /// Why the tree is not paged out.
 #[derive(Debug)]
@@ -99,19 +91,6 @@ pub struct Wake {
     pub total: Duration,
 }
 
-/// Bytes that frames hold, and take.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct HeldBytes {
-    /// As pages.
-    pub held_bytes: u64,
-    /// In RAM.
-    pub compressed_bytes: u64,
-    /// On SSD.
-    pub ssd_bytes: u64,
-    /// In RAM, and compressed in a hurry.
-    pub loose_bytes: u64,
-}
-
 /// Asked while the tree is stopped, whether it may be paged out.
 pub type Check<'a> = &'a mut dyn FnMut(&[Stopped]) -> Result<(), String>;
 
@@ -157,9 +136,9 @@ impl Pager {
     }
 
     /// What the frames hold.
-    pub fn held(&self) -> HeldBytes {
+    pub fn held(&self) -> Held {
         let blocks = || self.processes.values().flat_map(Process::blocks);
-        HeldBytes {
+        Held {
             held_bytes: blocks().map(Block::stored_bytes).sum(),
             compressed_bytes: self.frames.resident_bytes(),
             ssd_bytes: blocks().map(Block::ssd_bytes).sum(),
@@ -220,9 +199,7 @@ impl Pager {
         for member in members {
             match self.prepare(member)? {
                 None => willing.push(*member),
-                Some(why) => {
-                    report.left_alone.push(LeftAlone { pid: member.pid, bytes: anonymous_bytes(member.pid), why })
-                }
+                Some(why) => report.left_alone.push(whole(member.pid, why)),
             }
         }
         for member in &willing {
@@ -234,16 +211,21 @@ impl Pager {
         Ok(willing)
     }
 
-    /// Makes a userfaultfd in a process, which stops it for a moment the first time; says why not, if it never will.
-    /// A process that was busy is asked again later.
-    fn prepare(&mut self, member: &Member) -> Result<Option<String>, NotOut> {
+    /// Why a process as it is now cannot be paged, if it cannot.
+    fn refusal(&self, member: &Member) -> Option<String> {
         let ours: Vec<BorrowedFd<'_>> =
             self.processes.values().filter_map(|process| process.userfault().map(|userfault| userfault.fd())).collect();
         let own = self.processes[member].userfault().map(|userfault| userfault.in_target());
         let is_ours = |number: i32| {
-            own == Some(number) || ours.iter().any(|fd| sys::is_same_file(*fd, member.pid, number) == Some(true))
+            own == Some(number) || ours.iter().any(|fd| peek::is_same_file(*fd, member.pid, number) == Some(true))
         };
-        if let Some(why) = Facts::of(member.pid).refusal(&is_ours) {
+        Facts::of(member.pid).refusal(&is_ours)
+    }
+
+    /// Makes a userfaultfd in a process, which stops it for a moment the first time; says why not, if it never will.
+    /// A process that was busy is asked again later.
+    fn prepare(&mut self, member: &Member) -> Result<Option<String>, NotOut> {
+        if let Some(why) = self.refusal(member) {
             return Ok(Some(why));
         }
         let process = self.processes.get_mut(member).expect("just met");
@@ -282,10 +264,7 @@ impl Pager {
         self.frozen = Some(members.iter().rev().map(|member| member.pid).collect());
         report.stopped = began.elapsed();
         match handed_over {
-            Ok(()) => {
-                self.swap_the_others(members, willing);
-                Ok(())
-            }
+            Ok(()) => Ok(()),
             // Whoever runs waits at the first missing page.
             Err(error) => match self.wake() {
                 Ok(_) => Err(error.into()),
@@ -294,21 +273,7 @@ impl Pager {
         }
     }
 
-    /// What cannot be paged by us, the kernel may move to swap, where there is any; it brings it back by itself.
-    fn swap_the_others(&self, members: &[Member], willing: &[Member]) {
-        let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-        let has_swap = meminfo.lines().any(|line| {
-            line.strip_prefix("SwapFree:")
-                .and_then(|rest| rest.split_whitespace().next())
-                .is_some_and(|free| free != "0")
-        });
-        for member in members.iter().filter(|member| has_swap && !willing.contains(member)) {
-            // Failing leaves it resident, and it was listed as left alone.
-            let _ = self.processes[member].page_to_swap();
-        }
-    }
-
-    /// Captures the rest; returns a plan for each of the stopped, empty for those that are left alone.
+    /// Captures the rest; returns a plan for each of the stopped but those that are left alone.
     fn capture_stopped(
         &mut self,
         members: &[Member],
@@ -316,37 +281,58 @@ impl Pager {
         stopped: &mut [Stopped],
         abort: &AtomicBool,
         report: &mut PageOut,
-    ) -> Result<Vec<Plan>, NotOut> {
+    ) -> Result<Vec<Option<Plan>>, NotOut> {
         let mut plans = Vec::new();
         for (member, stopped) in members.iter().zip(stopped) {
             if !willing.contains(member) {
-                plans.push(Plan::default());
+                plans.push(None);
                 continue;
             }
-            let keep = stopped.kept_page()?;
-            let process = self.processes.get_mut(member).expect("met before");
-            let (plan, captured) = process.capture(&self.frames, keep, self.threads, abort)?;
-            report.fresh_bytes += captured.fresh_bytes;
-            if captured.stay_bytes > 0 {
-                let why = "shared with another process, in swap, or used by the kernel".to_owned();
-                report.left_alone.push(LeftAlone { pid: member.pid, bytes: captured.stay_bytes, why });
+            let keep = stopped.kept_page();
+            let denied = keep.as_ref().err().filter(|error| error.kind() == io::ErrorKind::PermissionDenied);
+            // It ran since it was asked.
+            match self.refusal(member).or(denied.map(ToString::to_string)) {
+                Some(why) => {
+                    report.left_alone.push(whole(member.pid, why));
+                    plans.push(None);
+                }
+                None => plans.push(Some(self.capture_rest(member, keep?, abort, report)?)),
             }
-            plans.push(plan);
         }
         Ok(plans)
     }
 
+    fn capture_rest(
+        &mut self,
+        member: &Member,
+        keep: Option<u64>,
+        abort: &AtomicBool,
+        report: &mut PageOut,
+    ) -> io::Result<Plan> {
+        let process = self.processes.get_mut(member).expect("met before");
+        let (plan, captured) = process.capture(&self.frames, keep, self.threads, abort)?;
+        report.fresh_bytes += captured.fresh_bytes;
+        let stay = captured.stay_bytes.into_iter();
+        report.left_alone.extend(stay.map(|(why, bytes)| LeftAlone { pid: member.pid, bytes, why: why.to_owned() }));
+        Ok(plan)
+    }
+
     fn drop_all(
         &mut self,
-        plans: &[Plan],
+        plans: &[Option<Plan>],
         members: &[Member],
         stopped: &mut [Stopped],
         abort: &AtomicBool,
     ) -> io::Result<u64> {
-        let mut dropped_bytes = 0;
+        let (has_swap, mut dropped_bytes) = (memory::has_swap(), 0);
         for ((plan, member), stopped) in plans.iter().zip(members).zip(stopped) {
             let process = self.processes.get_mut(member).expect("met before");
-            dropped_bytes += process.drop_pages(stopped, plan, abort)?;
+            match plan {
+                Some(plan) => dropped_bytes += process.drop_pages(stopped, plan, abort)?,
+                // What we cannot page, the kernel may.
+                None if has_swap => process.page_to_swap(stopped, abort)?,
+                None => {}
+            }
         }
         Ok(dropped_bytes)
     }
@@ -425,6 +411,8 @@ fn stop(members: &[Member]) -> Result<Vec<Stopped>, NotOut> {
     Ok(stopped)
 }
 
-fn anonymous_bytes(pid: i32) -> u64 {
-    mappings(pid).unwrap_or_default().iter().map(|mapping| mapping.anonymous_bytes).sum()
+/// Nothing of a process is paged out.
+fn whole(pid: i32, why: String) -> LeftAlone {
+    let bytes = mappings(pid).unwrap_or_default().iter().map(|mapping| mapping.anonymous_bytes).sum();
+    LeftAlone { pid, bytes, why }
 }

@@ -1,22 +1,12 @@
 //! System calls that look at another process and that `rustix` does not offer.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
-
-/// Copies memory of `pid` at `address` into `into`; how many bytes could be read, which is fewer
-/// where the memory ends.
-pub fn read_memory(pid: i32, address: u64, into: &mut [u8]) -> io::Result<usize> {
-    let local = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
-    let remote = libc::iovec { iov_base: address as *mut libc::c_void, iov_len: into.len() };
-    // SAFETY: `local` describes `into`, which is borrowed mutably for the call; the kernel checks
-    // `remote`, an address of the other process, and never touches ours through it.
-    let read = unsafe { libc::process_vm_readv(pid, &local, 1, &remote, 1, 0) };
-    usize::try_from(read).map_err(|_| io::Error::last_os_error())
-}
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 /// What `kcmp` compares; the numbers of `linux/kcmp.h`.
 #[derive(Clone, Copy)]
 enum Compare {
+    File = 0,
     Memory = 1,
     Descriptors = 2,
     EpollTarget = 7,
@@ -27,6 +17,17 @@ fn compare(what: Compare, a: i32, b: i32, first: u64, second: u64) -> io::Result
     // only caller that passes one keeps alive.
     let order = unsafe { libc::syscall(libc::SYS_kcmp, a, b, what as i32, first, second) };
     if order < 0 { Err(io::Error::last_os_error()) } else { Ok(order == 0) }
+}
+
+/// Whether descriptor `theirs` of process `pid` is the open file behind `ours`; `None` where the
+/// kernel does not say.
+pub fn is_same_file(ours: BorrowedFd<'_>, pid: i32, theirs: i32) -> Option<bool> {
+    let own = std::process::id() as i32;
+    match compare(Compare::File, own, pid, ours.as_raw_fd() as u64, theirs as u64) {
+        Ok(is_same) => Some(is_same),
+        Err(error) if error.raw_os_error() == Some(libc::EBADF) => Some(false),
+        Err(_) => None,
+    }
 }
 
 /// Whether two processes (or threads) run in the same memory.
@@ -120,13 +121,14 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     #[test]
-    fn reads_memory_until_it_ends() {
-        let text = *b"here";
-        let mut into = [0u8; 4];
+    fn a_file_is_itself_under_any_number() {
         let me = std::process::id() as i32;
-        assert_eq!(read_memory(me, text.as_ptr() as u64, &mut into).unwrap(), 4);
-        assert_eq!(into, text);
-        assert!(read_memory(me, 16, &mut into).is_err());
+        let (pipe, other) = std::io::pipe().unwrap();
+        let copy = pipe.try_clone().unwrap();
+        assert_eq!(is_same_file(pipe.as_fd(), me, copy.as_raw_fd()), Some(true));
+        assert_eq!(is_same_file(pipe.as_fd(), me, other.as_raw_fd()), Some(false));
+        assert_eq!(is_same_file(pipe.as_fd(), me, -1), Some(false));
+        assert_eq!(is_same_file(pipe.as_fd(), i32::MAX, 0), None);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! One managed process: what of its memory is held, and the steps of paging it out and in.
 
 use crate::frames::{BLOCK_BYTES, BLOCK_PAGES, Block, Frames, Reader};
+use crate::peek;
 use crate::regions::{self, Fate, Mapping};
 use crate::sys::{self, PAGE_BYTES, PageRun};
 use crate::target::Stopped;
@@ -21,6 +22,11 @@ const DROPS_MAX: usize = 8192;
 const NOWHERE: u64 = 1 << 20;
 /// In an entry of /proc/PID/pagemap: mapped by nobody else.
 const EXCLUSIVE: u64 = 1 << 56;
+/// About as much is moved to swap in one call: little enough for a slow device to be done with in time.
+const SWAP_BYTES: u64 = 4 << 20;
+
+const UNREGISTERED: &str = "cannot be registered with userfaultfd";
+const PAGES_STAY: &str = "shared with another process, in swap, or used by the kernel";
 
 /// A process under management.
 #[derive(Debug)]
@@ -50,14 +56,14 @@ struct Pages {
 }
 
 /// What a capture did.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default, Clone)]
 pub struct Captured {
     /// Bytes of pages that can be dropped.
     pub own_bytes: u64,
     /// Bytes that had to be compressed.
     pub fresh_bytes: u64,
-    /// Bytes of pages that stay.
-    pub stay_bytes: u64,
+    /// Bytes of private pages that stay, by the reason.
+    pub stay_bytes: BTreeMap<&'static str, u64>,
 }
 
 /// What of a process can be dropped now. A block may lie in several regions.
@@ -118,7 +124,7 @@ impl Process {
             let (_, error) = sys::uffd_zero(userfault.fd(), NOWHERE..NOWHERE + PAGE_BYTES);
             error.is_none_or(|error| error.raw_os_error() != Some(libc::ESRCH))
                 // A program may close descriptors that it does not know.
-                && sys::is_same_file(userfault.fd(), self.pid, userfault.in_target()) != Some(false)
+                && peek::is_same_file(userfault.fd(), self.pid, userfault.in_target()) != Some(false)
         })
     }
 
@@ -141,19 +147,23 @@ impl Process {
         abort: &AtomicBool,
     ) -> io::Result<(Plan, Captured)> {
         let userfault = self.userfault.as_ref().ok_or_else(|| io::Error::other("no userfaultfd"))?;
-        let mut plan = Plan::default();
-        for mapping in mappings(self.pid)?.into_iter().filter(|mapping| mapping.fate() == Fate::Page) {
+        let (mut plan, mut captured) = (Plan::default(), Captured::default());
+        for mapping in mappings(self.pid)? {
             let range = mapping.range.clone();
-            // A region that cannot be registered is left alone.
-            if userfault.tracks_writes() && userfault.track(range.clone()).is_err() {
-                continue;
-            }
-            // What was not registered until now may bring marks along from where it was moved from.
-            if list_pages(userfault, &range, keep, !mapping.is_tracked(), &mut plan.pages).is_ok() {
-                plan.regions.push(range);
+            let is_registered = || !userfault.tracks_writes() || userfault.track(range.clone()).is_ok();
+            match mapping.fate() {
+                Fate::Empty => {}
+                Fate::Stay(why) => captured.stay(why, mapping.anonymous_bytes),
+                // What was not registered until now may bring marks along from where it was moved from.
+                Fate::Page
+                    if is_registered()
+                        && list_pages(userfault, &range, keep, !mapping.is_tracked(), &mut plan.pages).is_ok() =>
+                {
+                    plan.regions.push(range);
+                }
+                Fate::Page => captured.stay(UNREGISTERED, mapping.anonymous_bytes),
             }
         }
-        let mut captured = Captured::default();
         let stale = self.forget_written(&plan, &mut captured);
         self.hold_all(frames, &stale, threads, abort)?;
         plan.settle(&self.blocks, &mut captured);
@@ -291,14 +301,28 @@ impl Process {
         Ok(bytes)
     }
 
-    /// Where it cannot be paged out, but there is swap: asks the kernel to move it there. Safe at any time.
-    pub fn page_to_swap(&self) -> io::Result<()> {
-        let ranges: Vec<Range<u64>> =
-            mappings(self.pid)?.into_iter().filter(|m| m.fate() == Fate::Page).map(|mapping| mapping.range).collect();
-        for part in ranges.chunks(sys::READ_RANGES_MAX) {
-            sys::page_to_swap(self.pidfd(), part)?;
+    /// Where it cannot be paged out, but there is swap: has the kernel move it there, which brings it back by itself.
+    /// The process asks for that itself: asking for others takes a right that users do not have. What the kernel does
+    /// not move stays resident.
+    pub fn page_to_swap(&self, stopped: &mut Stopped, abort: &AtomicBool) -> io::Result<()> {
+        for mapping in mappings(self.pid)?.into_iter().filter(|mapping| mapping.fate() == Fate::Page) {
+            let Range { start, end } = mapping.range;
+            // In parts, so that it can be aborted. Of a reservation hardly anything is there.
+            let parts = mapping.anonymous_bytes.div_ceil(SWAP_BYTES);
+            let part = (end - start).div_ceil(parts).next_multiple_of(PAGE_BYTES);
+            for at in (start..end).step_by(part as usize) {
+                if abort.load(Ordering::Relaxed) {
+                    return Err(io::ErrorKind::Interrupted.into());
+                }
+                let advice = [at, part.min(end - at), libc::MADV_PAGEOUT as u64, 0, 0, 0];
+                match stopped.call(libc::SYS_madvise, advice) {
+                    // It may not be made to call anything.
+                    Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(()),
+                    _ => {}
+                }
+            }
         }
-        Ok(())
+        stopped.finish_calls()
     }
 
     /// Ends management: nothing of it is registered any more.
@@ -309,6 +333,14 @@ impl Process {
             }
         }
         self.blocks.clear();
+    }
+}
+
+impl Captured {
+    fn stay(&mut self, why: &'static str, bytes: u64) {
+        if bytes > 0 {
+            *self.stay_bytes.entry(why).or_default() += bytes;
+        }
     }
 }
 
@@ -333,7 +365,7 @@ impl Plan {
                 pages.own = 0;
             }
             captured.own_bytes += bytes_of(pages.own);
-            captured.stay_bytes += bytes_of(pages.stay);
+            captured.stay(PAGES_STAY, bytes_of(pages.stay));
         }
     }
 

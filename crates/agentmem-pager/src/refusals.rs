@@ -6,7 +6,7 @@ use std::path::Path;
 /// Descriptors that are looked at; a process with more is left alone.
 const DESCRIPTORS_MAX: usize = 1 << 16;
 
-/// What is known of a process before it is stopped.
+/// What /proc says of a process, stopped or not.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Facts {
     /// The text of its status.
@@ -39,27 +39,29 @@ impl Facts {
 
     /// The reason to leave it alone, if there is one. `is_ours` knows the userfaultfds that the pager made.
     pub fn refusal(&self, is_ours: &dyn Fn(i32) -> bool) -> Option<String> {
-        let Some(tracer) = self.status_field("TracerPid") else { return Some("its status cannot be read".into()) };
-        if tracer != "0" {
-            return Some(format!("traced by process {tracer}"));
-        }
-        if self.status_field("VmPin").is_some_and(|pinned| pinned != "0 kB") {
-            return Some("has pages pinned for a device".into());
+        match self.status_field("VmPin") {
+            Some("0 kB") => {}
+            Some(_) => return Some("has pages pinned for a device".into()),
+            None => return Some("its status cannot be read".into()),
         }
         if self.descriptors.len() > DESCRIPTORS_MAX {
             return Some(format!("more than {DESCRIPTORS_MAX} descriptors"));
         }
+        let writes = |name: &str| Some(format!("uses {name}, which writes without its threads"));
         for (number, target) in &self.descriptors {
             match target.as_str() {
-                "anon_inode:[io_uring]" => return Some("uses io_uring, which writes without its threads".into()),
+                "anon_inode:[io_uring]" => return writes("io_uring"),
                 "anon_inode:[userfaultfd]" if !is_ours(*number) => return Some("uses a userfaultfd of its own".into()),
                 _ => {}
             }
         }
-        self.maps
-            .lines()
-            .any(|line| line.contains("/[aio]"))
-            .then(|| "uses AIO, which writes without its threads".into())
+        // A ring is mapped for as long as it is used; its descriptor may be closed.
+        let is_mapped = |name: &str| self.maps.lines().any(|line| line.contains(name));
+        match (is_mapped("anon_inode:[io_uring]"), is_mapped("/[aio]")) {
+            (true, _) => writes("io_uring"),
+            (_, true) => writes("AIO"),
+            _ => None,
+        }
     }
 }
 
@@ -68,7 +70,7 @@ mod tests {
     use super::*;
 
     fn facts() -> Facts {
-        let status = "Name:\ta\nTracerPid:\t0\nVmPin:\t       0 kB\nSeccomp:\t0\n".to_owned();
+        let status = "Name:\ta\nVmPin:\t       0 kB\nSeccomp:\t0\n".to_owned();
         let descriptors = vec![(0, "pipe:[1]".into()), (900, "anon_inode:[userfaultfd]".into())];
         Facts { status, maps: "7f00-7f20 rw-p 0 00:00 0\n".into(), descriptors }
     }
@@ -80,9 +82,9 @@ mod tests {
         assert!(facts().refusal(&|_| false).unwrap().contains("userfaultfd"));
         type Change = fn(&mut Facts);
         let cases: [(&str, Change); 5] = [
-            ("traced by process 7", |f| f.status = f.status.replace("TracerPid:\t0", "TracerPid:\t7")),
             ("pinned", |f| f.status = f.status.replace("       0 kB", "      16 kB")),
             ("io_uring", |f| f.descriptors.push((5, "anon_inode:[io_uring]".into()))),
+            ("io_uring", |f| f.maps.push_str("7f20-7f30 rw-s 0 00:0e 9 anon_inode:[io_uring]\n")),
             ("AIO", |f| f.maps.push_str("7f20-7f30 rw-s 0 00:0f 9 /[aio] (deleted)\n")),
             ("status", |f| f.status.clear()),
         ];

@@ -3,6 +3,7 @@
 //! A name is claimed and a dead record cleared under the folder's lock, so two that want the same are
 //! decided there, and nobody clears what another just claimed.
 
+use crate::tree::Member;
 use agentmem_core::{Error, ErrorKind, Result, runtime};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
@@ -25,38 +26,6 @@ const LOCK_TRIES: u32 = 500;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 /// A record lists the processes of one tree; what is larger is none of ours.
 const RECORD_BYTES_MAX: u64 = 1 << 20;
-
-/// One process, told from a later one with the same number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Member(pub i32, pub u64);
-
-impl Member {
-    /// The process that has this number now, if one has and it has not ended.
-    pub fn of(pid: i32) -> Option<Self> {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The name in the second field may hold anything, blanks and brackets too.
-        let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
-        let ended = matches!(fields.next()?, "Z" | "X");
-        let start_ticks = fields.nth(18)?.parse().ok()?;
-        (!ended).then_some(Member(pid, start_ticks))
-    }
-
-    /// Whether it lives.
-    pub fn lives(self) -> bool {
-        Member::of(self.0) == Some(self)
-    }
-
-    /// Kills it and nobody else. Returns whether it lived.
-    fn kill(self) -> bool {
-        let pid = rustix::process::Pid::from_raw(self.0);
-        let Some(Ok(pidfd)) = pid.map(|pid| rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()))
-        else {
-            return false;
-        };
-        // The descriptor stands for whoever has the number now; only then is it looked at.
-        self.lives() && rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL).is_ok()
-    }
-}
 
 /// What `NAME.json` holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,7 +57,7 @@ pub struct Record {
 
 impl Record {
     fn supervisor(&self) -> Member {
-        Member(self.pid, self.start_ticks)
+        Member { pid: self.pid, start_ticks: self.start_ticks }
     }
 }
 
@@ -156,11 +125,11 @@ impl Registry {
             return Err(Error::new(ErrorKind::LimitReached, format!("{AGENTS_MAX} agents")));
         }
         let own = Member::of(rustix::process::getpid().as_raw_nonzero().get())
-            .ok_or_else(|| Error::new(ErrorKind::Unsupported, "/proc"))?;
+            .map_err(|_| Error::new(ErrorKind::Unsupported, "/proc"))?;
         let record = Record {
             name,
-            pid: own.0,
-            start_ticks: own.1,
+            pid: own.pid,
+            start_ticks: own.start_ticks,
             root_pid: None,
             command: command.to_vec(),
             cgroup: None,
@@ -416,7 +385,8 @@ mod tests {
         let (held, _socket) = registry.claim(Some("a"), &command()).unwrap();
         // The same number at another time: nobody that lives.
         let own = std::process::id() as i32;
-        held.update(|record| (record.start_ticks, record.members) = (1, vec![Member(own, 2), Member(1, 0)])).unwrap();
+        let strangers = [(own, 2), (1, 0)].map(Member::from);
+        held.update(|record| (record.start_ticks, record.members) = (1, strangers.into())).unwrap();
         let lost = [Lost { name: "a".into(), pid: own, killed: 0 }];
         assert_eq!(registry.sweep().unwrap(), lost, "and this process lives to tell");
         assert_eq!(registry.sweep().unwrap(), lost);
@@ -450,13 +420,5 @@ mod tests {
             assert!(check_name(name).is_ok());
         }
         assert!(check_name(&format!("{}-1024", base_name(&"x".repeat(300)))).is_ok());
-    }
-
-    #[test]
-    fn a_process_is_itself_and_no_other() {
-        let own = Member::of(std::process::id() as i32).unwrap();
-        assert!(own.lives());
-        assert!(!Member(own.0, own.1 + 1).lives());
-        assert!(Member::of(i32::MAX).is_none());
     }
 }

@@ -57,12 +57,23 @@ fn ptrace(request: libc::c_uint, tid: i32, address: u64, data: u64) -> Result<u6
     checked(unsafe { libc::ptrace(request, tid, address, data) })
 }
 
-/// Becomes the tracer of a thread, without stopping it. It is killed if the tracer dies.
-pub fn seize(tid: i32, suspend_seccomp: bool) -> Result<()> {
+/// A traced thread is killed if its tracer dies, and its stops at system calls are told from others.
+const OPTIONS: libc::c_int = libc::PTRACE_O_EXITKILL | libc::PTRACE_O_TRACESYSGOOD;
+
+/// Becomes the tracer of a thread, without stopping it.
+pub fn seize(tid: i32) -> Result<()> {
     injected()?;
-    let suspend = if suspend_seccomp { libc::PTRACE_O_SUSPEND_SECCOMP } else { 0 };
-    let options = libc::PTRACE_O_EXITKILL | libc::PTRACE_O_TRACESYSGOOD | suspend;
-    ptrace(libc::PTRACE_SEIZE, tid, 0, options as u64).map(drop)
+    ptrace(libc::PTRACE_SEIZE, tid, 0, OPTIONS as u64).map(drop)
+}
+
+/// Until it is let go, a stopped thread makes its system calls past its seccomp filters.
+///
+/// # Errors
+/// `EPERM` without CAP_SYS_ADMIN, or if this process has filters itself.
+pub fn suspend_seccomp(tid: i32) -> Result<()> {
+    injected()?;
+    let options = OPTIONS | libc::PTRACE_O_SUSPEND_SECCOMP;
+    ptrace(libc::PTRACE_SETOPTIONS, tid, 0, options as u64).map(drop)
 }
 
 /// Asks a seized thread to stop.
@@ -243,44 +254,6 @@ pub fn write_memory(pid: i32, address: u64, bytes: &[u8]) -> Result<()> {
     // SAFETY: `bytes` is only read; the remote range is checked by the kernel.
     let written = unsafe { libc::process_vm_writev(pid, &local, 1, &remote, 1, 0) };
     if written == bytes.len() as isize { Ok(()) } else { Err(Error::last_os_error()) }
-}
-
-/// Whether descriptor `theirs` of process `pid` is the open file behind `ours`; `None` where the
-/// kernel does not say.
-pub fn is_same_file(ours: BorrowedFd<'_>, pid: i32, theirs: i32) -> Option<bool> {
-    const KCMP_FILE: i32 = 0;
-    // SAFETY: only integers are passed.
-    let order = unsafe {
-        libc::syscall(libc::SYS_kcmp, std::process::id() as i32, pid, KCMP_FILE, ours.as_raw_fd() as u64, theirs as u64)
-    };
-    match order {
-        0 => Some(true),
-        -1 if Error::last_os_error().raw_os_error() != Some(libc::EBADF) => None,
-        _ => Some(false),
-    }
-}
-
-/// Asks the kernel to move `ranges` of the process behind `pidfd` to swap.
-pub fn page_to_swap(pidfd: BorrowedFd<'_>, ranges: &[Range<u64>]) -> Result<u64> {
-    injected()?;
-    let ranges: Vec<libc::iovec> = ranges
-        .iter()
-        .map(|range| libc::iovec {
-            iov_base: range.start as *mut libc::c_void,
-            iov_len: (range.end - range.start) as usize,
-        })
-        .collect();
-    // SAFETY: the ranges are another process's addresses, checked by the kernel.
-    checked(unsafe {
-        libc::syscall(
-            libc::SYS_process_madvise,
-            pidfd.as_raw_fd(),
-            ranges.as_ptr(),
-            ranges.len(),
-            libc::MADV_PAGEOUT,
-            0,
-        )
-    })
 }
 
 /// The process behind `pid`, which stays that process whatever becomes of the number.

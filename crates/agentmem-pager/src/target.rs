@@ -17,7 +17,6 @@ pub struct Stopped {
     pid: i32,
     threads: Vec<Thread>,
     injector: Option<Injector>,
-    suspend_seccomp: bool,
     was_stopped: bool,
 }
 
@@ -72,9 +71,15 @@ fn take_note_of_end(pid: i32, tid: i32) {
     }
 }
 
-fn is_traced(pid: i32, tid: i32) -> bool {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")).unwrap_or_default();
-    status.lines().find_map(|line| line.strip_prefix("TracerPid:")).is_some_and(|tracer| tracer.trim() != "0")
+/// A field of a thread's status, unless it is 0.
+fn nonzero(pid: i32, tid: i32, field: &str) -> Option<String> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")).ok()?;
+    let value = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?.trim();
+    (value != "0").then(|| value.to_owned())
+}
+
+fn tracer(pid: i32, tid: i32) -> Option<String> {
+    nonzero(pid, tid, "TracerPid")
 }
 
 fn tasks(pid: i32) -> io::Result<Vec<i32>> {
@@ -87,10 +92,9 @@ impl Stopped {
     /// are best begun together.
     pub fn begin(pid: i32) -> Result<Self, NotStopped> {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).map_err(|_| NotStopped::Gone)?;
-        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-        let suspend_seccomp = field("Seccomp:").is_some_and(|mode| mode != "0");
-        let was_stopped = field("State:").is_some_and(|state| state.starts_with('T'));
-        let mut stopped = Stopped { pid, threads: Vec::new(), injector: None, suspend_seccomp, was_stopped };
+        let state = status.lines().find_map(|line| line.strip_prefix("State:"));
+        let was_stopped = state.is_some_and(|state| state.trim().starts_with('T'));
+        let mut stopped = Stopped { pid, threads: Vec::new(), injector: None, was_stopped };
         stopped.seize_new()?;
         if stopped.threads.is_empty() { Err(NotStopped::Gone) } else { Ok(stopped) }
     }
@@ -105,11 +109,14 @@ impl Stopped {
             if self.threads.len() == THREADS_MAX {
                 return Err(NotStopped::Busy(format!("more than {THREADS_MAX} threads")));
             }
-            match sys::seize(tid, self.suspend_seccomp) {
+            match sys::seize(tid) {
                 Ok(()) => {}
                 // It ended since it was listed.
                 Err(error) if error.raw_os_error() == Some(libc::ESRCH) => continue,
-                Err(error) => return Err(NotStopped::Refused(error)),
+                Err(error) => {
+                    let traced = tracer(self.pid, tid).map(|tracer| format!("traced by process {tracer}"));
+                    return Err(traced.map_or(NotStopped::Refused(error), NotStopped::Busy));
+                }
             }
             self.threads.push(Thread { tid, signal: 0 });
             found = true;
@@ -171,21 +178,33 @@ impl Stopped {
     }
 
     /// Finds a thread that can make calls: one that stopped inside a system call, so that nothing of
-    /// it lies in registers that a call changes.
+    /// it lies in registers that a call changes, and that no seccomp filter would end for it.
     fn injector(&mut self) -> io::Result<&mut Injector> {
         if self.injector.is_none() {
-            let instruction = find_syscall(self.pid)?;
-            for thread in &self.threads {
-                let registers = sys::registers(thread.tid)?;
-                if registers::interrupted(&registers).is_some() {
-                    let signal_mask = sys::signal_mask(thread.tid)?;
-                    let tid = thread.tid;
-                    self.injector = Some(Injector { tid, registers, signal_mask, instruction, rests: true });
-                    break;
-                }
-            }
+            self.injector = Some(self.find_injector()?);
         }
-        self.injector.as_mut().ok_or_else(|| io::Error::other("no thread rests in a system call"))
+        Ok(self.injector.as_mut().expect("just found"))
+    }
+
+    fn find_injector(&self) -> io::Result<Injector> {
+        let instruction = find_syscall(self.pid)?;
+        let mut failure = io::Error::other("no thread rests in a system call");
+        for &Thread { tid, .. } in &self.threads {
+            let registers = sys::registers(tid)?;
+            if registers::interrupted(&registers).is_none() {
+                continue;
+            }
+            // A filter is a thread's own. Only the thread that calls goes past it.
+            if nonzero(self.pid, tid, "Seccomp").is_some()
+                && let Err(error) = sys::suspend_seccomp(tid)
+            {
+                failure = io::Error::new(error.kind(), format!("its seccomp filter cannot be suspended: {error}"));
+                continue;
+            }
+            let signal_mask = sys::signal_mask(tid)?;
+            return Ok(Injector { tid, registers, signal_mask, instruction, rests: true });
+        }
+        Err(failure)
     }
 
     /// The page that the kernel itself touches when the calling thread returns from a call.
@@ -244,7 +263,7 @@ impl Stopped {
                 Ok(Stop::Gone) | Err(_) => return take_note_of_end(pid, thread.tid),
                 Ok(Stop::Signal(pending)) => signal = pending,
                 Ok(Stop::Event | Stop::Syscall) => {}
-                Ok(Stop::No) if asked && !is_traced(pid, thread.tid) => return,
+                Ok(Stop::No) if asked && tracer(pid, thread.tid).is_none() => return,
                 Ok(Stop::No) => asked = sys::interrupt(thread.tid).is_ok() || asked,
             }
         }
@@ -308,29 +327,41 @@ impl Injector {
         }
     }
 
-    /// Back to where it was: registers, mask, and a stop in which a signal would be looked for, so that the
-    /// interrupted call is restarted as after any stop.
+    /// Back to where it was. A call that hangs is interrupted.
     fn rest(&mut self) -> io::Result<()> {
         if self.rests {
             return Ok(());
         }
-        let gone = |error: &io::Error| error.raw_os_error() == Some(libc::ESRCH);
-        let put_back = || -> io::Result<()> {
-            sys::set_registers(self.tid, &self.registers)?;
-            sys::set_signal_mask(self.tid, self.signal_mask)?;
-            sys::interrupt(self.tid).or_else(|_| sys::interrupt(self.tid))?;
-            sys::run(self.tid)?;
-            match sys::wait_stop(self.tid, Instant::now() + CALL_TIMEOUT)? {
-                Stop::Event | Stop::Gone => Ok(()),
-                stop => Err(io::Error::other(format!("thread {} {stop:?} after its calls", self.tid))),
-            }
-        };
-        match put_back() {
-            Err(error) if !gone(&error) => Err(error),
+        let is_running = |error: &io::Error| error.raw_os_error() == Some(libc::ESRCH);
+        let mut outcome = self.put_back();
+        if outcome.as_ref().is_err_and(is_running) {
+            // Or it ended: that looks the same.
+            let _ = sys::interrupt(self.tid);
+            outcome = match sys::wait_stop(self.tid, Instant::now() + CALL_TIMEOUT)? {
+                Stop::Gone => Ok(()),
+                Stop::No => Err(io::Error::other(format!("thread {} hangs in a call", self.tid))),
+                _ => self.put_back(),
+            };
+        }
+        match outcome {
+            Err(error) if !is_running(&error) => Err(error),
             _ => {
                 self.rests = true;
                 Ok(())
             }
+        }
+    }
+
+    /// Registers, mask, and a stop in which a signal would be looked for, so that the interrupted call is restarted
+    /// as after any stop.
+    fn put_back(&self) -> io::Result<()> {
+        sys::set_registers(self.tid, &self.registers)?;
+        sys::set_signal_mask(self.tid, self.signal_mask)?;
+        sys::interrupt(self.tid).or_else(|_| sys::interrupt(self.tid))?;
+        sys::run(self.tid)?;
+        match sys::wait_stop(self.tid, Instant::now() + CALL_TIMEOUT)? {
+            Stop::Event | Stop::Gone => Ok(()),
+            stop => Err(io::Error::other(format!("thread {} {stop:?} after its calls", self.tid))),
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use crate::peek;
 use crate::proc::{self, Seen, Stat, Unseen};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -15,8 +17,9 @@ const PROCESSES_MAX: usize = 4 << 20;
 /// Depth of cgroups below the tree's own.
 const CGROUP_DEPTH_MAX: usize = 16;
 
-/// One process, which a pid alone does not identify: pids are used again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// One process, which a pid alone does not identify: pids are used again. In JSON, `[pid, start_ticks]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(from = "(i32, u64)", into = "(i32, u64)")]
 pub struct Member {
     /// Its number.
     pub pid: i32,
@@ -37,10 +40,20 @@ impl Member {
         if stat.is_dead() || Self::from(&stat) != *self { Err(Unseen::Gone) } else { Ok(stat) }
     }
 
+    /// Whether it lives.
+    pub fn lives(&self) -> bool {
+        self.stat().is_ok()
+    }
+
+    /// Kills it and nobody else. Returns whether it lived.
+    pub fn kill(&self) -> bool {
+        self.pidfd().is_ok_and(|pidfd| pidfd_send_signal(pidfd, Signal::KILL).is_ok())
+    }
+
     /// A descriptor of it, which never refers to another process.
     pub fn pidfd(&self) -> Seen<OwnedFd> {
-        let pid = rustix::process::Pid::from_raw(self.pid).ok_or(Unseen::Gone)?;
-        let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
+        let pid = Pid::from_raw(self.pid).ok_or(Unseen::Gone)?;
+        let pidfd = pidfd_open(pid, PidfdFlags::empty())
             .map_err(|error| Unseen::from_io(&format!("pidfd of {}", self.pid), &error.into()))?;
         // Whoever has the pid now, after the descriptor was made, is who it refers to.
         self.stat().map(|_| pidfd)
@@ -50,6 +63,18 @@ impl Member {
 impl From<&Stat> for Member {
     fn from(stat: &Stat) -> Self {
         Self { pid: stat.pid, start_ticks: stat.start_ticks }
+    }
+}
+
+impl From<(i32, u64)> for Member {
+    fn from((pid, start_ticks): (i32, u64)) -> Self {
+        Self { pid, start_ticks }
+    }
+}
+
+impl From<Member> for (i32, u64) {
+    fn from(member: Member) -> Self {
+        (member.pid, member.start_ticks)
     }
 }
 

@@ -10,6 +10,7 @@
 use crate::calls::{self, Call};
 use crate::peek;
 use crate::proc::{self, FdKind, Seen, Unseen};
+use crate::sys;
 use crate::tree::Member;
 use rustix::event::PollFlags;
 use std::collections::BTreeSet;
@@ -298,11 +299,10 @@ impl Process {
         let count = usize::try_from(count).ok().filter(|&count| count <= max);
         let Some(count) = count else { return Err(Unseen::Refused(format!("more than {max} things at once"))) };
         let mut raw = vec![0; count * bytes];
-        match peek::read_memory(self.member.pid, address, &mut raw) {
-            Ok(read) if read == raw.len() => Ok(raw),
-            Ok(_) => Err(Unseen::Refused("something outside its memory".into())),
-            Err(error) => Err(Unseen::from_io("memory", &error)),
-        }
+        let end = address.checked_add(raw.len() as u64);
+        let end = end.ok_or_else(|| Unseen::Refused("something outside its memory".into()))?;
+        let read = sys::read_memory(self.member.pid, &mut raw, std::slice::from_ref(&(address..end)));
+        read.map(|()| raw).map_err(|error| Unseen::from_io("memory", &error))
     }
 }
 

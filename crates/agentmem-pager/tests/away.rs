@@ -11,9 +11,10 @@ use agentmem_pager::arguments::{self, Arguments, Settings};
 use agentmem_pager::gate::Gate;
 use agentmem_pager::observer::{Activity, Equip, Equipment, Observer, Tree};
 use agentmem_pager::paging::{Damage, Held, NotAway, PageOutReport, Paging, Refused, Source, WakeReport, Watched};
-use agentmem_pager::registry::{Member, Registration};
+use agentmem_pager::registry::Registration;
 use agentmem_pager::start;
 use agentmem_pager::status::Measured;
+use agentmem_pager::tree::Member;
 use common::{Place, Running, Screen, eventually, kill, lives};
 use rustix::event::PollFlags;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal};
@@ -61,7 +62,8 @@ impl Paging for Freezer {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        let members = below(self.root.as_raw_nonzero().get()).into_iter().filter_map(Member::of).collect();
+        let members =
+            below(self.root.as_raw_nonzero().get()).into_iter().filter_map(|pid| Member::of(pid).ok()).collect();
         self.registration.update(|record| record.members = members).unwrap();
         self.send(Signal::STOP);
         let resident_before_bytes = 12345;

@@ -3,10 +3,6 @@
 use agentmem_pager::gate::{Bell, Change, Gate};
 use agentmem_pager::launch::Exit;
 use rustix::process::Pid;
-use std::sync::{Mutex, PoisonError};
-
-/// One test at a time has children.
-static CHILDREN: Mutex<()> = Mutex::new(());
 
 fn rings(gate: &Gate) -> bool {
     rustix::io::read(gate.bell(), &mut [0u8; 8]).is_ok()
@@ -14,7 +10,6 @@ fn rings(gate: &Gate) -> bool {
 
 #[test]
 fn reaping_waits_for_the_tracer_and_is_rung_for() {
-    let _alone = CHILDREN.lock().unwrap_or_else(PoisonError::into_inner);
     let gate = Gate::new(Bell::new().unwrap());
     let mut child = std::process::Command::new("true").spawn().unwrap();
     let pid = Pid::from_child(&child);
@@ -31,18 +26,4 @@ fn reaping_waits_for_the_tracer_and_is_rung_for() {
     assert!(child.wait().is_err(), "the gate has waited for it");
     drop(gate.trace());
     assert!(!rings(&gate), "nothing was postponed, so nothing is rung for");
-}
-
-#[test]
-fn what_the_tracer_reaped_is_told_once() {
-    let _alone = CHILDREN.lock().unwrap_or_else(PoisonError::into_inner);
-    let gate = Gate::new(Bell::new().unwrap());
-    let pid = Pid::from_raw(12345).unwrap();
-    let _tracing = gate.trace();
-    gate.hand_over(pid, Exit::Signal(9));
-    assert!(rings(&gate));
-    let mut told = Vec::new();
-    gate.reap(|pid, change| told.push((pid, change)));
-    gate.reap(|pid, change| told.push((pid, change)));
-    assert_eq!(told, [(pid, Change::Ended(Exit::Signal(9)))]);
 }

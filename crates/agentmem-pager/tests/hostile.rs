@@ -1,13 +1,15 @@
 //! Trees that change while they are looked at: nothing may panic, hang, or pass for another.
 
+mod group;
+
 use agentmem_pager::idle::Idleness;
 use agentmem_pager::sample::sample;
 use agentmem_pager::tree::{Tree, sharing_outside};
 use agentmem_pager::waits::{Verdict, look, verdict};
 use agentmem_pager::watch::Watch;
+use group::Group;
 use std::io::{BufRead, BufReader};
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 /// Names itself like fields of stat; threads, processes, descriptors and epoll sets come and go.
 const CHURN: &str = "
@@ -31,17 +33,6 @@ print('ready', flush=True)
 time.sleep(1000)
 ";
 
-struct Ended(Child);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        // Its children, too: they would outlive the test.
-        let pid = rustix::process::Pid::from_child(&self.0);
-        let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
-        let _ = self.0.wait();
-    }
-}
-
 fn look_at(tree: &Tree, idleness: &mut Idleness, now_ms: u64) {
     let members = tree.members().unwrap();
     idleness.observe(now_ms, &sample(&members));
@@ -58,12 +49,10 @@ fn look_at(tree: &Tree, idleness: &mut Idleness, now_ms: u64) {
 
 #[test]
 fn one_that_changes_all_the_time() {
-    let mut child =
-        Command::new("python3").args(["-c", CHURN]).stdout(Stdio::piped()).process_group(0).spawn().unwrap();
+    let mut child = Group::start(Command::new("python3").args(["-c", CHURN]).stdout(Stdio::piped()));
     let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    let child = Ended(child);
-    let tree = Tree { root: child.0.id() as i32, cgroup: None, reaper: None, whole: true };
+    BufReader::new(child.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let tree = Tree { root: child.pid(), cgroup: None, reaper: None, whole: true };
     let mut idleness = Idleness::new(0);
     let mut named = false;
     for round in 0..300 {

@@ -1,42 +1,34 @@
 //! Real processes, looked at from outside: which are idle, and which are not.
 
+mod group;
+
 use agentmem_pager::idle::Idleness;
 use agentmem_pager::sample::sample;
 use agentmem_pager::tree::Tree;
+use group::Group;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 struct Watched {
-    child: Child,
+    group: Group,
     idleness: Idleness,
     started: Instant,
 }
 
-impl Drop for Watched {
-    fn drop(&mut self) {
-        // Its children, too: they would outlive the test.
-        let pid = rustix::process::Pid::from_child(&self.child);
-        let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
-        let _ = self.child.wait();
-    }
-}
-
 impl Watched {
     fn new(command: &[&str]) -> Self {
-        let mut spawn = Command::new(command[0]);
-        let child =
-            spawn.args(&command[1..]).stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0).spawn().unwrap();
-        Self { child, idleness: Idleness::new(0), started: Instant::now() }
+        let mut start = Command::new(command[0]);
+        let group = Group::start(start.args(&command[1..]).stdin(Stdio::piped()).stdout(Stdio::piped()));
+        Self { group, idleness: Idleness::new(0), started: Instant::now() }
     }
 
     /// Samples until it is quiet or busy as `expected`.
     fn expect(&mut self, expected: impl Fn(&Idleness) -> bool) {
         loop {
             std::thread::sleep(Duration::from_millis(100));
-            let tree = Tree { root: self.child.id() as i32, cgroup: None, reaper: None, whole: true };
+            let tree = Tree { root: self.group.pid(), cgroup: None, reaper: None, whole: true };
             let now_ms = self.started.elapsed().as_millis() as u64;
             self.idleness.observe(now_ms, &sample(&tree.members().unwrap()));
             if expected(&self.idleness) {
@@ -61,7 +53,7 @@ fn one_that_reads_a_pipe_is_quiet_until_it_works() {
     cat.expect_quiet();
     let mut shell = Watched::new(&["sh", "-c", "read line; while :; do :; done"]);
     shell.expect_quiet();
-    shell.child.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
+    shell.group.0.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
     shell.expect_busy("% of a core");
 }
 
@@ -85,7 +77,7 @@ while True:
 fn a_server_with_a_connection_is_quiet_between_requests() {
     let mut server = Watched::new(&["python3", "-c", SERVER]);
     let mut port = String::new();
-    BufReader::new(server.child.stdout.take().unwrap()).read_line(&mut port).unwrap();
+    BufReader::new(server.group.0.stdout.take().unwrap()).read_line(&mut port).unwrap();
     let mut client = TcpStream::connect(("127.0.0.1", port.trim().parse().unwrap())).unwrap();
     server.expect_quiet();
     client.write_all(&[1; 100]).unwrap();

@@ -6,6 +6,7 @@ mod target;
 use common::{Place, eventually};
 use rustix::process::Signal;
 use std::process::Command;
+use std::time::Duration;
 use target::Target;
 
 const SHAPES: &str = "serve --seed 61 --mib 8 --threads 2 --children 2 --ticking";
@@ -19,12 +20,8 @@ fn managed(place: &Place, options: &[&str]) -> Target {
     Target::of(&mut place.supervisor(&words))
 }
 
-fn status(place: &Place) -> serde_json::Value {
-    place.ask("a", r#"{"op":"status","verbose":true}"#)["agent"].clone()
-}
-
 fn paged_out(place: &Place) -> serde_json::Value {
-    eventually("the page-out", || Some(status(place)).filter(|status| status["state"] == "paged_out"))
+    eventually("the page-out", || Some(place.status()).filter(|status| status["state"] == "paged_out"))
 }
 
 #[test]
@@ -38,7 +35,7 @@ fn an_idle_tree_pages_out_and_answers_as_if_it_had_not() {
         assert!(status["held_bytes"].as_u64() > Some(4 << 20), "{status}");
         assert_eq!(untouched.check(), paged.check(), "round {round}");
         // The answer may be quicker than the report.
-        eventually("the wake", || (self::status(&place)["last_wake"] == "input").then_some(()));
+        eventually("the wake", || (place.status()["last_wake"] == "input").then_some(()));
     }
 }
 
@@ -51,7 +48,7 @@ fn a_limit_moves_frames_to_ssd_and_they_come_back() {
     let before = paged.check();
     paged_out(&place);
     assert_eq!(place.ask("a", r#"{"op":"limit","memory_max_bytes":1048576}"#)["ok"], true);
-    let status = eventually("the move", || Some(status(&place)).filter(|status| status["compressed_bytes"] == 0));
+    let status = eventually("the move", || Some(place.status()).filter(|status| status["compressed_bytes"] == 0));
     assert!(status["ssd_bytes"].as_u64() > Some(0), "{status}");
     assert_eq!(paged.check(), before);
 }
@@ -63,8 +60,8 @@ fn a_pause_holds_until_it_is_resumed_and_a_signal_ends_what_is_away() {
     let before = paged.check();
     assert_eq!(place.ask("a", r#"{"op":"pause"}"#)["ok"], true);
     paged.tell("check");
-    std::thread::sleep(std::time::Duration::from_millis(500));
-    assert_eq!(status(&place)["state"], "paged_out", "input does not end a pause");
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(place.status()["state"], "paged_out", "input does not end a pause");
     assert_eq!(place.ask("a", r#"{"op":"resume"}"#)["ok"], true);
     assert_eq!(target::parse(&paged.hear()), before);
     paged_out(&place);
@@ -100,4 +97,31 @@ fn one_that_runs_already_is_taken_up_and_let_go() {
     common::kill(&supervisor.0, Signal::TERM);
     assert!(supervisor.0.wait().unwrap().success());
     assert_eq!(paged.check(), before, "it runs on by itself, with everything in place");
+}
+
+#[test]
+fn what_is_never_frozen_keeps_its_memory_and_its_timers() {
+    let place = Place::new();
+    let mut managed = managed(&place, &["--no-freeze"]);
+    let before = managed.check();
+    // How often its threads were woken.
+    let wakes = || -> u64 {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", place.status()["root_pid"])).unwrap().flatten();
+        let wakes = |task: std::fs::DirEntry| {
+            let status = std::fs::read_to_string(task.path().join("status")).ok()?;
+            status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")?.trim().parse::<u64>().ok())
+        };
+        tasks.filter_map(wakes).sum()
+    };
+    for _ in 0..3 {
+        let before = wakes();
+        std::thread::sleep(Duration::from_secs(1));
+        assert!(wakes() >= before + 10, "it ticks twenty times a second");
+    }
+    let status = place.status();
+    assert!(["running", "idle"].contains(&status["state"].as_str().unwrap()), "{status}");
+    assert_eq!((&status["page_outs"], &status["held_bytes"]), (&0.into(), &0.into()), "{status}");
+    let answer = place.ask("a", r#"{"op":"pause"}"#);
+    assert!(answer["text"].as_str().unwrap().contains("--no-freeze"), "{answer}");
+    assert_eq!(managed.check(), before);
 }

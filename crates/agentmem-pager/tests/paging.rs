@@ -6,12 +6,12 @@ use agentmem_pager::freeze::Freezer;
 use agentmem_pager::gate::{Bell, Gate};
 use agentmem_pager::pager::{NotOut, Pager};
 use agentmem_pager::sys::faults;
-use agentmem_pager::tree::Member;
-use std::collections::HashMap;
+use agentmem_pager::target::Stopped;
+use agentmem_pager::tree::{Member, Tree};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use target::Target;
 
 /// Faults are injected into all of a test program, and two cores are enough for one tree at a time.
@@ -31,33 +31,12 @@ impl Random {
     }
 }
 
-/// (parent, start) by process.
-fn processes() -> HashMap<i32, (i32, u64)> {
-    let entries = std::fs::read_dir("/proc").unwrap().flatten();
-    entries
-        .filter_map(|entry| {
-            let pid = entry.file_name().to_str()?.parse().ok()?;
-            let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
-            let words: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-            // A zombie has no memory to page.
-            (words[0] != "Z").then_some((pid, (words[1].parse().ok()?, words[19].parse().ok()?)))
-        })
-        .collect()
-}
-
 /// A process and all that it started, parents before children.
 fn tree(root: i32) -> Vec<Member> {
-    let all = processes();
-    let mut members = vec![root];
-    let mut next = 0;
-    while next < members.len() {
-        let mut children: Vec<i32> =
-            all.iter().filter(|(_, (parent, _))| *parent == members[next]).map(|(&pid, _)| pid).collect();
-        children.sort_unstable();
-        members.extend(children);
-        next += 1;
-    }
-    members.into_iter().filter_map(|pid| Some(Member { pid, start_ticks: all.get(&pid)?.1 })).collect()
+    let tree = Tree { root, cgroup: None, reaper: None, whole: true };
+    let mut members = tree.members().unwrap();
+    members.sort_unstable_by_key(|member| (member.start_ticks, member.pid));
+    members
 }
 
 fn private_kib(members: &[Member]) -> u64 {
@@ -301,4 +280,17 @@ fn without_its_pager_it_waits_and_never_reads_zeros() {
         .flatten()
         .any(|task| std::fs::read_to_string(task.path().join("wchan")).is_ok_and(|wchan| wchan.contains("userfault")));
     assert!(waits, "it waits for its pages, and says nothing");
+}
+
+#[test]
+fn a_call_that_hangs_is_interrupted_and_leaves_no_trace() {
+    let _alone = alone();
+    let mut paged = Target::start("serve --seed 61 --mib 4 --threads 1");
+    let before = paged.check();
+    let mut stopped = Stopped::begin(paged.pid().as_raw_nonzero().get()).unwrap();
+    stopped.settle(Instant::now() + Duration::from_secs(1)).unwrap();
+    let a_minute = [0, 0, 60_000, 0, 0, 0];
+    assert!(stopped.call(libc::SYS_poll, a_minute).is_err());
+    drop(stopped);
+    assert_eq!(paged.check(), before);
 }

@@ -113,12 +113,12 @@ def _settings(command: F) -> F:
         click.option(
             "--no-freeze",
             is_flag=True,
-            help="Never freeze it, so that its memory stays where it is.",
+            help="Never freeze it, nor page it out: for what must go on while it is quiet.",
         ),
         click.option(
             "--best-effort",
             is_flag=True,
-            help="Run it all the same where this machine cannot page out.",
+            help="Where this machine cannot page out, run it all the same, and only freeze it.",
         ),
     ]
     for option in reversed(options):

@@ -1,18 +1,7 @@
 use super::*;
+use crate::group::Group;
 use std::io::{BufRead, BufReader};
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
-
-struct Ended(Child);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        // Its children, too: they would outlive the test.
-        let pid = rustix::process::Pid::from_child(&self.0);
-        let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
-        let _ = self.0.wait();
-    }
-}
+use std::process::{Command, Stdio};
 
 fn pids(tree: &Tree) -> Vec<i32> {
     tree.members().unwrap().iter().map(|member| member.pid).collect()
@@ -21,8 +10,7 @@ fn pids(tree: &Tree) -> Vec<i32> {
 #[test]
 fn descendants_belong_and_the_dead_do_not() {
     let script = "sleep 100 & echo $!; (sleep 100 & echo $!; wait); wait";
-    let mut shell =
-        Ended(Command::new("sh").args(["-c", script]).stdout(Stdio::piped()).process_group(0).spawn().unwrap());
+    let mut shell = Group::start(Command::new("sh").args(["-c", script]).stdout(Stdio::piped()));
     let mut output = BufReader::new(shell.0.stdout.take().unwrap());
     let mut line = || {
         let mut line = String::new();
@@ -30,7 +18,7 @@ fn descendants_belong_and_the_dead_do_not() {
         line.trim().parse::<i32>().unwrap()
     };
     let (first, second) = (line(), line());
-    let root = shell.0.id() as i32;
+    let root = shell.pid();
     let tree = Tree { root, cgroup: None, reaper: None, whole: true };
     let members = pids(&tree);
     assert!([root, first, second].iter().all(|pid| members.contains(pid)), "{members:?}");
@@ -59,18 +47,20 @@ fn a_pid_used_again_is_another_member() {
     let before = Member { start_ticks: me.start_ticks - 1, ..me };
     assert_eq!(before.stat(), Err(Unseen::Gone));
     assert_eq!(before.pidfd().err(), Some(Unseen::Gone));
+    assert!(me.lives() && !before.lives() && !before.kill());
+    assert_eq!(serde_json::to_string(&me).unwrap(), format!("[{},{}]", me.pid, me.start_ticks));
 }
 
 #[test]
 fn both_ways_to_find_children_agree() {
-    let child = Ended(Command::new("sleep").arg("100").process_group(0).spawn().unwrap());
+    let child = Group::start(Command::new("sleep").arg("100"));
     let me = std::process::id() as i32;
     let mut parents: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
     for stat in all_processes().unwrap() {
         parents.entry(stat.ppid).or_default().push(stat.pid);
     }
     let families = [Family::Parents(parents), Family::look().unwrap()];
-    let child = child.0.id() as i32;
+    let child = child.pid();
     assert!(families.iter().all(|family| family.children(me).unwrap().contains(&child)));
     assert!(families.iter().all(|family| family.children(i32::MAX).unwrap().is_empty()));
 }

@@ -1,25 +1,16 @@
 use super::*;
+use crate::group::Group;
 use crate::watch::Watch;
 use std::io::Write;
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-struct Spawned(Child);
-
-impl Drop for Spawned {
-    fn drop(&mut self) {
-        // Its children, too: they would outlive the test.
-        let pid = rustix::process::Pid::from_child(&self.0);
-        let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
-        let _ = self.0.wait();
-    }
-}
+struct Spawned(Group);
 
 impl Spawned {
     fn new(command: &[&str]) -> Self {
-        let mut spawn = Command::new(command[0]);
-        Self(spawn.args(&command[1..]).stdin(Stdio::piped()).stdout(Stdio::null()).process_group(0).spawn().unwrap())
+        let mut start = Command::new(command[0]);
+        Self(Group::start(start.args(&command[1..]).stdin(Stdio::piped()).stdout(Stdio::null())))
     }
 
     fn python(script: &str) -> Self {
@@ -27,7 +18,7 @@ impl Spawned {
     }
 
     fn pid(&self) -> i32 {
-        self.0.id() as i32
+        self.0.pid()
     }
 
     fn threads(&self) -> Vec<Thread> {
@@ -91,7 +82,7 @@ fn a_read_on_a_pipe_wakes_when_data_comes() {
     let watch = Watch::open(&sources).unwrap();
     assert_eq!(watch.ready(), None);
     cat.signal(rustix::process::Signal::STOP);
-    cat.0.stdin.as_mut().unwrap().write_all(b"x").unwrap();
+    cat.0.0.stdin.as_mut().unwrap().write_all(b"x").unwrap();
     assert_eq!(watch.ready().unwrap().to_string(), format!("pipe fd 0 of pid {}", cat.pid()));
 }
 
@@ -174,7 +165,7 @@ fn epoll_sets_are_opened_and_timers_left_out() {
     assert!(socket.edge && socket.flags().contains(PollFlags::OUT));
     let watch = Watch::open(&sources).unwrap();
     assert_eq!(watch.ready(), None, "the socket is writable, but that is nothing new");
-    python.0.stdin.as_mut().unwrap().write_all(b"x").unwrap();
+    python.0.0.stdin.as_mut().unwrap().write_all(b"x").unwrap();
     assert!(watch.ready().is_some());
 }
 

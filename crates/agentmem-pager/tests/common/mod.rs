@@ -14,6 +14,13 @@ use std::time::{Duration, Instant};
 /// How long anything may take before a test gives up on it.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+const NOBODY: u32 = 65534;
+
+/// Says what could not be tested, past the test harness, which shows only what failed.
+pub fn lacking(what: &str) {
+    let _ = writeln!(std::io::stderr(), "NOT TESTED: this machine lacks {what}");
+}
+
 /// A registry, and supervisors in it.
 pub struct Place {
     folder: tempfile::TempDir,
@@ -54,6 +61,25 @@ impl Place {
         command
     }
 
+    /// The same as a user without any rights; none, and it says so, where the tests cannot have one.
+    pub fn powerless(&self, arguments: &[&str]) -> Option<Command> {
+        let mut command = self.supervisor(arguments);
+        command.arg(format!("--cold-dir={}", self.folder.path().display()));
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(self.folder.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+            command.uid(NOBODY).gid(NOBODY);
+        } else if agentmem_pager::userfault::is_permitted() {
+            lacking("a user who may not handle page faults");
+            return None;
+        }
+        let reached = Command::new(&self.program).arg("none").uid(NOBODY).stderr(Stdio::null()).status();
+        if rustix::process::geteuid().is_root() && reached.is_err() {
+            lacking("a folder with programs that any user may start");
+            return None;
+        }
+        Some(command)
+    }
+
     /// `run -- command...`
     pub fn run(&self, command: &[&str]) -> Command {
         let mut supervisor = self.supervisor(&["run", "--"]);
@@ -85,6 +111,11 @@ impl Place {
         let mut line = String::new();
         BufReader::new(stream).read_line(&mut line).unwrap();
         serde_json::from_str(&line).unwrap()
+    }
+
+    /// All that the supervisor of agent `a` says of it.
+    pub fn status(&self) -> serde_json::Value {
+        self.ask("a", r#"{"op":"status","verbose":true}"#)["agent"].clone()
     }
 }
 

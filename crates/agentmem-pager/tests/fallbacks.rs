@@ -1,0 +1,167 @@
+//! Where pages cannot be guarded: swap, where there is some; else freezing alone.
+
+mod common;
+mod target;
+
+use common::{Place, eventually, lacking};
+use rustix::fs::{FlockOperation, flock};
+use serde_json::Value;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use target::Target;
+
+const SHAPES: &str = "serve --seed 71 --mib 24 --threads 2";
+const OPTIONS: [&str; 4] = ["run", "--name=a", "--idle-after-ms=300", "--breath-ms=0"];
+
+fn frozen(place: &Place) -> Value {
+    eventually("the freeze", || Some(place.status()).filter(|status| status["state"] == "frozen"))
+}
+
+fn has_swap() -> bool {
+    agentmem_pager::memory::has_swap()
+}
+
+/// One test at a time has to do with the machine's swap, in whatever program.
+fn alone() -> File {
+    let swaps = File::open("/proc/swaps").expect("a list of swap");
+    flock(&swaps, FlockOperation::LockExclusive).expect("a lock");
+    swaps
+}
+
+fn shapes(command: &mut Command) -> Target {
+    Target::of(command.arg("--").arg(target::shapes()).args(SHAPES.split(' ')))
+}
+
+#[test]
+fn freezing_alone_is_what_is_left() {
+    let _alone = alone();
+    let place = Place::new();
+    let Some(mut command) = place.powerless(&OPTIONS) else { return };
+    if has_swap() {
+        return lacking("a state without swap");
+    }
+    let refused = command.args(["--", "echo", "started"]).output().unwrap();
+    assert_eq!((refused.status.code(), refused.stdout.as_slice()), (Some(125), &b""[..]));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("sudo agentmem setup"), "{refused:?}");
+
+    let mut command = place.powerless(&[&OPTIONS[..], &["--best-effort"]].concat()).unwrap();
+    let (mut untouched, mut managed) = (Target::start(SHAPES), shapes(&mut command));
+    for _ in 0..3 {
+        assert_eq!(untouched.step(50), managed.step(50));
+        let status = frozen(&place);
+        let left = status["left_alone"].as_array().unwrap();
+        assert!(left.iter().any(|left| left["pid"] == status["root_pid"]), "{status}");
+        assert!(left.iter().all(|left| left["why"].as_str().unwrap().contains("no userfaultfd")), "{status}");
+        assert_eq!((&status["held_bytes"], &status["page_out_ms"]["cpu"].is_u64()), (&0.into(), &true), "{status}");
+        assert!(swapped_kib(&status) == 0 && status["private_bytes"].as_u64() > Some(20 << 20), "{status}");
+        assert_eq!(untouched.check(), managed.check());
+    }
+}
+
+/// Swap for a test. It is gone when this is dropped, which takes everything back that is in it.
+struct Swap {
+    device: PathBuf,
+    /// Where it is a file, and not compressed memory.
+    file: Option<tempfile::NamedTempFile>,
+}
+
+const SWAP_BYTES: u64 = 256 << 20;
+
+/// What a command says; an error is what it complains about.
+fn said(program: &str, arguments: &[&str]) -> Result<String, String> {
+    let output = Command::new(program).args(arguments).output().map_err(|error| format!("{program}: {error}"))?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+}
+
+impl Swap {
+    fn on() -> Result<Self, String> {
+        let swap = Swap::of_memory().or_else(|_| Swap::of_file())?;
+        let device = swap.device.to_str().expect("a plain name");
+        said("mkswap", &[device])?;
+        said("swapon", &[device])?;
+        Ok(swap)
+    }
+
+    fn of_memory() -> Result<Self, String> {
+        let device = said("zramctl", &["--find", "--size", &SWAP_BYTES.to_string()])?.into();
+        Ok(Swap { device, file: None })
+    }
+
+    fn of_file() -> Result<Self, String> {
+        let file = tempfile::NamedTempFile::new_in("/var/tmp").map_err(|error| error.to_string())?;
+        // Written in full: a file with holes is none to swap to.
+        std::fs::write(file.path(), vec![1; SWAP_BYTES as usize]).map_err(|error| error.to_string())?;
+        Ok(Swap { device: file.path().to_owned(), file: Some(file) })
+    }
+}
+
+impl Drop for Swap {
+    fn drop(&mut self) {
+        let device = self.device.to_str().expect("a plain name");
+        // Fails where it was not switched on.
+        let _ = said("swapoff", &[device]);
+        if self.file.is_none() {
+            let _ = said("zramctl", &["--reset", device]);
+        }
+    }
+}
+
+/// What the root of a tree has in swap.
+fn swapped_kib(status: &Value) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{}/status", status["root_pid"])).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("VmSwap:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// Swap, and the lock that is needed to have it. None, and it says so: this user may not have any.
+fn swap() -> Option<(Swap, File)> {
+    let alone = alone();
+    match Swap::on() {
+        Ok(swap) => Some((swap, alone)),
+        Err(why) => {
+            lacking(&format!("swap for tests: {why}"));
+            None
+        }
+    }
+}
+
+#[test]
+#[ignore = "switches swap on for a moment: as root, cargo test -p agentmem-pager --test fallbacks -- --ignored"]
+fn swap_takes_what_nobody_may_guard() {
+    let Some(_swap) = swap() else { return };
+    let place = Place::new();
+    let Some(mut command) = place.powerless(&OPTIONS) else { return };
+    let (mut untouched, mut managed) = (Target::start(SHAPES), shapes(&mut command));
+    for _ in 0..3 {
+        assert_eq!(untouched.step(50), managed.step(50));
+        let status = frozen(&place);
+        assert!(swapped_kib(&status) > 10 << 10, "{} KiB: {status}", swapped_kib(&status));
+        assert_eq!(untouched.check(), managed.check());
+    }
+}
+
+/// A program that the pager refuses.
+fn refused(place: &Place, habit: &str) -> Target {
+    let program: &Path = &target::shapes().with_file_name("stubborn");
+    let mut target = Target::of(place.supervisor(&OPTIONS).arg("--").arg(program).arg(habit));
+    assert!(target.hear().starts_with("ready"));
+    target
+}
+
+#[test]
+#[ignore = "switches swap on for a moment: as root, cargo test -p agentmem-pager --test fallbacks -- --ignored"]
+fn swap_takes_what_is_refused() {
+    let Some(_swap) = swap() else { return };
+    for habit in ["ring", "pinned", "aio", "faults"] {
+        let place = Place::new();
+        let mut managed = refused(&place, habit);
+        for _ in 0..2 {
+            assert_eq!(managed.ask("go on"), "ok");
+            let status = frozen(&place);
+            assert!(swapped_kib(&status) > 2 << 10, "{habit}: {} KiB: {status}", swapped_kib(&status));
+        }
+        assert_eq!(managed.ask("go on"), "ok");
+    }
+}
