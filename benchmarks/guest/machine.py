@@ -17,7 +17,7 @@ from benchmarks.guest.kernel import Kernel
 
 _QEMU = "qemu-system-x86_64"
 _MODULES = ("virtio_pci", "9pnet_virtio", "9p", "overlay")
-_FOLDERS = ("bin", "proc", "dev", "root", "machine", "changes", "modules")
+_FOLDERS = ("bin", "proc", "dev", "guest", "machine", "changes", "modules")
 _UP = "the guest is up"
 _MEMORY_MIB = 6144
 # Where there is no processor to share, such as in some virtual machines, a kernel hangs early.
