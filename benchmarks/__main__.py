@@ -24,6 +24,8 @@ BENCHMARKS = {
     "page_out": "processor time of paging out, and input that arrives meanwhile",
     "awake": "turns of an agent that is managed and awake, against a plain one",
     "cycles": "--count times: a turn, idle, paged out, woken; four programs",
+    "adopted": "--count such cycles of a program that is taken up while it runs",
+    "guest": "cycles as an ordinary user under Yama, on Debian's kernel in QEMU",
     "peers": "against nothing, zram swap, and kill and resume",
     "tmux": "Claude Code in a terminal: idle, paged out, woken by a key",
 }

@@ -15,7 +15,7 @@ from benchmarks.managed import ManagedError
 from benchmarks.stage import Settings, Stage, meaning, stage
 from benchmarks.tree import Tree, TreeError
 
-_IDLE_AFTER = "300ms"
+IDLE_AFTER = "300ms"
 _SHAPES_MIB = 16
 
 
@@ -43,14 +43,19 @@ async def run(settings: Settings) -> Result:
                 notes.append(f"{name}: left out: {missing}")
                 figures.append(Figure(f"{name}: cycles", 0, "", count, False))
                 continue
-            figures += [
-                Figure(f"{name}: cycles", outcome.cycles, "", count, False),
-                Figure(f"{name}: wakes", outcome.wakes, ""),
-                Figure(f"{name}: wrong answers", outcome.wrong, "", 0),
-                Figure(f"{name}: crashes", outcome.crash is not None, "", 0),
-            ]
+            figures += as_figures(name, outcome, count)
             notes += [f"{name}: {outcome.crash}"] if outcome.crash else []
         return Result(figures, meaning(on, count), notes)
+
+
+def as_figures(name: str, outcome: Outcome, count: int) -> list[Figure]:
+    """What became of a program that was to do `count` cycles."""
+    return [
+        Figure(f"{name}: cycles", outcome.cycles, "", count, False),
+        Figure(f"{name}: wakes", outcome.wakes, ""),
+        Figure(f"{name}: wrong answers", outcome.wrong, "", 0),
+        Figure(f"{name}: crashes", outcome.crash is not None, "", 0),
+    ]
 
 
 def _runners(on: Stage, count: int) -> dict[str, Callable[[], Awaitable[Outcome]]]:
@@ -73,7 +78,7 @@ def _there(command: list[str]) -> list[str]:
 
 
 async def _claude(on: Stage, count: int) -> Outcome:
-    agent = await on.claude("claude", idle_after=_IDLE_AFTER)
+    agent = await on.claude("claude", idle_after=IDLE_AFTER)
 
     async def cycle(_: int) -> bool:
         return (await agent.turn()).right
@@ -82,9 +87,15 @@ async def _claude(on: Stage, count: int) -> Outcome:
 
 
 async def _lines(on: Stage, name: str, command: list[str], count: int) -> Outcome:
-    managed = await on.lines(name, command, idle_after=_IDLE_AFTER)
+    managed = await on.lines(name, command, idle_after=IDLE_AFTER)
     untouched = await on.lines(f"{name}-untouched", command, managed=False)
-    is_shapes = name == "static"
+    return await beside(on, managed, untouched, count, is_shapes=name == "static")
+
+
+async def beside(
+    on: Stage, managed: Tree, untouched: Tree, count: int, *, is_shapes: bool = False
+) -> Outcome:
+    """Cycles of one program, next to another that is left alone: both must say the same."""
 
     async def cycle(number: int) -> bool:
         line = "step 50" if is_shapes else script.words(12, "cycle", on.settings.seed, number)

@@ -136,8 +136,9 @@ def image(tmp_path: Path) -> Path:
     """The root folder of a machine with udev and a systemd that delegates nothing."""
     root = tmp_path / "image"
     uid = os.geteuid()
-    for folder in ("dev", "etc/udev", "run/systemd/system", "var/lib"):
+    for folder in ("dev", "etc/udev", "run/systemd/system", "usr/bin", "var/lib"):
         (root / folder).mkdir(parents=True)
+    (root / "usr/bin/udevadm").touch()
     (root / "etc/group").write_text("root:x:0:\nusers:x:999:\n")
     (root / "etc/passwd").write_text(f"root:x:0:0::/:/bin/sh\n{USER}:x:{uid}:100::/:/bin/sh\n")
     (root / "dev/userfaultfd").touch(mode=0o600)
@@ -251,6 +252,31 @@ def test_without_a_device_nothing_is_granted(image: Path) -> None:
     assert (result.exit_code, result.stdout) == (1, "")
     assert "Linux 6.1" in result.stderr
     assert snapshot(image) == before
+
+
+def test_rules_of_others_are_no_udev(image: Path) -> None:
+    (image / "usr/lib/udev/rules.d").mkdir(parents=True)
+    (image / "usr/bin/udevadm").unlink()
+    assert not facts.look(image, USER, os.geteuid()).has_udev
+    result = run(image)
+    assert not (image / RULE[1:]).exists()
+    assert "run setup again after each restart" in result.stderr
+    (image / "run/udev").mkdir()
+    (image / "run/udev/control").touch()
+    assert facts.look(image, USER, os.geteuid()).has_udev
+
+
+def test_a_udev_that_does_not_run_is_not_told(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    commands: list[list[str]] = []
+    host = Host(image, lambda arguments: commands.append(list(arguments)))
+    host._is_this = True
+    host.make(Change("file", RULE, RULE_TEXT), os.geteuid())
+    assert commands == []
+    (image / "run/udev").mkdir()
+    (image / "run/udev/control").touch()
+    host.take_back()
+    assert commands == [["udevadm", "control", "--reload"]]
 
 
 def test_a_delegation_is_seen(image: Path) -> None:

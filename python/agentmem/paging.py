@@ -79,7 +79,7 @@ def tracing(scope: str | None, is_privileged: bool) -> Finding:
         return Finding(
             name,
             "limited",
-            "1: agentmem run can trace what it starts, agentmem adopt cannot",
+            "1: agentmem run can trace what it starts, agentmem adopt only as root",
             "for adopt, until the next restart, as root: sysctl -w kernel.yama.ptrace_scope=0",
         )
     if scope == "2":

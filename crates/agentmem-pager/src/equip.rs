@@ -12,7 +12,9 @@ use crate::paging::Held;
 use crate::peers::Peers;
 use crate::sample::sample;
 use crate::status::Measured;
+use crate::tracing;
 use crate::tree;
+use rustix::process::Pid;
 use std::path::PathBuf;
 
 /// Equipment for trees that are paged out and frozen.
@@ -30,10 +32,15 @@ const NO_USERFAULTFD: &str = "this user may not handle page faults of agents: ru
 
 impl Equip for Paged {
     fn check(&self, settings: &Settings) -> Result<(), String> {
-        if !settings.freeze || crate::userfault::is_permitted() || memory::has_swap() {
+        if !settings.freeze {
             return Ok(());
         }
-        Err(NO_USERFAULTFD.into())
+        tracing::check_own()?;
+        if crate::userfault::is_permitted() || memory::has_swap() { Ok(()) } else { Err(NO_USERFAULTFD.into()) }
+    }
+
+    fn check_adopted(&self, settings: &Settings, pid: Pid) -> Result<(), String> {
+        if settings.freeze { tracing::check(pid.as_raw_nonzero().get()) } else { Ok(()) }
     }
 
     fn wants_cgroup(&self, settings: &Settings) -> bool {

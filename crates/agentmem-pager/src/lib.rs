@@ -41,6 +41,7 @@ pub mod supervisor;
 pub mod sys;
 pub mod target;
 pub mod terminal;
+pub mod tracing;
 pub mod tree;
 pub mod userfault;
 pub mod waits;

@@ -77,6 +77,11 @@ pub trait Equip {
     /// helps. Asked before the command starts.
     fn check(&self, settings: &Settings) -> Result<(), String>;
 
+    /// As [`Equip::check`], for a process that runs already.
+    fn check_adopted(&self, _settings: &Settings, _pid: Pid) -> Result<(), String> {
+        Ok(())
+    }
+
     /// Whether a tree wants a cgroup of its own with these settings.
     fn wants_cgroup(&self, settings: &Settings) -> bool;
 

@@ -40,6 +40,10 @@ pub fn adopt(settings: Settings, pid: i32, whole: bool, equip: &dyn Equip) -> Re
     let (inherited, signals) = Inherited::take().map_err(cannot)?;
     let pid = Pid::from_raw(pid).ok_or_else(|| LaunchError::own("adopt", "no such process"))?;
     let root = Root::adopt(pid)?;
+    if !settings.best_effort {
+        let check = equip.check_adopted(&settings, pid);
+        check.map_err(|why| LaunchError::own(&format!("process {pid}"), why))?;
+    }
     let (registration, control) = register(&settings, &command_of(pid), equip)?;
     let cgroup = cgroup(&settings, &registration, equip).filter(|cgroup| take_in(cgroup, pid, whole));
     if cgroup.is_none() && equip.wants_cgroup(&settings) && is_job_of_a_shell(pid) {

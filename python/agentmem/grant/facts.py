@@ -7,7 +7,8 @@ from pathlib import Path
 from agentmem.grant import acl
 from agentmem.grant.plan import DEVICE, DROP_IN, GROUP, RULE, Device, Facts
 
-_UDEV = ("run/udev", "etc/udev", "usr/lib/udev", "lib/udev")
+# Folders of rules say nothing: packages put rules there, whether anybody reads them or not.
+_UDEV = ("run/udev/control", "usr/bin/udevadm", "bin/udevadm", "usr/sbin/udevadm", "sbin/udevadm")
 _UNITS = (
     "etc/systemd/system",
     "run/systemd/system",
@@ -28,7 +29,7 @@ def look(root: Path, user: str, uid: int) -> Facts:
     return Facts(
         user=user,
         device=_device(under(root, DEVICE), uid),
-        has_udev=any((root / folder).is_dir() for folder in _UDEV),
+        has_udev=any((root / path).exists() for path in _UDEV),
         rule=text_of(under(root, RULE)),
         gid=gid,
         is_member=user in members,

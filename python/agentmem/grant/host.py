@@ -15,6 +15,7 @@ from agentmem.grant.journal import Entry
 from agentmem.grant.plan import DROP_IN, GROUP, RULE, Change
 
 Run = Callable[[Sequence[str]], None]
+_UDEV_SOCKET = "run/udev/control"
 _FIRST_SYSTEM_GID, _LAST_SYSTEM_GID = 100, 999
 
 
@@ -161,7 +162,8 @@ class Host:
         """Have the daemon whose file this is read it."""
         if not self._is_this:
             return
-        if path == RULE and shutil.which("udevadm"):
+        # One that does not run reads its rules when it starts, and one in a container never runs.
+        if path == RULE and (self.root / _UDEV_SOCKET).exists() and shutil.which("udevadm"):
             self._run(["udevadm", "control", "--reload"])
         if path == DROP_IN:
             self._run(["systemctl", "daemon-reload"])
