@@ -22,6 +22,10 @@ PAGER = "crates/agentmem-pager"
 # an exec, or before there is a second thread.
 PAGER_UNSAFE_FILES = ("peek", "sys", "os", "launch", "session", "start", "main")
 PAGER_UNSAFE = {f"{PAGER}/src/{name}.rs" for name in PAGER_UNSAFE_FILES}
+C_BINDING = "bindings/c"
+# Where pointers of C's get types, and what the C library is asked for.
+C_BINDING_UNSAFE = {f"{C_BINDING}/src/{name}.rs" for name in ("border", "memory", "sys")}
+C_BINDING_SEAM = f"{C_BINDING}/src/sys.rs"
 ATOMICS_FACADE = f"{STORE}/sync.rs"
 NATIVE_IMPORTER = "python/agentmem/_store.py"
 FACES = ("integrations", "cli")
@@ -121,6 +125,8 @@ REGISTRY_HOSTS = lines_with(
 ADDRESSES = lines_with("https?:" + "//")
 ATOMICS = rust_code_with(r"\b(std|core)::(sync::)?(\{[^;]*)?\batomic\b")
 UNSAFE = rust_code_with(r"\bunsafe\b")
+# An exported name is unsafe to choose, and says so.
+UNSAFE_BUT_NAMES = rust_code_with(r"\bunsafe\b(?!\(no_mangle\))")
 LINUX = rust_code_with(r"\b(libc|rustix)\b")
 NATIVE = imports_of("agentmem._native")
 UPWARDS = imports_of(*(f"agentmem.{face}" for face in FACES))
@@ -135,6 +141,7 @@ UPWARDS = imports_of(*(f"agentmem.{face}" for face in FACES))
         (ATOMICS, "use crate::sync::atomic::AtomicU64; // not std", "use std::sync::atomic::*;"),
         (ATOMICS, "use std::sync::{Arc,\n Mutex};", "use std::sync::{Arc,\n atomic::AtomicU64};"),
         (UNSAFE, "#![forbid(unsafe_code)] // unsafe", "unsafe { read(pointer) }"),
+        (UNSAFE_BUT_NAMES, "#[unsafe(no_mangle)]", "#[unsafe(no_mangle)]\nunsafe fn f() {}"),
         (LINUX, "let libcurl = 1; // libc::open", "libc::open(path, 0)"),
         (NATIVE, "from agentmem import _store", "from agentmem._native import Store"),
         (NATIVE, "import agentmem", "from . import _native"),
@@ -162,12 +169,20 @@ def test_decisions_and_corpus_have_no_unsafe(crate: str) -> None:
 def test_one_file_of_the_store_calls_linux() -> None:
     sources = [path for path in files(".rs") if "src" in path.parts]
     others = [path for path in sources if not str(path).startswith(f"{PAGER}/")]
-    assert breaks(LINUX, [path for path in others if str(path) != SEAM_TO_LINUX]) == []
+    seams = (SEAM_TO_LINUX, C_BINDING_SEAM)
+    assert breaks(LINUX, [path for path in others if str(path) not in seams]) == []
 
 
 def test_the_pager_is_unsafe_in_few_files() -> None:
     sources = [path for path in files(".rs", under=f"{PAGER}/src/") if path.name != "tests.rs"]
     assert breaks(UNSAFE, [path for path in sources if str(path) not in PAGER_UNSAFE]) == []
+
+
+def test_the_border_to_c_is_unsafe_in_few_files() -> None:
+    sources = files(".rs", under=f"{C_BINDING}/src/")
+    assert sources
+    others = [path for path in sources if str(path) not in C_BINDING_UNSAFE]
+    assert breaks(UNSAFE_BUT_NAMES, others) == []
 
 
 def test_atomics_of_the_store_come_from_the_facade_that_loom_replaces() -> None:

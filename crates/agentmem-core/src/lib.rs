@@ -12,6 +12,7 @@ mod error_table;
 pub mod frame;
 pub mod place;
 pub mod policy;
+pub mod runtime;
 pub mod smu;
 pub mod transcript;
 pub mod varint;
