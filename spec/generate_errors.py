@@ -1,4 +1,4 @@
-"""Write the error tables of Rust, Python and C from spec/errors.toml, or check that they are up to date.
+"""Write the error tables of Rust, Python and C from spec/errors.toml, or check them.
 
 Without arguments it writes; with --check it exits 1 and names each file that differs.
 """
@@ -206,7 +206,8 @@ def c(entries: list[Entry], header: str) -> str:
     if not after:
         raise ValueError(f"{HEADER.name} has no place for the table")
     rows = ",\n".join(
-        f"    /* {sentence(e.text)} {e.errno}. */\n    AGENTMEM_ERROR_{shouted(e.name)} = {e.number}"
+        f"    /* {sentence(e.text)} {e.errno}. */\n"
+        f"    AGENTMEM_ERROR_{shouted(e.name)} = {e.number}"
         for e in entries
     )
     table = f"enum agentmem_error {{\n    AGENTMEM_OK = 0,\n{rows}\n}};\n"

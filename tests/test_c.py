@@ -1,4 +1,4 @@
-"""libagentmem for C: installed into a prefix of its own, and used from there by programs in C and C++."""
+"""libagentmem for C, installed into a prefix of its own and used from there in C and C++."""
 
 import json
 import os
@@ -58,7 +58,6 @@ class Prefix:
 
     def run(self, program: Path, *arguments: object, **environment: str) -> str:
         """Run a program that was linked here."""
-        # Opaque handles are Rust's, so what leaks there is told as well as what leaks in C.
         return run(program, *arguments, LD_LIBRARY_PATH=str(self.lib), **environment)
 
 
@@ -109,7 +108,7 @@ def test_the_header_keeps_the_vocabulary_and_the_versions() -> None:
         assert numbers == [(prefix + word.upper(), number) for number, word in words]
     abi = re.findall(r"AGENTMEM_ABI_VERSION (\d+)", header)
     assert abi == re.findall(r"ABI_VERSION: u32 = (\d+)", (C / "src" / "lib.rs").read_text())
-    assert f"libagentmem.so.{abi[0]}\"" in (C / "build.rs").read_text()
+    assert f'libagentmem.so.{abi[0]}"' in (C / "build.rs").read_text()
 
 
 def test_what_is_installed(prefix: Prefix) -> None:

@@ -24,6 +24,9 @@ pub struct Id {
     pub bytes: [u8; 32],
 }
 
+// What agentmem.h asserts as well.
+const _: () = assert!(size_of::<Id>() == 32);
+
 fn smu_of(given: Option<&Smu>) -> Result<&store::Smu> {
     Ok(&needed(given, "smu")?.smu)
 }

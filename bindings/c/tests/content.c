@@ -49,9 +49,10 @@ static void agents_have_facts(agentmem_store *store)
     CHECK(strstr(json, "\"quota_bytes\":null") != NULL && strstr(json, "\"importance\":80") != NULL);
     agentmem_free_text(json);
 
-    FAILS(INVALID_ARGUMENT, agentmem_agent_open(store, NULL, 50, AGENTMEM_NONE, 0, &agent));
-    CHECK(agent == NULL);
-    FAILS(INVALID_ARGUMENT, agentmem_agent_open(store, "x", 101, AGENTMEM_NONE, 0, &agent));
+    agentmem_agent *none = agent;
+    FAILS(INVALID_ARGUMENT, agentmem_agent_open(store, NULL, 50, AGENTMEM_NONE, 0, &none));
+    CHECK(none == NULL);
+    FAILS(INVALID_ARGUMENT, agentmem_agent_open(store, "x", 101, AGENTMEM_NONE, 0, &none));
     FAILS(INVALID_ARGUMENT, agentmem_agent_open(store, "x", 50, AGENTMEM_NONE, 0, NULL));
     agentmem_smu_free(smu);
     agentmem_agent_free(agent);
@@ -167,15 +168,17 @@ static void agents_share(agentmem_store *store)
     agentmem_agent *taker = open_agent(store, "taker");
     agentmem_smu *smu = put_text(giver, "for both");
     agentmem_smu *own;
+    agentmem_smu *none = smu;
     uint32_t agents;
     OK(agentmem_agent_attach(taker, smu, &own));
     OK(agentmem_smu_shared_by(smu, &agents));
     CHECK(agents == 2);
     FAILS(INVALID_ARGUMENT, agentmem_agent_release(taker, smu));
-    FAILS(INVALID_ARGUMENT, agentmem_agent_attach(taker, NULL, &own));
-    CHECK(own == NULL);
+    FAILS(INVALID_ARGUMENT, agentmem_agent_attach(taker, NULL, &none));
+    CHECK(none == NULL);
     OK(agentmem_agent_close(giver));
     OK(agentmem_agent_close(taker));
+    agentmem_smu_free(own);
     agentmem_smu_free(smu);
     agentmem_agent_free(giver);
     agentmem_agent_free(taker);
