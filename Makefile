@@ -111,12 +111,15 @@ install-c:
 	@sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@VERSION@|$(VERSION)|' bindings/c/agentmem.pc.in \
 		>$(DESTDIR)$(LIBDIR)/pkgconfig/agentmem.pc
 
-# With a socket of agentmemd's in SOCKET, over a session too.
+# Embedded, then over a session with a daemon as small as can be.
 bench-c:
-	cargo build --release --locked --quiet -p agentmem-c
+	cargo build --release --locked --quiet -p agentmem-c --lib --example serve
 	@cc -std=c11 -O2 -Wall -Wextra -Ibindings/c/include bindings/c/bench.c $(CARGO_TARGET)/release/libagentmem.a \
 		-o $(CARGO_TARGET)/release/bench-c -lpthread -lm -ldl -lrt -lgcc_s
-	@$(CARGO_TARGET)/release/bench-c $(SOCKET)
+	@$(CARGO_TARGET)/release/bench-c
+	@scratch=$$(mktemp -d); trap 'rm -rf "$$scratch"' EXIT; \
+		coproc $(CARGO_TARGET)/release/examples/serve "$$scratch/socket"; read -r <&"$${COPROC[0]}"; \
+		$(CARGO_TARGET)/release/bench-c "$$scratch/socket"
 
 # Its own target directory, because of the flag: messages of panics name sources of dependencies, and
 # would tell the home folder of whoever built the wheel.

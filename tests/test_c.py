@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,24 @@ def prefix(tmp_path_factory: pytest.TempPathFactory) -> Prefix:
     path = tmp_path_factory.mktemp("prefix")
     run("make", "install-c", f"PREFIX={path}")
     return Prefix(path)
+
+
+@pytest.fixture
+def socket(tmp_path: Path) -> Iterator[Path]:
+    """Where a daemon listens, as small as can be."""
+    build = ("cargo", "build", "--release", "--locked", "--quiet", "-p", "agentmem-c")
+    run(*build, "--example", "serve")
+    target = Path(os.environ.get("CARGO_TARGET_DIR", "target"))
+    path = tmp_path / "daemon.sock"
+    command = [target / "release" / "examples" / "serve", path]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as daemon:
+        assert daemon.stdout
+        assert daemon.stdout.readline() == b"ready\n"
+        yield path
+        daemon.communicate()
+        assert daemon.returncode == 0
 
 
 def declared() -> set[str]:
@@ -140,6 +159,18 @@ def test_programs(prefix: Prefix, tmp_path: Path, source: str, link: str) -> Non
     printed = prefix.run(program, *arguments)
     for line in printed.splitlines():
         assert json.loads(line)
+
+
+@pytest.mark.parametrize("link", ["dynamic", "sanitized"])
+@pytest.mark.parametrize("source", ["store.c", "content.c"])
+def test_programs_with_a_daemon(
+    prefix: Prefix, tmp_path: Path, socket: Path, source: str, link: str
+) -> None:
+    program = prefix.build(PROGRAMS / source, tmp_path, link)
+    folder = tmp_path / "store"
+    folder.mkdir(mode=0o700)
+    arguments = [folder] if source == "store.c" else []
+    prefix.run(program, *arguments, AGENTMEM_TEST_SOCKET=str(socket))
 
 
 def test_figures_have_the_names_that_python_gives_them(prefix: Prefix, tmp_path: Path) -> None:

@@ -213,6 +213,37 @@ static void daemons_that_are_not_there(const char *folder)
     FAILS(INVALID_ARGUMENT, agentmem_store_connect(socket, NULL, NULL, 0, 9, &store));
 }
 
+static void domains_are_apart(void)
+{
+    const char *socket = getenv("AGENTMEM_TEST_SOCKET");
+    static const char token[] = "a token that nobody guesses";
+    agentmem_store *own;
+    agentmem_store *tenant;
+    agentmem_smu *found;
+    if (socket == NULL) {
+        return;
+    }
+    CHECK(setenv("AGENTMEM_SOCKET", socket, 1) == 0);
+    OK(agentmem_store_connect(NULL, NULL, NULL, 0, AGENTMEM_WAIT, &own));
+    OK(agentmem_store_connect(NULL, "tenant", token, sizeof token, AGENTMEM_FAIL, &tenant));
+    agentmem_agent *ours = open_agent(own, "ours");
+    agentmem_agent *theirs = open_agent(tenant, "theirs");
+    agentmem_smu *smu;
+    OK(agentmem_agent_put(ours, "secret", 6, AGENTMEM_MESSAGE, "known", 50, &smu));
+    FAILS(NOT_FOUND, agentmem_agent_attach_name(theirs, "known", &found));
+    FAILS(INVALID_ARGUMENT, agentmem_agent_attach(theirs, smu, &found));
+    agentmem_smu_free(smu);
+    agentmem_agent_free(theirs);
+    agentmem_store_free(tenant);
+    FAILS(PERMISSION_DENIED, agentmem_store_connect(NULL, "tenant", token, 20, AGENTMEM_WAIT, &tenant));
+    const char *path;
+    OK(agentmem_store_path(own, &path));
+    CHECK(path == NULL);
+    OK(agentmem_agent_close(ours));
+    agentmem_agent_free(ours);
+    agentmem_store_free(own);
+}
+
 static void a_child_is_told(void)
 {
     agentmem_store *store = open_any();
@@ -256,6 +287,7 @@ int main(int argc, char **argv)
     options_are_checked();
     a_store_lasts(argv[1]);
     figures_agree();
+    domains_are_apart();
     a_child_is_told();
     daemons_that_are_not_there(argv[1]);
     return 0;
