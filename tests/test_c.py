@@ -173,6 +173,16 @@ def test_programs_with_a_daemon(
     prefix.run(program, *arguments, AGENTMEM_TEST_SOCKET=str(socket))
 
 
+def test_the_behaviour_suite_of_all_languages(prefix: Prefix, tmp_path: Path) -> None:
+    suite = ROOT / "spec" / "conformance.json"
+    if not suite.exists():
+        pytest.skip("there is no spec/conformance.json")
+    folder = tmp_path / "stores"
+    folder.mkdir()
+    program = prefix.build(PROGRAMS / "conformance.c", tmp_path)
+    prefix.run(program, suite, folder)
+
+
 def test_figures_have_the_names_that_python_gives_them(prefix: Prefix, tmp_path: Path) -> None:
     import agentmem
 

@@ -3,6 +3,7 @@
  *
  * Errors. Every function that can fail returns 0, or a positive number of enum agentmem_error. What it was asked to
  * fill is zero (NULL) then, where that pointer was not NULL itself. agentmem_error_text() says more.
+ * A bug of the library's own that it notices is AGENTMEM_ERROR_CLOSED too, and the text says so: it never aborts.
  *
  * Handles. agentmem_store, _agent, _smu, _view, _conversation and _list are opaque. Whoever is given one frees it with
  * the _free function of its type, once, and nothing else frees it; NULL is ignored there. Handles may be freed in any
