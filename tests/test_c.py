@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,9 +41,17 @@ class Prefix:
         self.lib = path / "lib"
 
     def config(self, *options: str) -> list[str]:
-        """What pkg-config says."""
-        folder = str(self.lib / "pkgconfig")
-        return run("pkg-config", *options, "agentmem", PKG_CONFIG_PATH=folder).split()
+        """What pkg-config says, or would say where there is none."""
+        folder = self.lib / "pkgconfig"
+        if shutil.which("pkg-config"):
+            return run("pkg-config", *options, "agentmem", PKG_CONFIG_PATH=str(folder)).split()
+        text = (folder / "agentmem.pc").read_text()
+        for name, value in re.findall(r"^(\w+)=(.*)$", text, re.MULTILINE):
+            text = text.replace(f"${{{name}}}", value)
+        said = dict(re.findall(r"^([\w.]+): (.*)$", text, re.MULTILINE))
+        fields = {"--cflags": "Cflags", "--libs": "Libs", "--modversion": "Version"}
+        wanted = [fields.get(option, "Libs.private") for option in options]
+        return " ".join(said[field] for field in wanted).split()
 
     def build(self, source: Path, out: Path, link: str = "dynamic") -> Path:
         """Compile and link a program."""
@@ -181,6 +190,23 @@ def test_the_behaviour_suite_of_all_languages(prefix: Prefix, tmp_path: Path) ->
     folder.mkdir()
     program = prefix.build(PROGRAMS / "conformance.c", tmp_path)
     prefix.run(program, suite, folder)
+
+
+def test_nothing_is_asked_of_null(prefix: Prefix, tmp_path: Path) -> None:
+    code = re.sub(r"/\*.*?\*/", "", HEADER.read_text(), flags=re.DOTALL)
+    functions = dict(re.findall(r"^int (agent\w+)\((.*?)\);", code, re.MULTILINE | re.DOTALL))
+    assert functions.keys() <= declared()
+    # One says what a number is, the other takes NULL as free does.
+    for name in ("agentmem_error_errno", "agent_discard"):
+        del functions[name]
+    calls = "".join(
+        f"    FAILS(INVALID_ARGUMENT, {name}({', '.join('0' for _ in parameters.split(','))}));\n"
+        for name, parameters in functions.items()
+    )
+    source = tmp_path / "nulls.c"
+    include = f'#include "{PROGRAMS / "check.h"}"'
+    source.write_text(f"{include}\nint main(void)\n{{\n{calls}    return 0;\n}}\n")
+    prefix.run(prefix.build(source, tmp_path, "sanitized"))
 
 
 def test_figures_have_the_names_that_python_gives_them(prefix: Prefix, tmp_path: Path) -> None:

@@ -19,6 +19,15 @@ use std::ffi::c_char;
 /// Changes when a program that was compiled before could no longer use the library. Part of the soname.
 pub const ABI_VERSION: u32 = 0;
 
+/// C may use a handle on any thread, and on several at once.
+const fn is_shared<T: Send + Sync>() {}
+const _: () = is_shared::<store::Store>();
+const _: () = is_shared::<agent::Agent>();
+const _: () = is_shared::<smu::Smu>();
+const _: () = is_shared::<smu::View>();
+const _: () = is_shared::<conversation::Conversation>();
+const _: () = is_shared::<list::List>();
+
 /// The library's ABI.
 #[unsafe(no_mangle)]
 pub extern "C" fn agentmem_abi_version() -> u32 {
