@@ -46,7 +46,7 @@ class Prefix:
         if shutil.which("pkg-config"):
             return run("pkg-config", *options, "agentmem", PKG_CONFIG_PATH=str(folder)).split()
         text = (folder / "agentmem.pc").read_text()
-        for name, value in re.findall(r"^(\w+)=(.*)$", text, re.MULTILINE):
+        for name, value in reversed(re.findall(r"^(\w+)=(.*)$", text, re.MULTILINE)):
             text = text.replace(f"${{{name}}}", value)
         said = dict(re.findall(r"^([\w.]+): (.*)$", text, re.MULTILINE))
         fields = {"--cflags": "Cflags", "--libs": "Libs", "--modversion": "Version"}
