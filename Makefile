@@ -24,10 +24,13 @@ PROGRAMS_BUILT := $(VENV)/.programs
 CARGO_TARGET := $(or $(CARGO_TARGET_DIR),target)
 CARGO_SOURCES := Cargo.toml Cargo.lock .cargo/config.toml pyproject.toml \
 	$(shell find crates bindings -name '*.rs' -o -name Cargo.toml)
+VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml)
+PREFIX ?= /usr/local
+LIBDIR ?= $(PREFIX)/lib
 PYTHON_SOURCES := python tests spec .ci/wheel_check.py $(wildcard benchmarks examples)
 LOOM_TARGET := $(CARGO_TARGET)/loom
 
-.PHONY: help setup demo test test-rust test-loom test-python check bench wheel lock clean machine
+.PHONY: help setup demo test test-rust test-loom test-python check bench install-c bench-c wheel lock clean machine
 
 help:
 	@echo 'make demo    set up, then run the demonstration'
@@ -35,6 +38,7 @@ help:
 	@echo 'make setup   .venv with pinned dependencies and a release build; the command is $(AGENTMEM)'
 	@echo 'make check   format, lint, types, invariants'
 	@echo 'make bench   all benchmarks'
+	@echo 'make install-c PREFIX=/usr/local   libagentmem for C (DESTDIR is honoured); make bench-c measures it'
 	@echo 'make wheel   an abi3 wheel in dist/'
 	@echo 'make lock    renew the Python lock files (needs uv)'
 	@echo 'make clean   remove all that was built'
@@ -102,6 +106,31 @@ check: setup
 
 bench: setup
 	@$(AGENTMEM) bench all
+
+# Lands below $(DESTDIR), and finds itself below $(PREFIX).
+install-c:
+	cargo build --release --locked --quiet -p agentmem-c
+	@install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(LIBDIR)/pkgconfig
+	@install -m 644 bindings/c/include/agentmem.h $(DESTDIR)$(PREFIX)/include
+	@install -m 755 --strip $(CARGO_TARGET)/release/libagentmem.so $(DESTDIR)$(LIBDIR)/libagentmem.so.$(VERSION)
+	@ln -sf libagentmem.so.$(VERSION) $(DESTDIR)$(LIBDIR)/libagentmem.so.0
+	@ln -sf libagentmem.so.0 $(DESTDIR)$(LIBDIR)/libagentmem.so
+	@install -m 644 $(CARGO_TARGET)/release/libagentmem.a $(DESTDIR)$(LIBDIR)
+	@strip --strip-debug $(DESTDIR)$(LIBDIR)/libagentmem.a
+	@sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@VERSION@|$(VERSION)|' bindings/c/agentmem.pc.in \
+		>$(DESTDIR)$(LIBDIR)/pkgconfig/agentmem.pc
+
+# Embedded, then over a session with a daemon.
+bench-c: setup
+	cargo build --release --locked --quiet -p agentmem-c --lib
+	@cc -std=c11 -O2 -Wall -Wextra -Ibindings/c/include bindings/c/bench.c $(CARGO_TARGET)/release/libagentmem.a \
+		-o $(CARGO_TARGET)/release/bench-c -lpthread -lm -ldl -lrt -lgcc_s
+	@$(CARGO_TARGET)/release/bench-c
+	@scratch=$$(mktemp -d); touch "$$scratch/agentmemd.toml"; \
+		options=(--socket="$$scratch/socket" --config="$$scratch/agentmemd.toml"); \
+		trap '$(AGENTMEM) daemon --stop "$${options[@]}"; rm -rf "$$scratch"' EXIT; \
+		$(AGENTMEM) daemon --background "$${options[@]}"; \
+		$(CARGO_TARGET)/release/bench-c "$$scratch/socket"
 
 # Its own target directory, because of the flag: messages of panics name sources of dependencies, and
 # would tell the home folder of whoever built the wheel.

@@ -16,7 +16,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 RUST_WITHOUT_UNSAFE = ("crates/agentmem-core", "crates/agentmem-corpus")
 STORE = "crates/agentmem-store/src"
-SEAM_TO_LINUX = f"{STORE}/sys.rs"
+# Calls to Linux, and those of sockets.
+SEAMS_TO_LINUX = (f"{STORE}/sys.rs", f"{STORE}/socket.rs")
 PAGER = "crates/agentmem-pager"
 # What looks at others, acts on them, or acts on the own process; and what runs between a fork and
 # an exec, or before there is a second thread.
@@ -24,6 +25,10 @@ PAGER_UNSAFE_FILES = ("peek", "sys", "os", "launch", "session", "start", "main")
 PAGER_UNSAFE = {f"{PAGER}/src/{name}.rs" for name in PAGER_UNSAFE_FILES}
 DAEMON = "crates/agentmem-daemon"
 DAEMON_UNSAFE = f"{DAEMON}/src/sys.rs"
+C_BINDING = "bindings/c"
+# Where pointers of C's get types, and what the C library is asked for.
+C_BINDING_UNSAFE = {f"{C_BINDING}/src/{name}.rs" for name in ("border", "memory", "sys")}
+C_BINDING_SEAM = f"{C_BINDING}/src/sys.rs"
 ATOMICS_FACADE = f"{STORE}/sync.rs"
 NATIVE_IMPORTER = "python/agentmem/_store.py"
 FACES = ("integrations", "cli")
@@ -123,6 +128,8 @@ REGISTRY_HOSTS = lines_with(
 ADDRESSES = lines_with("https?:" + "//")
 ATOMICS = rust_code_with(r"\b(std|core)::(sync::)?(\{[^;]*)?\batomic\b")
 UNSAFE = rust_code_with(r"\bunsafe\b")
+# An exported name is unsafe to choose, and says so.
+UNSAFE_BUT_NAMES = rust_code_with(r"\bunsafe\b(?!\(no_mangle\))")
 LINUX = rust_code_with(r"\b(libc|rustix)\b")
 LIBC = rust_code_with(r"\blibc\b")
 NATIVE = imports_of("agentmem._native")
@@ -138,6 +145,7 @@ UPWARDS = imports_of(*(f"agentmem.{face}" for face in FACES))
         (ATOMICS, "use crate::sync::atomic::AtomicU64; // not std", "use std::sync::atomic::*;"),
         (ATOMICS, "use std::sync::{Arc,\n Mutex};", "use std::sync::{Arc,\n atomic::AtomicU64};"),
         (UNSAFE, "#![forbid(unsafe_code)] // unsafe", "unsafe { read(pointer) }"),
+        (UNSAFE_BUT_NAMES, "#[unsafe(no_mangle)]", "#[unsafe(no_mangle)]\nunsafe fn f() {}"),
         (LINUX, "let libcurl = 1; // libc::open", "libc::open(path, 0)"),
         (LIBC, "rustix::fs::open(path) // not libc", "libc::open(path, 0)"),
         (NATIVE, "from agentmem import _store", "from agentmem._native import Store"),
@@ -163,10 +171,11 @@ def test_decisions_and_corpus_have_no_unsafe(crate: str) -> None:
     assert breaks(UNSAFE, files(".rs", under=f"{crate}/src/")) == []
 
 
-def test_one_file_of_the_store_calls_linux() -> None:
+def test_two_files_of_the_store_call_linux() -> None:
     sources = [path for path in files(".rs") if "src" in path.parts]
     others = [path for path in sources if not str(path).startswith((f"{PAGER}/", f"{DAEMON}/"))]
-    assert breaks(LINUX, [path for path in others if str(path) != SEAM_TO_LINUX]) == []
+    seams = (*SEAMS_TO_LINUX, C_BINDING_SEAM)
+    assert breaks(LINUX, [path for path in others if str(path) not in seams]) == []
 
 
 def test_the_pager_is_unsafe_in_few_files() -> None:
@@ -179,6 +188,13 @@ def test_one_file_of_the_daemon_is_unsafe_or_calls_libc() -> None:
     assert sources
     assert breaks(UNSAFE, sources) == []
     assert breaks(LIBC, sources) == []
+
+
+def test_the_border_to_c_is_unsafe_in_few_files() -> None:
+    sources = files(".rs", under=f"{C_BINDING}/src/")
+    assert sources
+    others = [path for path in sources if str(path) not in C_BINDING_UNSAFE]
+    assert breaks(UNSAFE_BUT_NAMES, others) == []
 
 
 def test_atomics_of_the_store_come_from_the_facade_that_loom_replaces() -> None:

@@ -1,0 +1,182 @@
+//! Figures: the main ones as structs, all of them as JSON with the names that Python gives them.
+
+use agentmem_core::{Kind, Tier};
+use agentmem_store::{stats, verify};
+use serde_json::{Map, Value, json};
+
+/// `agentmem_store_figures`. New members go to the end.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct StoreFigures {
+    agents: u64,
+    smus: u64,
+    conversations: u64,
+    messages: u64,
+    logical_bytes: u64,
+    stored_bytes: u64,
+    resident_bytes: u64,
+    hot_bytes: u64,
+    warm_bytes: u64,
+    cold_bytes: u64,
+    disk_bytes: u64,
+    shared_bytes: u64,
+    pinned_bytes: u64,
+}
+
+/// `agentmem_agent_figures`. New members go to the end.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct AgentFigures {
+    smus: u64,
+    conversations: u64,
+    messages: u64,
+    logical_bytes: u64,
+    hot_bytes: u64,
+    stored_bytes: u64,
+    shared_bytes: u64,
+    quota_bytes: u64,
+    created_unix_ms: u64,
+    active_unix_ms: u64,
+}
+
+/// `agentmem_verification`. New members go to the end.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Verification {
+    frames: u64,
+    smus: u64,
+    messages: u64,
+    logical_bytes: u64,
+    orphans: u64,
+    damaged: u64,
+}
+
+// What agentmem.h asserts as well.
+const _: () = assert!(size_of::<StoreFigures>() == 104);
+const _: () = assert!(size_of::<AgentFigures>() == 80);
+const _: () = assert!(size_of::<Verification>() == 48);
+
+impl StoreFigures {
+    /// The main ones of `stats`.
+    pub fn of(stats: &stats::Stats) -> Self {
+        StoreFigures {
+            agents: stats.agents,
+            smus: stats.smus,
+            conversations: stats.conversations,
+            messages: stats.messages,
+            logical_bytes: stats.logical_bytes,
+            stored_bytes: stats.stored_bytes,
+            resident_bytes: stats.resident_bytes,
+            hot_bytes: stats.hot_bytes,
+            warm_bytes: stats.warm_bytes,
+            cold_bytes: stats.cold_bytes,
+            disk_bytes: stats.disk_bytes,
+            shared_bytes: stats.shared_bytes,
+            pinned_bytes: stats.pinned_bytes,
+        }
+    }
+}
+
+impl AgentFigures {
+    /// Those of `stats` that are numbers.
+    pub fn of(stats: &stats::AgentStats) -> Self {
+        AgentFigures {
+            smus: stats.smus,
+            conversations: stats.conversations,
+            messages: stats.messages,
+            logical_bytes: stats.logical_bytes,
+            hot_bytes: stats.hot_bytes,
+            stored_bytes: stats.stored_bytes,
+            shared_bytes: stats.shared_bytes,
+            quota_bytes: stats.quota_bytes.unwrap_or(u64::MAX),
+            created_unix_ms: stats.created_unix_ms,
+            active_unix_ms: stats.active_unix_ms,
+        }
+    }
+}
+
+impl Verification {
+    /// Its figures.
+    pub fn of(found: &verify::Verification) -> Self {
+        Verification {
+            frames: found.frames,
+            smus: found.smus,
+            messages: found.messages,
+            logical_bytes: found.logical_bytes,
+            orphans: found.orphans,
+            damaged: found.damaged.len() as u64,
+        }
+    }
+}
+
+/// All figures of a store.
+pub fn store_json(stats: &stats::Stats) -> String {
+    let by_kind: Map<String, Value> = Kind::ALL
+        .iter()
+        .zip(stats.by_kind)
+        .map(|(kind, row)| {
+            let row = json!({
+                "count": row.count,
+                "logical_bytes": row.logical_bytes,
+                "stored_bytes": row.stored_bytes,
+                "put_bytes": row.put_bytes,
+                "duplicate_bytes": row.duplicate_bytes,
+            });
+            (kind.as_str().to_owned(), row)
+        })
+        .collect();
+    let tier_bytes = [stats.hot_bytes, stats.warm_bytes, stats.cold_bytes];
+    let by_tier: Map<String, Value> = Tier::ALL
+        .iter()
+        .zip(stats.tier_counts.iter().zip(tier_bytes))
+        .map(|(tier, (count, bytes))| (tier.as_str().to_owned(), json!({ "count": count, "bytes": bytes })))
+        .collect();
+    let counters: Map<String, Value> =
+        stats.counters.iter().map(|(name, value)| (name.to_string(), json!(value))).collect();
+    json!({
+        "agents": stats.agents,
+        "smus": stats.smus,
+        "conversations": stats.conversations,
+        "messages": stats.messages,
+        "frames": stats.frames,
+        "logical_bytes": stats.logical_bytes,
+        "stored_bytes": stats.stored_bytes,
+        "resident_bytes": stats.resident_bytes,
+        "hot_bytes": stats.hot_bytes,
+        "warm_bytes": stats.warm_bytes,
+        "cold_bytes": stats.cold_bytes,
+        "disk_bytes": stats.disk_bytes,
+        "orphan_bytes": stats.orphan_bytes,
+        "table_bytes": stats.table_bytes,
+        "arena_bytes": stats.arena_bytes,
+        "shared_bytes": stats.shared_bytes,
+        "saved_bytes": stats.logical_bytes.saturating_sub(stats.stored_bytes),
+        "pinned_bytes": stats.pinned_bytes,
+        "by_kind": by_kind,
+        "by_tier": by_tier,
+        "counters": counters,
+        "policy": stats.policy,
+    })
+    .to_string()
+}
+
+/// All figures of an agent.
+pub fn agent_json(stats: &stats::AgentStats) -> String {
+    json!({
+        "name": stats.name,
+        "pid": stats.pid,
+        "state": stats.state.as_str(),
+        "importance": stats.importance,
+        "quota_bytes": stats.quota_bytes,
+        "created_s": stats.created_unix_ms as f64 / 1000.0,
+        "last_active_s": stats.active_unix_ms as f64 / 1000.0,
+        "smus": stats.smus,
+        "conversations": stats.conversations,
+        "messages": stats.messages,
+        "logical_bytes": stats.logical_bytes,
+        "hot_bytes": stats.hot_bytes,
+        "stored_bytes": stats.stored_bytes,
+        "shared_bytes": stats.shared_bytes,
+    })
+    .to_string()
+}
