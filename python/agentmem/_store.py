@@ -7,6 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
+from agentmem import daemon, registry
 from agentmem._native import (
     Agent,
     Conversation,
@@ -21,7 +22,6 @@ from agentmem._native import (
     equal_share,
     open_store,
 )
-from agentmem import daemon, registry
 from agentmem.errors import Unreachable
 from agentmem.policy import Candidate, Policy
 

@@ -35,8 +35,10 @@ impl Default for Limits {
     }
 }
 
+type Check = dyn Fn(&[u8]) -> bool + Send + Sync;
+
 /// Tells who has the token of a domain.
-pub struct Admits(Box<dyn Fn(&[u8]) -> bool + Send + Sync>);
+pub struct Admits(Box<Check>);
 
 impl Admits {
     /// Whoever has this token.
@@ -159,7 +161,9 @@ impl Domains {
 
     /// Closes all of them; the first error, if there is any.
     pub fn close(&self) -> Result<()> {
-        self.all().iter().fold(Ok(()), |outcome, (_, domain)| outcome.and(domain.store.close()))
+        // Every one, whatever becomes of the others.
+        let closed: Vec<Result<()>> = self.all().iter().map(|(_, domain)| domain.store.close()).collect();
+        closed.into_iter().collect()
     }
 }
 

@@ -21,7 +21,7 @@ use crate::lifetime::Waiting;
 use crate::options::Options;
 use crate::raw::Raw;
 use crate::segments::Segments;
-use crate::sessions::{SessionEntry, Sessions};
+use crate::sessions::{Arenas, SessionEntry, Sessions};
 use crate::slots::{SLOTS_MAX, Slots};
 use crate::smus::Smus;
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
@@ -156,7 +156,7 @@ pub struct Engine {
     /// Where each SMU is.
     pub slots: Arc<Slots>,
     /// Arenas by session, to look at without the lock.
-    arenas: RwLock<Arc<[(u32, Arc<Arena>)]>>,
+    arenas: RwLock<Arenas>,
     /// What sessions ring while the engine sleeps; nothing once it has ended.
     bell: Mutex<Option<Arc<EventFd>>>,
     /// Raw content.
@@ -299,7 +299,7 @@ impl Engine {
         // Slots that were used before say so until they are put to.
         entry.unused().for_each(|slot| self.slots.relocate(slot, Place::Fresh));
         let number = state.sessions.insert(entry);
-        *self.arenas.write() = state.sessions.arenas().into();
+        *self.arenas.write() = state.sessions.arenas();
         // An engine that sleeps does not listen to it yet.
         bell.ring();
         Ok((number, arena))
@@ -352,7 +352,7 @@ impl Engine {
         }
         let mut state = self.lock();
         let Some(entry) = state.sessions.remove(number) else { return };
-        *self.arenas.write() = state.sessions.arenas().into();
+        *self.arenas.write() = state.sessions.arenas();
         entry.unused().for_each(|slot| state.smus.give_back(slot));
         for agent in entry.agents() {
             // One that is closed already is as good as reaped.
@@ -362,7 +362,7 @@ impl Engine {
     }
 
     /// Every arena, with the number of its session.
-    pub fn arenas(&self) -> Arc<[(u32, Arc<Arena>)]> {
+    pub fn arenas(&self) -> Arenas {
         self.arenas.read().clone()
     }
 
@@ -499,12 +499,11 @@ impl Engine {
     /// `OutOfMemory` where nothing more can be demoted. What was published is taken in all the
     /// same: the ring was part of the budget, and gives its pages back for it.
     pub fn drain(&self) -> Result<()> {
-        let waits = |(_, arena): &&(u32, Arc<Arena>)| !arena.ring.is_drained_to(arena.ring.head());
+        let arenas = self.arenas();
+        let waiting = arenas.iter().filter(|(_, arena)| !arena.ring.is_drained_to(arena.ring.head()));
         // What one cannot get rid of is no reason to leave the others.
-        let drained = |outcome: Result<()>, (session, arena): &(u32, Arc<Arena>)| {
-            outcome.and(self.drain_session(*session, arena))
-        };
-        self.arenas().iter().filter(waits).fold(Ok(()), drained)
+        let drained: Vec<Result<()>> = waiting.map(|(session, arena)| self.drain_session(*session, arena)).collect();
+        drained.into_iter().collect()
     }
 
     /// The same for what one session published: no more than its ring holds, as it may go on publishing.

@@ -38,6 +38,9 @@ pub const HELLO: u16 = 0xFF00;
 /// See [`HELLO`].
 pub const JOIN: u16 = 0xFF01;
 
+/// What connections of one session have in common, and nobody else knows.
+pub type Secret = [u8; 16];
+
 /// The first thing that a process says, behind its [`VERSION`].
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Hello {
@@ -54,7 +57,7 @@ pub struct Welcome {
     /// The number of the session.
     pub session: u32,
     /// What further connections prove themselves by.
-    pub secret: [u8; 16],
+    pub secret: Secret,
     /// Cells of the ring.
     pub cells: u32,
     /// Its bytes.
@@ -71,7 +74,7 @@ pub struct Welcome {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Join {
     /// The secret of the session.
-    pub secret: [u8; 16],
+    pub secret: Secret,
 }
 
 /// A session's way to its engine.

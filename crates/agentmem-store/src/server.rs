@@ -4,7 +4,7 @@ use crate::arena::Shape;
 use crate::call::{self, Caller};
 use crate::domains::{Domain, Domains};
 use crate::engine::Engine;
-use crate::remote::{HELLO, Hello, JOIN, Join, VERSION, Welcome};
+use crate::remote::{HELLO, Hello, JOIN, Join, Secret, VERSION, Welcome};
 use crate::socket::{self, Message};
 use crate::sync::{AtomicBool, AtomicUsize, Ordering};
 use crate::sys;
@@ -32,17 +32,24 @@ fn shape(arena_bytes: u64, memory_max_bytes: u64) -> Shape {
 /// Serves trust domains to other processes of the same user.
 pub struct Server {
     domains: Domains,
-    sessions: Mutex<HashMap<[u8; 16], (Arc<Domain>, u32)>>,
+    /// By what further connections of theirs prove themselves by.
+    sessions: Mutex<HashMap<Secret, Entered>>,
     connections: AtomicUsize,
     is_over: AtomicBool,
 }
 
-/// A connection whose process is known.
-struct Known {
+/// A session, and where.
+#[derive(Clone)]
+struct Entered {
     domain: Arc<Domain>,
     session: u32,
+}
+
+/// A connection whose process is known.
+struct Known {
+    entered: Entered,
     /// What the session's first connection was given; a further one has none.
-    secret: Option<[u8; 16]>,
+    secret: Option<Secret>,
 }
 
 impl Server {
@@ -117,15 +124,16 @@ impl Server {
             Ok(known) => known,
             Err(error) => return drop(refuse(stream, &error)),
         };
-        let Ok(engine) = known.domain.store.engine() else { return };
-        let answering = std::panic::AssertUnwindSafe(|| answer_all(stream, engine, known.session));
+        let Known { entered: Entered { domain, session }, secret } = known;
+        let Ok(engine) = domain.store.engine() else { return };
+        let answering = std::panic::AssertUnwindSafe(|| answer_all(stream, engine, session));
         if std::panic::catch_unwind(answering).is_err() {
             // State that a panic left half-changed must not be worked with.
             engine.mark_failed();
         }
-        if let Some(secret) = known.secret {
+        if let Some(secret) = secret {
             self.sessions.lock().remove(&secret);
-            engine.end_session(known.session);
+            engine.end_session(session);
         }
     }
 
@@ -144,7 +152,7 @@ impl Server {
         }
         let domain = self.domains.enter(&hello.domain, &hello.token)?;
         let engine = domain.store.engine()?;
-        let secret: [u8; 16] = sys::random()?;
+        let secret: Secret = sys::random()?;
         let shape = shape(self.domains.limits.arena_bytes, engine.memory_max_bytes());
         let (session, lent) = engine.lend_session(shape, peer.pid)?;
         let welcome = Welcome {
@@ -156,7 +164,8 @@ impl Server {
             memory_max_bytes: engine.memory_max_bytes(),
             hot_segment: engine.hot_heap.segment(),
         };
-        self.sessions.lock().insert(secret, (domain.clone(), session));
+        let entered = Entered { domain: domain.clone(), session };
+        self.sessions.lock().insert(secret, entered.clone());
         let body = postcard::to_allocvec(&welcome).expect("plain values are encoded in memory");
         let descriptors: Vec<_> = lent.iter().map(AsFd::as_fd).collect();
         if let Err(error) = socket::send(stream, 0, &body, &descriptors) {
@@ -164,7 +173,7 @@ impl Server {
             engine.end_session(session);
             return Err(socket::gone(error));
         }
-        Ok(Known { domain, session, secret: Some(secret) })
+        Ok(Known { entered, secret: Some(secret) })
     }
 
     fn joined(&self, stream: &UnixStream, message: &Message) -> Result<Known> {
@@ -173,9 +182,9 @@ impl Server {
         let known = self.sessions.lock().get(&join.secret).cloned();
         // Of the daemon that was there before, or never of one.
         let over = || Error::new(ErrorKind::Closed, "this session, which the daemon does not know,");
-        let (domain, session) = known.ok_or_else(over)?;
+        let entered = known.ok_or_else(over)?;
         socket::send(stream, 0, &[], &[]).map_err(socket::gone)?;
-        Ok(Known { domain, session, secret: None })
+        Ok(Known { entered, secret: None })
     }
 }
 

@@ -8,6 +8,9 @@ use agentmem_core::{Error, ErrorKind, Result};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+/// Arenas with the numbers of their sessions.
+pub type Arenas = Arc<[(u32, Arc<Arena>)]>;
+
 /// What the engine knows of one session.
 #[derive(Debug)]
 pub struct SessionEntry {
@@ -141,7 +144,7 @@ impl Sessions {
     }
 
     /// Arenas by session.
-    pub fn arenas(&self) -> Vec<(u32, Arc<Arena>)> {
+    pub fn arenas(&self) -> Arenas {
         self.by_number.iter().map(|(&number, entry)| (number, entry.arena.clone())).collect()
     }
 
