@@ -171,7 +171,7 @@ impl Domains {
 /// enough, by need. Nobody gets less than an engine can work with.
 fn shares(total: u64, needed: &[u64]) -> Vec<u64> {
     let count = needed.len().max(1) as u64;
-    let sum: u64 = needed.iter().sum::<u64>().max(1);
+    let sum: u64 = needed.iter().sum();
     let part = |need: u64| match total.checked_sub(sum) {
         Some(spare) => need + spare / count,
         None => (u128::from(total) * u128::from(need) / u128::from(sum)) as u64,
