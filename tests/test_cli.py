@@ -19,7 +19,7 @@ from agentmem.errors import NotFound
 from agentmem.machine import examine
 
 # These become another program, or say nothing at all.
-WITHOUT_DATA = {"run", "adopt", "hint"}
+WITHOUT_DATA = {"daemon", "run", "adopt", "hint"}
 
 # What a shell runs when it runs `agentmem`, whether or not the script is on its PATH.
 COMMAND = [sys.executable, "-c", "from agentmem.cli import main; main(prog_name='agentmem')"]
