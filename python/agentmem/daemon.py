@@ -3,13 +3,13 @@
 It is a program of its own (crates/agentmem-daemon). All processes of a user share one.
 """
 
-import os
 import subprocess
 from pathlib import Path
 
-from agentmem.errors import Unreachable, Unsupported
+from agentmem.errors import Unreachable
+from agentmem.programs import FOLDER, checked
 
-PROGRAM = Path(__file__).resolve().parent / "_bin" / "agentmemd"
+PROGRAM = FOLDER / "agentmemd"
 """Where a wheel and `make setup` put the program."""
 
 
@@ -19,9 +19,7 @@ def program() -> Path:
     Raises:
         Unsupported: This installation lacks it.
     """
-    if not os.access(PROGRAM, os.X_OK):
-        raise Unsupported(f"{PROGRAM} is missing: install the wheel again, or run `make setup`")
-    return PROGRAM
+    return checked(PROGRAM, what="agentmemd", needed_by="a session with the daemon")
 
 
 # What it says when another start was quicker.

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from agentmem.errors import Unsupported
+from agentmem.programs import FOLDER, checked
 
-PROGRAM = Path(__file__).resolve().parent / "_bin" / "agentmem-supervisor"
+PROGRAM = FOLDER / "agentmem-supervisor"
 """Where a wheel and `make setup` put the program."""
 
 # What Python sets when it starts. Whatever it ignores would stay ignored in the agent.
@@ -68,14 +69,7 @@ def program() -> Path:
     Raises:
         Unsupported: This installation lacks it.
     """
-    if not PROGRAM.is_file():
-        raise Unsupported(
-            f"agentmem run needs the supervisor, and this installation lacks it ({PROGRAM}):"
-            " in a working copy, make setup; otherwise install a wheel, not a source archive"
-        )
-    if not os.access(PROGRAM, os.X_OK):
-        raise Unsupported(f"the supervisor may not be executed: chmod +x {PROGRAM}")
-    return PROGRAM
+    return checked(PROGRAM, what="the supervisor", needed_by="agentmem run")
 
 
 def become(arguments: Sequence[str]) -> NoReturn:

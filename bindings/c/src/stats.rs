@@ -109,55 +109,29 @@ impl Verification {
     }
 }
 
+fn object(figures: &[(&str, u64)]) -> Map<String, Value> {
+    figures.iter().map(|&(name, value)| (name.to_owned(), json!(value))).collect()
+}
+
 /// All figures of a store.
 pub fn store_json(stats: &stats::Stats) -> String {
-    let by_kind: Map<String, Value> = Kind::ALL
-        .iter()
-        .zip(stats.by_kind)
-        .map(|(kind, row)| {
-            let row = json!({
-                "count": row.count,
-                "logical_bytes": row.logical_bytes,
-                "stored_bytes": row.stored_bytes,
-                "put_bytes": row.put_bytes,
-                "duplicate_bytes": row.duplicate_bytes,
-            });
-            (kind.as_str().to_owned(), row)
-        })
-        .collect();
-    let tier_bytes = [stats.hot_bytes, stats.warm_bytes, stats.cold_bytes];
-    let by_tier: Map<String, Value> = Tier::ALL
-        .iter()
-        .zip(stats.tier_counts.iter().zip(tier_bytes))
-        .map(|(tier, (count, bytes))| (tier.as_str().to_owned(), json!({ "count": count, "bytes": bytes })))
-        .collect();
+    let of_kind = |(kind, row): (&Kind, &stats::KindStats)| (kind.as_str().to_owned(), object(&row.figures()).into());
+    let by_kind: Map<String, Value> = Kind::ALL.iter().zip(&stats.by_kind).map(of_kind).collect();
+    let of_tier =
+        |(tier, count, bytes): (Tier, u64, u64)| (tier.as_str().to_owned(), json!({ "count": count, "bytes": bytes }));
+    let by_tier: Map<String, Value> = stats.by_tier().into_iter().map(of_tier).collect();
     let counters: Map<String, Value> =
         stats.counters.iter().map(|(name, value)| (name.to_string(), json!(value))).collect();
-    json!({
-        "agents": stats.agents,
-        "smus": stats.smus,
-        "conversations": stats.conversations,
-        "messages": stats.messages,
-        "frames": stats.frames,
-        "logical_bytes": stats.logical_bytes,
-        "stored_bytes": stats.stored_bytes,
-        "resident_bytes": stats.resident_bytes,
-        "hot_bytes": stats.hot_bytes,
-        "warm_bytes": stats.warm_bytes,
-        "cold_bytes": stats.cold_bytes,
-        "disk_bytes": stats.disk_bytes,
-        "orphan_bytes": stats.orphan_bytes,
-        "table_bytes": stats.table_bytes,
-        "arena_bytes": stats.arena_bytes,
-        "shared_bytes": stats.shared_bytes,
-        "saved_bytes": stats.logical_bytes.saturating_sub(stats.stored_bytes),
-        "pinned_bytes": stats.pinned_bytes,
-        "by_kind": by_kind,
-        "by_tier": by_tier,
-        "counters": counters,
-        "policy": stats.policy,
-    })
-    .to_string()
+    let mut all = object(&stats.figures());
+    for (name, value) in [
+        ("by_kind", by_kind.into()),
+        ("by_tier", by_tier.into()),
+        ("counters", counters.into()),
+        ("policy", json!(stats.policy)),
+    ] {
+        all.insert(name.to_owned(), value);
+    }
+    Value::from(all).to_string()
 }
 
 /// All figures of an agent.

@@ -4,8 +4,8 @@ use crate::agent::Agent;
 use crate::arguments::{importance, in_thread, size};
 use crate::errors::{invalid, raise};
 use crate::policy::PythonPolicy;
+use agentmem_core::Kind;
 use agentmem_core::policy;
-use agentmem_core::{Kind, Tier};
 use agentmem_store::stats::{AgentStats, Stats};
 use agentmem_store::{OnFull, Options, Store as Engine};
 use pyo3::prelude::*;
@@ -207,42 +207,20 @@ impl Store {
 
 fn stats_dict<'py>(py: Python<'py>, stats: &Stats) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);
-    for (name, value) in [
-        ("agents", stats.agents),
-        ("smus", stats.smus),
-        ("conversations", stats.conversations),
-        ("messages", stats.messages),
-        ("frames", stats.frames),
-        ("logical_bytes", stats.logical_bytes),
-        ("stored_bytes", stats.stored_bytes),
-        ("resident_bytes", stats.resident_bytes),
-        ("hot_bytes", stats.hot_bytes),
-        ("warm_bytes", stats.warm_bytes),
-        ("cold_bytes", stats.cold_bytes),
-        ("disk_bytes", stats.disk_bytes),
-        ("orphan_bytes", stats.orphan_bytes),
-        ("table_bytes", stats.table_bytes),
-        ("arena_bytes", stats.arena_bytes),
-        ("shared_bytes", stats.shared_bytes),
-        ("saved_bytes", stats.logical_bytes.saturating_sub(stats.stored_bytes)),
-        ("pinned_bytes", stats.pinned_bytes),
-    ] {
+    for (name, value) in stats.figures() {
         dict.set_item(name, value)?;
     }
     let by_kind = PyDict::new(py);
     for (kind, figures) in Kind::ALL.iter().zip(stats.by_kind) {
         let row = PyDict::new(py);
-        row.set_item("count", figures.count)?;
-        row.set_item("logical_bytes", figures.logical_bytes)?;
-        row.set_item("stored_bytes", figures.stored_bytes)?;
-        row.set_item("put_bytes", figures.put_bytes)?;
-        row.set_item("duplicate_bytes", figures.duplicate_bytes)?;
+        for (name, value) in figures.figures() {
+            row.set_item(name, value)?;
+        }
         by_kind.set_item(kind.as_str(), row)?;
     }
     dict.set_item("by_kind", by_kind)?;
     let by_tier = PyDict::new(py);
-    let bytes = [stats.hot_bytes, stats.warm_bytes, stats.cold_bytes];
-    for ((tier, count), bytes) in Tier::ALL.iter().zip(stats.tier_counts).zip(bytes) {
+    for (tier, count, bytes) in stats.by_tier() {
         let row = PyDict::new(py);
         row.set_item("count", count)?;
         row.set_item("bytes", bytes)?;

@@ -2,10 +2,9 @@
 
 use crate::amounts::{duration_ms, size};
 use crate::arguments::Settings;
-use crate::message::NAME_BYTES_MAX;
 use crate::paths::io;
 use agentmem_core::{Error, ErrorKind, Result, policy};
-use agentmem_store::Options;
+use agentmem_store::{Options, check_domain_name};
 use serde::de::{Deserializer, Error as _, Unexpected};
 use serde::{Deserialize, de};
 use std::collections::BTreeMap;
@@ -250,10 +249,8 @@ fn policy_name<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<String
 
 fn domains<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<BTreeMap<String, Domain>, D::Error> {
     let domains = BTreeMap::<String, Domain>::deserialize(from)?;
-    let good = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    let is_name = |name: &str| (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(good);
-    match domains.keys().find(|name| !is_name(name)) {
-        Some(name) => Err(D::Error::custom(format!("domain name {name:?} (letters, digits, '.', '_' and '-')"))),
+    match domains.keys().find_map(|name| check_domain_name(name).err()) {
+        Some(error) => Err(D::Error::custom(error.subject())),
         None => Ok(domains),
     }
 }

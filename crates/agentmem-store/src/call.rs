@@ -43,13 +43,9 @@ pub trait Call: Serialize + DeserializeOwned {
     fn run(self, at: &mut Caller<'_>) -> Result<Self::Answer>;
 }
 
-fn encode(value: &impl Serialize) -> Result<Vec<u8>> {
+/// The bytes of a call, an answer, or what connections begin with.
+pub fn encode(value: &impl Serialize) -> Result<Vec<u8>> {
     postcard::to_allocvec(value).map_err(|error| Error::new(ErrorKind::Io, format!("encoding: {error}")))
-}
-
-/// The bytes of a call.
-pub fn encode_call(call: &impl Call) -> Result<Vec<u8>> {
-    encode(call)
 }
 
 /// The answer that `bytes` hold.

@@ -73,7 +73,8 @@ pub struct Domains {
     open: Mutex<BTreeMap<String, Arc<Domain>>>,
 }
 
-fn check_name(name: &str) -> Result<()> {
+/// Refuses what no domain can be called.
+pub fn check_domain_name(name: &str) -> Result<()> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     if (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(is_plain) && !name.starts_with('.') {
         return Ok(());
@@ -102,7 +103,7 @@ impl Domains {
     /// # Errors
     /// `NameTaken`, `LimitReached`, and what opening its store raises.
     pub fn add(&self, name: &str, admits: Admits, memory_max_bytes: Option<u64>) -> Result<Arc<Domain>> {
-        check_name(name)?;
+        check_domain_name(name)?;
         let mut open = self.open.lock();
         if open.contains_key(name) {
             return Err(Error::new(ErrorKind::NameTaken, format!("domain {name:?}")));
@@ -209,10 +210,10 @@ mod tests {
     #[test]
     fn names_are_plain() {
         for name in ["tenant", "a", "A-1_b.c", &"x".repeat(64)] {
-            assert!(check_name(name).is_ok(), "{name}");
+            assert!(check_domain_name(name).is_ok(), "{name}");
         }
         for name in ["", ".hidden", "a/b", "..", "ä", "a b", &"x".repeat(65)] {
-            assert!(check_name(name).is_err(), "{name}");
+            assert!(check_domain_name(name).is_err(), "{name}");
         }
     }
 }

@@ -102,15 +102,12 @@ impl Engine {
             Operation::Release { .. } | Operation::Nothing => 0,
         } as u64;
         // A session compares with the quota before it puts. What it had put when the quota was lowered is kept.
-        let quota_bytes = state.agents.get(cell.agent).and_then(|agent| agent.shared.quota_bytes());
-        let used_bytes = state.agents.get(cell.agent).map_or(0, |agent| agent.shared.used_bytes());
         let grace_bytes = entry.arena.ring.capacity_bytes();
-        match quota_bytes {
-            Some(quota) if used_bytes + logical_bytes > quota.saturating_add(grace_bytes) => {
-                Err(&mut state.counters.reject_quota)
-            }
-            _ => Ok(logical_bytes),
-        }
+        let is_beyond = state.agents.get(cell.agent).is_some_and(|agent| {
+            let quota_bytes = agent.shared.quota_bytes().unwrap_or(u64::MAX);
+            agent.shared.used_bytes() + logical_bytes > quota_bytes.saturating_add(grace_bytes)
+        });
+        if is_beyond { Err(&mut state.counters.reject_quota) } else { Ok(logical_bytes) }
     }
 
     fn take_in(&self, state: &mut State, session: u32, cell: &Cell, bytes: &[u8], now_ms: u64) -> Result<()> {

@@ -59,7 +59,7 @@ pub mod verify;
 
 pub use cold::{Cold, DiskPlace};
 pub use conversation::Conversation;
-pub use domains::{Admits, Domain, Domains, Limits};
+pub use domains::{Admits, Domain, Domains, Limits, check_domain_name};
 pub use heap::{Extent, Heap};
 pub use options::{OnFull, Options};
 pub use read::StoredMessage;

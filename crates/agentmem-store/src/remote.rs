@@ -106,10 +106,6 @@ fn exchange(stream: &UnixStream, number: u16, body: &[u8], lent: &[BorrowedFd<'_
     Err(Error::new(kind, String::from_utf8_lossy(&answer.body)))
 }
 
-fn encoded(value: &impl Serialize) -> Vec<u8> {
-    postcard::to_allocvec(value).expect("plain values are encoded in memory")
-}
-
 /// A session with the daemon that listens at `path`, in the trust domain `domain` that `token` opens, or the
 /// user's own; its puts do `on_full` when its arena is full.
 ///
@@ -119,7 +115,7 @@ pub fn connect(path: &Path, domain: Option<(&str, &[u8])>, on_full: OnFull) -> R
     let first = dial(path)?;
     let (domain, token) = domain.unwrap_or_default();
     let hello = Hello { domain: domain.to_owned(), token: token.to_vec() };
-    let answer = exchange(&first, HELLO, &encoded(&(VERSION, hello)), &[])?;
+    let answer = exchange(&first, HELLO, &call::encode(&(VERSION, hello))?, &[])?;
     let version = || Error::new(ErrorKind::Version, "the daemon's welcome");
     let welcome: Welcome = postcard::from_bytes(&answer.body).map_err(|_| version())?;
     let lent: [OwnedFd; 5] = answer.descriptors.try_into().map_err(|_| version())?;
@@ -159,13 +155,13 @@ impl Remote {
 
     /// Asks; also returns a descriptor that came with the answer.
     pub fn call<C: Call>(&self, call: &C, lent: Option<BorrowedFd<'_>>) -> Result<(C::Answer, Option<OwnedFd>)> {
-        let body = call::encode_call(call)?;
+        let body = call::encode(call)?;
         let kept = self.idle.lock().pop();
         let stream = match kept {
             Some(stream) => stream,
             None => {
                 let stream = dial(&self.path)?;
-                exchange(&stream, JOIN, &encoded(&self.join), &[])?;
+                exchange(&stream, JOIN, &call::encode(&self.join)?, &[])?;
                 stream
             }
         };
@@ -234,6 +230,6 @@ impl Remote {
             agent.close();
         }
         // The session itself lives until nothing looks at what it pinned any more.
-        exchange(&self.first, Goodbye::NUMBER, &call::encode_call(&Goodbye)?, &[]).map(drop)
+        exchange(&self.first, Goodbye::NUMBER, &call::encode(&Goodbye)?, &[]).map(drop)
     }
 }

@@ -166,12 +166,13 @@ impl Server {
         };
         let entered = Entered { domain: domain.clone(), session };
         self.sessions.lock().insert(secret, entered.clone());
-        let body = postcard::to_allocvec(&welcome).expect("plain values are encoded in memory");
         let descriptors: Vec<_> = lent.iter().map(AsFd::as_fd).collect();
-        if let Err(error) = socket::send(stream, 0, &body, &descriptors) {
+        let sent =
+            call::encode(&welcome).and_then(|body| socket::send(stream, 0, &body, &descriptors).map_err(socket::gone));
+        if let Err(error) = sent {
             self.sessions.lock().remove(&secret);
             engine.end_session(session);
-            return Err(socket::gone(error));
+            return Err(error);
         }
         Ok(Known { entered, secret: Some(secret) })
     }

@@ -3,7 +3,7 @@
 use crate::engine::{Engine, State};
 use crate::smus::Packed;
 use crate::sys;
-use agentmem_core::{AgentState, Error, ErrorKind, Kind, Result};
+use agentmem_core::{AgentState, Error, ErrorKind, Kind, Result, Tier};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
@@ -100,6 +100,51 @@ pub struct AgentStats {
     pub stored_bytes: u64,
     /// Logical bytes of contents that another agent holds too.
     pub shared_bytes: u64,
+}
+
+impl KindStats {
+    /// Every figure with its name, as all languages have it.
+    pub fn figures(&self) -> [(&'static str, u64); 5] {
+        [
+            ("count", self.count),
+            ("logical_bytes", self.logical_bytes),
+            ("stored_bytes", self.stored_bytes),
+            ("put_bytes", self.put_bytes),
+            ("duplicate_bytes", self.duplicate_bytes),
+        ]
+    }
+}
+
+impl Stats {
+    /// Every plain figure with its name, as all languages have it.
+    pub fn figures(&self) -> [(&'static str, u64); 18] {
+        [
+            ("agents", self.agents),
+            ("smus", self.smus),
+            ("conversations", self.conversations),
+            ("messages", self.messages),
+            ("frames", self.frames),
+            ("logical_bytes", self.logical_bytes),
+            ("stored_bytes", self.stored_bytes),
+            ("resident_bytes", self.resident_bytes),
+            ("hot_bytes", self.hot_bytes),
+            ("warm_bytes", self.warm_bytes),
+            ("cold_bytes", self.cold_bytes),
+            ("disk_bytes", self.disk_bytes),
+            ("orphan_bytes", self.orphan_bytes),
+            ("table_bytes", self.table_bytes),
+            ("arena_bytes", self.arena_bytes),
+            ("shared_bytes", self.shared_bytes),
+            ("saved_bytes", self.logical_bytes.saturating_sub(self.stored_bytes)),
+            ("pinned_bytes", self.pinned_bytes),
+        ]
+    }
+
+    /// Count and bytes of what is in each tier that a store has, fastest first.
+    pub fn by_tier(&self) -> [(Tier, u64, u64); 3] {
+        let [hot, warm, cold] = self.tier_counts;
+        [(Tier::Hot, hot, self.hot_bytes), (Tier::Warm, warm, self.warm_bytes), (Tier::Cold, cold, self.cold_bytes)]
+    }
 }
 
 impl State {

@@ -4,8 +4,8 @@ use crate::agents::AgentShared;
 use crate::arena::Shape;
 use crate::call::Call;
 use crate::calls::agent::{
-    AgentNow, AttachId, AttachName, AttachSmu, CloseAgent, Held as HeldFacts, ListSmus, ReadAgent, SetImportance,
-    SetQuota, SetState,
+    AgentNow, AttachId, AttachName, AttachSmu, CloseAgent, ListSmus, ReadAgent, SetImportance, SetQuota, SetState,
+    SmuFacts,
 };
 use crate::calls::store::{Flush, ListAgents, OpenAgent, ReadAgentStats, ReadStats, Reclaim, Verify, check_name};
 use crate::cold::Cold;
@@ -361,12 +361,12 @@ impl Agent {
         }
     }
 
-    fn held(&self, held: &HeldFacts) -> Smu {
+    fn held(&self, held: &SmuFacts) -> Smu {
         self.handle_of(held.given(), held.generation, held.logical_bytes, held.kind, held.importance)
     }
 
     /// Asks the engine for a lease.
-    fn attached<C: Call<Answer = HeldFacts>>(&self, call: C) -> Result<Smu> {
+    fn attached<C: Call<Answer = SmuFacts>>(&self, call: C) -> Result<Smu> {
         let held = self.ask(call)?;
         if let Link::Remote(_) = &self.session.link {
             self.shared.charge_anyway(held.logical_bytes);

@@ -107,21 +107,18 @@ impl Mapping {
         mapping.populate(0, len as u64);
         // SAFETY: the mapping is new, at least `len` bytes long, and nobody else knows of it.
         fill(unsafe { std::slice::from_raw_parts_mut(mapping.as_ptr(), len) })?;
-        injected("fcntl(F_ADD_SEALS)")?;
-        // A memfd that is sealed against writing cannot be punched.
-        let writing = if lent { 0 } else { libc::F_SEAL_FUTURE_WRITE };
-        // SAFETY: plain system calls on an open descriptor and a range that this mapping owns.
-        let sealed = unsafe {
-            libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | writing) == 0
-                && (lent || libc::mprotect(mapping.start.as_ptr().cast(), mapping.len, libc::PROT_READ) == 0)
-        };
-        if !sealed {
-            return Err(failed("sealing a memfd"));
-        }
         if lent {
+            // One that is sealed against writing could not be punched.
+            seal(&fd, SEALS_OF_LENGTH)?;
             *mapping.fd.write() = Some(fd);
+            return Ok(mapping);
         }
-        Ok(mapping)
+        seal(&fd, SEALS_OF_LENGTH | libc::F_SEAL_FUTURE_WRITE)?;
+        // SAFETY: a range that this mapping owns.
+        match unsafe { libc::mprotect(mapping.start.as_ptr().cast(), mapping.len, libc::PROT_READ) } {
+            0 => Ok(mapping),
+            _ => Err(failed("sealing a memfd")),
+        }
     }
 
     /// What another process lent: `len` bytes of `descriptor`, writable where that is. Nobody may have kept
@@ -139,42 +136,31 @@ impl Mapping {
         Self::map(&descriptor, len, protection)
     }
 
+    /// Does `work` with the descriptor, which must have been kept.
+    fn with_fd<T>(&self, work: impl FnOnce(&OwnedFd) -> Result<T>) -> Result<T> {
+        let fd = self.fd.read();
+        work(fd.as_ref().ok_or_else(|| Error::new(ErrorKind::Io, "a descriptor was not kept"))?)
+    }
+
     /// A descriptor of the same memory that only reads.
     pub fn read_only(&self) -> Result<OwnedFd> {
-        let fd = self.fd.read();
-        let fd = fd.as_ref().ok_or_else(|| Error::new(ErrorKind::Io, "a descriptor was not kept"))?;
-        File::open(format!("/proc/self/fd/{}", fd.as_raw_fd()))
-            .map(OwnedFd::from)
-            .map_err(|error| Error::new(ErrorKind::Io, format!("lending memory: {error}")))
+        self.with_fd(|fd| {
+            File::open(format!("/proc/self/fd/{}", fd.as_raw_fd())).map(OwnedFd::from).map_err(lending_failed)
+        })
     }
 
     /// A descriptor of the same memory.
     pub fn descriptor(&self) -> Result<OwnedFd> {
-        let fd = self.fd.read();
-        let fd = fd.as_ref().ok_or_else(|| Error::new(ErrorKind::Io, "a descriptor was not kept"))?;
-        fd.try_clone().map_err(|error| Error::new(ErrorKind::Io, format!("lending memory: {error}")))
+        self.with_fd(|fd| fd.try_clone().map_err(lending_failed))
     }
 
     /// Nobody can resize it any more.
     pub fn fix_len(&self) -> Result<()> {
-        injected("fcntl(F_ADD_SEALS)")?;
-        let fd = self.fd.read();
-        let fd = fd.as_ref().ok_or_else(|| Error::new(ErrorKind::Io, "a descriptor was not kept"))?;
-        // SAFETY: plain system call on an open descriptor.
-        let sealed = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_SHRINK | libc::F_SEAL_GROW) };
-        if sealed == 0 { Ok(()) } else { Err(failed("sealing a memfd")) }
+        self.with_fd(|fd| seal(fd, SEALS_OF_LENGTH))
     }
 
     fn create(name: &str, len: usize) -> Result<(Self, OwnedFd)> {
-        injected("memfd_create")?;
-        let c_name = CString::new(name).expect("names of mappings have no NUL");
-        // SAFETY: `c_name` is a NUL-terminated string.
-        let fd = unsafe { libc::memfd_create(c_name.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
-        if fd < 0 {
-            return Err(failed("memfd_create"));
-        }
-        // SAFETY: `fd` was just returned to us and nobody else owns it.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let fd = memfd(name)?;
         let len = len.max(1).next_multiple_of(PAGE_BYTES as usize);
         // SAFETY: plain system call on an open descriptor.
         if unsafe { libc::ftruncate(fd.as_raw_fd(), len as libc::off_t) } != 0 {
@@ -269,6 +255,33 @@ impl Drop for Mapping {
     }
 }
 
+/// With these, a memfd stays as long as it is.
+const SEALS_OF_LENGTH: i32 = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
+
+/// An empty memfd that can be sealed.
+fn memfd(name: &str) -> Result<OwnedFd> {
+    injected("memfd_create")?;
+    let name = CString::new(name).expect("names of mappings have no NUL");
+    // SAFETY: `name` is a NUL-terminated string.
+    let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
+    if fd < 0 {
+        return Err(failed("memfd_create"));
+    }
+    // SAFETY: `fd` was just returned to us and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn seal(fd: &impl AsRawFd, seals: i32) -> Result<()> {
+    injected("fcntl(F_ADD_SEALS)")?;
+    // SAFETY: plain system call on an open descriptor.
+    let result = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, seals) };
+    if result == 0 { Ok(()) } else { Err(failed("sealing a memfd")) }
+}
+
+fn lending_failed(error: std::io::Error) -> Error {
+    Error::new(ErrorKind::Io, format!("lending memory: {error}"))
+}
+
 fn file_len(fd: &OwnedFd) -> Result<u64> {
     let file = File::from(fd.try_clone().map_err(|error| Error::new(ErrorKind::Io, error.to_string()))?);
     Ok(file.metadata().map_err(|error| Error::new(ErrorKind::Io, error.to_string()))?.len())
@@ -281,26 +294,15 @@ pub struct SealedFile {
 }
 
 impl SealedFile {
-    const SEALS: i32 = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE;
+    const SEALS: i32 = SEALS_OF_LENGTH | libc::F_SEAL_WRITE;
 
     /// One that holds `content`.
     pub fn holding(content: &[u8]) -> Result<Self> {
-        injected("memfd_create")?;
-        let name = c"agentmem-put";
-        // SAFETY: `name` is a NUL-terminated string.
-        let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
-        if fd < 0 {
-            return Err(failed("memfd_create"));
-        }
-        // SAFETY: `fd` was just returned to us and nobody else owns it.
-        let file = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
+        let file = File::from(memfd("agentmem-put")?);
         // Written, not mapped: with a writable mapping it could not be sealed.
         file.write_all_at(content, 0)
             .map_err(|error| Error::new(ErrorKind::Io, format!("writing a memfd: {error}")))?;
-        // SAFETY: plain system call on an open descriptor.
-        if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, Self::SEALS) } != 0 {
-            return Err(failed("sealing a memfd"));
-        }
+        seal(&file, Self::SEALS)?;
         Ok(SealedFile { file })
     }
 

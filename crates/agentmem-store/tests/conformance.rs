@@ -1,7 +1,7 @@
 //! The behaviour suite of all languages, spec/conformance.json; spec/README.md says how a case is read.
 
 use agentmem_core::frame::Meta;
-use agentmem_core::{Advice, AgentState, ContentId, Kind, Result, Tier, policy};
+use agentmem_core::{Advice, AgentState, ContentId, Kind, Result, policy};
 use agentmem_store::stats::{AgentStats, Stats};
 use agentmem_store::{Agent, Conversation, OnFull, Options, Smu, Store, StoredMessage, View};
 use serde_json::{Map, Value, json};
@@ -395,37 +395,15 @@ fn read(conversation: &Conversation, start: u64, end: u64) -> Result<Vec<StoredM
 fn figures(stats: &Stats) -> HashMap<String, Fact> {
     let mut all = HashMap::from([("policy".to_owned(), Fact::Value(json!(stats.policy)))]);
     let mut add = |name: String, figure: u64| _ = all.insert(name, Fact::Value(json!(figure)));
-    for (name, figure) in [
-        ("agents", stats.agents),
-        ("smus", stats.smus),
-        ("conversations", stats.conversations),
-        ("messages", stats.messages),
-        ("frames", stats.frames),
-        ("logical_bytes", stats.logical_bytes),
-        ("stored_bytes", stats.stored_bytes),
-        ("resident_bytes", stats.resident_bytes),
-        ("hot_bytes", stats.hot_bytes),
-        ("warm_bytes", stats.warm_bytes),
-        ("cold_bytes", stats.cold_bytes),
-        ("disk_bytes", stats.disk_bytes),
-        ("shared_bytes", stats.shared_bytes),
-        ("pinned_bytes", stats.pinned_bytes),
-    ] {
+    for (name, figure) in stats.figures() {
         add(name.to_owned(), figure);
     }
     for (kind, of_kind) in Kind::ALL.iter().zip(&stats.by_kind) {
-        for (name, figure) in [
-            ("count", of_kind.count),
-            ("logical_bytes", of_kind.logical_bytes),
-            ("stored_bytes", of_kind.stored_bytes),
-            ("put_bytes", of_kind.put_bytes),
-            ("duplicate_bytes", of_kind.duplicate_bytes),
-        ] {
+        for (name, figure) in of_kind.figures() {
             add(format!("by_kind.{}.{name}", kind.as_str()), figure);
         }
     }
-    let bytes = [stats.hot_bytes, stats.warm_bytes, stats.cold_bytes];
-    for ((tier, count), bytes) in Tier::ALL.iter().zip(stats.tier_counts).zip(bytes) {
+    for (tier, count, bytes) in stats.by_tier() {
         add(format!("by_tier.{}.count", tier.as_str()), count);
         add(format!("by_tier.{}.bytes", tier.as_str()), bytes);
     }

@@ -17,7 +17,7 @@ const CONVERSATIONS_MAX: usize = 16_000_000;
 
 /// What a handle of an SMU is made from.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Held {
+pub struct SmuFacts {
     /// Where it is.
     pub slot: u32,
     /// What pins it.
@@ -32,7 +32,7 @@ pub struct Held {
     pub importance: u8,
 }
 
-impl Held {
+impl SmuFacts {
     /// What comes with a cell of the ring, in the same form.
     pub fn given(&self) -> Given {
         Given { slot: self.slot, claim: self.claim }
@@ -40,10 +40,10 @@ impl Held {
 }
 
 impl Caller<'_> {
-    fn hold(&self, state: &mut State, slot: u32) -> Result<Held> {
+    fn hold(&self, state: &mut State, slot: u32) -> Result<SmuFacts> {
         let claim = state.claim_on(self.session, slot)?;
         let smu = state.smus.get(slot).expect("it has a claim");
-        Ok(Held {
+        Ok(SmuFacts {
             slot,
             claim,
             generation: self.engine.slots.generation(slot),
@@ -54,7 +54,12 @@ impl Caller<'_> {
     }
 
     /// Takes a lease on the content that `find` finds.
-    fn attach(&self, agent: u32, find: impl Fn(&State) -> Option<u32>, subject: impl Fn() -> String) -> Result<Held> {
+    fn attach(
+        &self,
+        agent: u32,
+        find: impl Fn(&State) -> Option<u32>,
+        subject: impl Fn() -> String,
+    ) -> Result<SmuFacts> {
         let not_found = || Error::new(ErrorKind::NotFound, subject());
         let mut state = self.engine.settled();
         self.check_agent(&state, agent)?;
@@ -92,9 +97,9 @@ pub struct AttachId {
 
 impl Call for AttachId {
     const NUMBER: u16 = 20;
-    type Answer = Held;
+    type Answer = SmuFacts;
 
-    fn run(self, at: &mut Caller<'_>) -> Result<Held> {
+    fn run(self, at: &mut Caller<'_>) -> Result<SmuFacts> {
         let id = ContentId(self.id);
         let attach = || at.attach(self.agent, |state| state.smus.find(&id), || format!("id {id}"));
         match attach() {
@@ -119,9 +124,9 @@ pub struct AttachName {
 
 impl Call for AttachName {
     const NUMBER: u16 = 21;
-    type Answer = Held;
+    type Answer = SmuFacts;
 
-    fn run(self, at: &mut Caller<'_>) -> Result<Held> {
+    fn run(self, at: &mut Caller<'_>) -> Result<SmuFacts> {
         let name = &*self.name;
         loop {
             let waiting = at.engine.settled().smus.waiting_for(name);
@@ -145,9 +150,9 @@ pub struct AttachSmu {
 
 impl Call for AttachSmu {
     const NUMBER: u16 = 22;
-    type Answer = Held;
+    type Answer = SmuFacts;
 
-    fn run(self, at: &mut Caller<'_>) -> Result<Held> {
+    fn run(self, at: &mut Caller<'_>) -> Result<SmuFacts> {
         let subject = self.smu.subject(&at.engine.lock());
         // Once its lease is given back, the slot may hold anything.
         let find = |state: &State| self.smu.holder(at, state).ok();
@@ -164,9 +169,9 @@ pub struct ListSmus {
 
 impl Call for ListSmus {
     const NUMBER: u16 = 23;
-    type Answer = Vec<Held>;
+    type Answer = Vec<SmuFacts>;
 
-    fn run(self, at: &mut Caller<'_>) -> Result<Vec<Held>> {
+    fn run(self, at: &mut Caller<'_>) -> Result<Vec<SmuFacts>> {
         at.engine.seal_all()?;
         let mut state = at.engine.lock();
         at.check_agent(&state, self.agent)?;
