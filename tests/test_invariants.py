@@ -132,6 +132,8 @@ UNSAFE = rust_code_with(r"\bunsafe\b")
 UNSAFE_BUT_NAMES = rust_code_with(r"\bunsafe\b(?!\(no_mangle\))")
 LINUX = rust_code_with(r"\b(libc|rustix)\b")
 LIBC = rust_code_with(r"\blibc\b")
+# A leader outside of our pid namespace has the number 0, of which rustix cannot make a Pid.
+LEADERS = rust_code_with(r"\bget(sid|pgrp|pgid)\b")
 NATIVE = imports_of("agentmem._native")
 UPWARDS = imports_of(*(f"agentmem.{face}" for face in FACES))
 
@@ -148,6 +150,7 @@ UPWARDS = imports_of(*(f"agentmem.{face}" for face in FACES))
         (UNSAFE_BUT_NAMES, "#[unsafe(no_mangle)]", "#[unsafe(no_mangle)]\nunsafe fn f() {}"),
         (LINUX, "let libcurl = 1; // libc::open", "libc::open(path, 0)"),
         (LIBC, "rustix::fs::open(path) // not libc", "libc::open(path, 0)"),
+        (LEADERS, "proc::own_stat()?.session", "rustix::process::getsid(None)"),
         (NATIVE, "from agentmem import _store", "from agentmem._native import Store"),
         (NATIVE, "import agentmem", "from . import _native"),
         (UPWARDS, "import agentmem.errors", "from .cli import output"),
@@ -176,6 +179,10 @@ def test_two_files_of_the_store_call_linux() -> None:
     others = [path for path in sources if not str(path).startswith((f"{PAGER}/", f"{DAEMON}/"))]
     seams = (*SEAMS_TO_LINUX, C_BINDING_SEAM)
     assert breaks(LINUX, [path for path in others if str(path) not in seams]) == []
+
+
+def test_nobody_asks_for_a_leader_who_may_be_in_another_pid_namespace() -> None:
+    assert breaks(LEADERS, files(".rs")) == []
 
 
 def test_the_pager_is_unsafe_in_few_files() -> None:

@@ -53,6 +53,10 @@ pub struct Stat {
     pub state: u8,
     /// Parent.
     pub ppid: i32,
+    /// Leader of its process group; 0 where that is outside of our pid namespace.
+    pub group: i32,
+    /// Leader of its session; 0 likewise.
+    pub session: i32,
     /// Number of its controlling terminal; 0: it has none.
     pub terminal: i32,
     /// CPU time of this process (or thread), in ticks.
@@ -92,6 +96,8 @@ pub fn parse_stat(text: &[u8]) -> Option<Stat> {
         comm,
         state: *field(3)?.as_bytes().first()?,
         ppid: field(4)?.parse().ok()?,
+        group: field(5)?.parse().ok()?,
+        session: field(6)?.parse().ok()?,
         terminal: field(7)?.parse().ok()?,
         cpu_ticks: ticks(14)?.saturating_add(ticks(15)?),
         children_cpu_ticks: ticks(16)?.saturating_add(ticks(17)?),
@@ -341,6 +347,11 @@ fn stat_at(path: &str) -> Seen<Stat> {
 /// /proc/PID/stat.
 pub fn stat(pid: i32) -> Seen<Stat> {
     stat_at(&format!("/proc/{pid}/stat"))
+}
+
+/// /proc/PID/stat of this process.
+pub fn own_stat() -> Seen<Stat> {
+    stat_at("/proc/self/stat")
 }
 
 /// /proc/PID/task/TID/stat.

@@ -70,8 +70,7 @@ fn take_in(cgroup: &Cgroup, pid: Pid, whole: bool) -> bool {
 
 /// Whether somebody else in its terminal's session waits for a process, and would see it stop.
 fn is_job_of_a_shell(pid: Pid) -> bool {
-    let has_terminal = |pid| proc::stat(pid).is_ok_and(|stat| stat.terminal != 0);
-    has_terminal(pid.as_raw_nonzero().get()) && rustix::process::getsid(Some(pid)).is_ok_and(|leader| leader != pid)
+    proc::stat(pid.as_raw_pid()).is_ok_and(|stat| stat.terminal != 0 && stat.session != stat.pid)
 }
 
 fn cannot(error: impl std::fmt::Display) -> LaunchError {

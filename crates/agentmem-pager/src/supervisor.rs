@@ -10,6 +10,7 @@ use crate::launch::Exit;
 use crate::observer::{Activity, Equip, Equipment, Observer, Tree};
 use crate::os::{self, Received, SignalQueue, SignalSet};
 use crate::paging::{Pager, Report, Source, Watched};
+use crate::proc;
 use crate::registry::Registration;
 use crate::root::{self, Root};
 use crate::status::{self, History, Status};
@@ -314,7 +315,7 @@ impl Supervisor {
     fn reached_the_root(&self, signal: i32) -> bool {
         let to_group = match signal {
             libc::SIGINT | libc::SIGQUIT | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU | libc::SIGWINCH => true,
-            libc::SIGHUP | libc::SIGCONT => rustix::process::getsid(None).ok() != Some(rustix::process::getpid()),
+            libc::SIGHUP | libc::SIGCONT => !proc::own_stat().is_ok_and(|own| own.session == own.pid),
             _ => false,
         };
         to_group && self.root.shares_group()

@@ -5,6 +5,7 @@
 //! that stops makes nothing grow and nothing spin.
 
 use crate::os;
+use crate::proc;
 use rustix::event::PollFlags;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -201,7 +202,7 @@ impl Terminal {
     /// foreground to be in.
     fn in_foreground(&self) -> bool {
         match rustix::termios::tcgetpgrp(&self.outer) {
-            Ok(group) => group == rustix::process::getpgrp(),
+            Ok(group) => proc::own_stat().is_ok_and(|own| own.group == group.as_raw_pid()),
             Err(_) => true,
         }
     }

@@ -167,6 +167,30 @@ fn a_terminal_that_hangs_up_hangs_up_for_the_command() {
     eventually("the end", || (!lives(supervisor)).then_some(()));
 }
 
+/// As below `unshare --pid`, `bwrap` and `nsenter`: there the leader of the session has no number.
+#[test]
+fn a_session_that_began_outside_of_the_pid_namespace_works_alike() {
+    let place = Place::new();
+    let unshare = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"];
+    let possible = Command::new(unshare[0]).args(&unshare[1..]).arg("true").stderr(Stdio::null()).status();
+    if !possible.is_ok_and(|status| status.success()) {
+        return common::lacking("leave to make a pid namespace");
+    }
+    let told = place.runtime().with_extension("told");
+    let script =
+        format!("trap 'echo >{}; exit' HUP; echo on; read x; echo $x; while :; do sleep 0.02; done", told.display());
+    let mut command = Command::new(unshare[0]);
+    let supervisor = place.script(&script);
+    command.args(&unshare[1..]).arg(supervisor.get_program()).args(supervisor.get_args());
+    command.env("AGENTMEM_RUNTIME_DIR", place.runtime());
+    let mut screen = Screen::start(command);
+    screen.wait_for("on");
+    screen.type_("typed\n");
+    screen.wait_for("typed");
+    drop(std::mem::replace(&mut screen.user, rustix::event::eventfd(0, rustix::event::EventfdFlags::empty()).unwrap()));
+    eventually("the hang-up", || told.exists().then_some(()));
+}
+
 #[test]
 fn a_killed_supervisor_takes_the_session_with_it() {
     let place = Place::new();

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 
 fn line(comm: &str) -> String {
     format!(
-        "12 ({comm}) S 7 12 12 34816 12 4194304 1 0 0 0 30 12 5 -1 20 0 3 0 4242 1 2 \
+        "12 ({comm}) S 7 11 10 34816 12 4194304 1 0 0 0 30 12 5 -1 20 0 3 0 4242 1 2 \
          18446744073709551615 4096 8192 140000 0 0 0 0 0 0 0 0 0 17 1 0 0 0 0 0 1 2 3 777 888 9 9 0\n"
     )
 }
@@ -14,6 +14,7 @@ fn stat_survives_hostile_names() {
         let stat = parse_stat(line(comm).as_bytes()).unwrap();
         assert_eq!(stat.comm, comm);
         assert_eq!((stat.pid, stat.state, stat.ppid, stat.threads), (12, b'S', 7, 3));
+        assert_eq!((stat.group, stat.session, stat.terminal), (11, 10, 34816));
         assert_eq!((stat.cpu_ticks, stat.children_cpu_ticks, stat.start_ticks), (42, 5, 4242));
         assert_eq!(stat.memory_marks, [4096, 140_000, 777]);
     }
