@@ -5,6 +5,7 @@ use crate::message::{self, check_name};
 use crate::shelf::{DESCRIPTORS_MAX, FIRST, NAMES_BYTES_MAX};
 use crate::sys;
 use agentmem_core::{Error, ErrorKind, Result};
+use agentmem_store::Keep;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
@@ -190,6 +191,20 @@ impl Kept {
     fn say(&self, text: &str) -> Result<()> {
         let said = self.way.as_ref().map_or(Ok(()), |way| way.send(text, None));
         if self.is_kept() { said } else { Ok(()) }
+    }
+}
+
+impl Keep for Kept {
+    fn keep(&self, name: &str, descriptor: BorrowedFd<'_>) -> Result<()> {
+        match self.store(name, descriptor)? {
+            true => Ok(()),
+            false => Err(Error::new(ErrorKind::Unreachable, "who kept descriptors")),
+        }
+    }
+
+    fn let_go(&self, name: &str) {
+        // Where that fails nobody is there any more, or it stays as long as the keeper does.
+        let _ = self.remove(name);
     }
 }
 

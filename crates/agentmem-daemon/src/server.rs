@@ -6,16 +6,20 @@ use crate::paths::io;
 use crate::sys::Signals;
 use agentmem_core::{Error, ErrorKind, Result};
 use agentmem_store::{Admits, Domains, Limits, Server};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sha2::{Digest, Sha256};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Bytes of a file that a token is read from.
 const TOKEN_FILE_BYTES_MAX: u64 = 4096;
 
+/// How often engines are looked at.
+const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
+
 /// Serves agents until a signal to end arrives; what can be made durable is, then.
-pub fn serve(config: &Config, listener: UnixListener, kept: Kept, signals: &Signals) -> Result<()> {
+pub fn serve(config: &Config, listener: UnixListener, mut kept: Kept, signals: &Signals) -> Result<()> {
     let limits = Limits {
         connections: config.limits.connections as usize,
         domains: config.limits.domains as usize,
@@ -30,10 +34,16 @@ pub fn serve(config: &Config, listener: UnixListener, kept: Kept, signals: &Sign
         }
         Ok(options)
     };
-    let domains = Domains::new(config.memory_max_bytes, limits, Box::new(options_of))?;
+    let found = kept.take_all_found();
+    let kept = Arc::new(kept);
+    let domains = match kept.is_kept() {
+        true => Domains::kept(config.memory_max_bytes, limits, Box::new(options_of), kept.clone(), found)?,
+        false => Domains::new(config.memory_max_bytes, limits, Box::new(options_of))?,
+    };
     for (name, domain) in &config.domains {
         domains.add(name, admits(&domain.token)?, domain.memory_max_bytes)?;
     }
+    domains.let_go_of_the_rest();
     let server = Server::new(domains);
     for governs in [true, false] {
         let (server, listener) = (server.clone(), listener.try_clone().map_err(failed)?);
@@ -42,9 +52,13 @@ pub fn serve(config: &Config, listener: UnixListener, kept: Kept, signals: &Sign
     }
     kept.ready()?;
     while signals.next().is_none() {
-        match poll(&mut [PollFd::new(signals, PollFlags::IN)], None) {
+        match poll(&mut [PollFd::new(signals, PollFlags::IN)], Some(&LOOK)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(failed(error.into())),
+        }
+        if kept.is_kept() && server.domains().all().iter().any(|(_, domain)| domain.store.has_failed()) {
+            // What it was before that is kept: the next process goes on from there.
+            return Err(Error::new(ErrorKind::Closed, "an engine that has failed (a bug)"));
         }
     }
     kept.stopping()?;

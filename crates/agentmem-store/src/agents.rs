@@ -202,6 +202,15 @@ impl Agents {
         (taken, is_last)
     }
 
+    /// Every lease: slot in the high half, agent in the low.
+    pub fn leases(&self) -> impl Iterator<Item = u64> {
+        let keys = |(&agent, entry): (&u32, &AgentEntry)| {
+            let slots: Vec<u32> = entry.leases.keys().copied().collect();
+            slots.into_iter().map(move |slot| u64::from(slot) << 32 | u64::from(agent))
+        };
+        self.by_number.iter().flat_map(keys)
+    }
+
     /// Bytes that the tables take.
     pub fn table_bytes(&self) -> u64 {
         let per_agent = (size_of::<AgentEntry>() + size_of::<AgentShared>() + 160) as u64;

@@ -28,6 +28,7 @@ pub struct Shape {
 #[derive(Debug)]
 pub struct Arena {
     memory: Arc<Mapping>,
+    shape: Shape,
     /// Operations on their way to the engine.
     pub ring: Ring,
     /// What the session is looking at.
@@ -78,11 +79,25 @@ impl Arena {
         self.memory.descriptor()
     }
 
+    /// One that is kept: a new one, or one that an earlier process lent and drained up to `tail`.
+    pub fn kept(memory: Mapping, shape: Shape, bell: &Arc<EventFd>, tail: u64) -> Result<Self> {
+        if memory.len() < shape.len_bytes() {
+            return Err(Error::new(ErrorKind::Damaged, "the kept memory of a session"));
+        }
+        let Arena { memory, shape, ring, claims } = Self::over(Arc::new(memory), shape, bell);
+        Ok(Arena { memory, shape, ring: ring.kept(tail), claims })
+    }
+
     fn over(memory: Arc<Mapping>, shape: Shape, bell: &Arc<EventFd>) -> Self {
         let control = Words::within(&memory, shape.words_at(0), CONTROL_WORDS);
         let cells = Words::within(&memory, shape.words_at(1), shape.cells * CELL_WORDS);
         let claims = Words::within(&memory, shape.words_at(2), shape.claims);
         let ring = Ring::over(control, cells, memory.clone(), shape.words_at(3), shape.data_bytes, bell.clone());
-        Arena { memory, ring, claims: ClaimTable::over(claims) }
+        Arena { memory, shape, ring, claims: ClaimTable::over(claims) }
+    }
+
+    /// How large its parts are.
+    pub fn shape(&self) -> Shape {
+        self.shape
     }
 }

@@ -18,6 +18,8 @@ pub struct Caller<'a> {
     pub engine: &'a Arc<Engine>,
     /// The session that asks.
     pub session: u32,
+    /// Whether it was asked before, and the engine was killed before it answered.
+    pub is_repeated: bool,
     /// A descriptor that came with the call, or that goes with its answer.
     pub descriptor: Option<OwnedFd>,
 }

@@ -49,7 +49,7 @@ impl ClaimTable {
 }
 
 /// A claim word of some session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Claim {
     /// Whose.
     pub session: u32,

@@ -26,7 +26,7 @@ const SEGMENT_BYTES_MAX: u64 = 256 << 20;
 const BLOCK_BYTES: u64 = 4096;
 
 /// Where a frame is on disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct DiskPlace {
     /// Number of the file.
     pub file: u32,

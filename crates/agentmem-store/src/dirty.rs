@@ -10,6 +10,8 @@ use std::collections::{HashMap, HashSet};
 /// Which rows have to be written.
 #[derive(Debug, Default)]
 pub struct Dirty {
+    /// Whether what the index has is to be forgotten first.
+    is_whole: bool,
     names: HashSet<Box<str>>,
     agents: HashSet<u32>,
     smus: HashSet<u32>,
@@ -44,7 +46,23 @@ impl Dirty {
             && self.leases.is_empty()
     }
 
+    /// Everything in `state`: nobody knows what the index has of it.
+    pub fn whole(state: &State, tags: HashMap<u32, Vec<u32>>) -> Self {
+        Dirty {
+            is_whole: true,
+            names: state.smus.names().map(Box::from).collect(),
+            agents: state.agents.iter().map(|agent| agent.shared.number).collect(),
+            smus: state.smus.iter().map(|(slot, _)| slot).collect(),
+            conversations: state.conversations.keys().copied().collect(),
+            nodes: state.tree.iter().map(|(number, _)| number).collect(),
+            frames: state.frames.iter().map(|(number, _)| number).collect(),
+            tags,
+            leases: state.agents.leases().collect(),
+        }
+    }
+
     fn merge(&mut self, other: Dirty) {
+        self.is_whole |= other.is_whole;
         self.names.extend(other.names);
         self.agents.extend(other.agents);
         self.smus.extend(other.smus);
@@ -69,6 +87,7 @@ impl State {
         if let Some(dirty) = &mut self.dirty {
             dirty.agents.insert(number);
         }
+        self.note(|fresh| fresh.agents.push(number));
     }
 
     /// Notes that an SMU changed.
@@ -76,6 +95,7 @@ impl State {
         if let Some(dirty) = &mut self.dirty {
             dirty.smus.insert(slot);
         }
+        self.note(|fresh| fresh.slots.push(slot));
     }
 
     /// Notes that `agent` took or gave back its lease on `slot`.
@@ -83,6 +103,7 @@ impl State {
         if let Some(dirty) = &mut self.dirty {
             dirty.leases.insert(u64::from(slot) << 32 | u64::from(agent));
         }
+        self.note(|fresh| fresh.leases.push(u64::from(slot) << 32 | u64::from(agent)));
     }
 
     /// Notes that a conversation changed.
@@ -90,6 +111,7 @@ impl State {
         if let Some(dirty) = &mut self.dirty {
             dirty.conversations.insert(number);
         }
+        self.note(|fresh| fresh.conversations.push(number));
     }
 
     /// Notes that a node changed.
@@ -97,6 +119,7 @@ impl State {
         if let Some(dirty) = &mut self.dirty {
             dirty.nodes.insert(number);
         }
+        self.note(|fresh| fresh.nodes.push(number));
     }
 
     /// Notes that a frame changed.
@@ -108,6 +131,7 @@ impl State {
                 _ => self.undurable.remove(&number),
             };
         }
+        self.note(|fresh| fresh.frames.push(number));
     }
 
     /// Notes the index entries of a new frame.
@@ -115,6 +139,7 @@ impl State {
         if let Some(dirty) = &mut self.dirty {
             dirty.tags.insert(frame, tags.to_vec());
         }
+        self.note(|fresh| fresh.tags.push((frame, tags.to_vec())));
     }
 
     /// Takes everything that changed as one consistent set of rows. Every frame named must be
@@ -122,7 +147,7 @@ impl State {
     pub fn take_changes(&mut self) -> Changes {
         let dirty = std::mem::take(self.dirty.as_mut().expect("only a persistent store is flushed"));
         let mut later = Dirty::default();
-        let mut rows = ChangedRows::default();
+        let mut rows = ChangedRows { is_whole: dirty.is_whole, ..ChangedRows::default() };
         let mut tails = Vec::new();
         for &number in &dirty.agents {
             rows.agents.push((number, self.agents.get(number).map(agent_record)));
@@ -217,6 +242,8 @@ pub type Row = (u32, Option<Vec<u8>>);
 
 #[derive(Debug, Default)]
 pub struct ChangedRows {
+    /// Whether these are all rows that there are.
+    pub is_whole: bool,
     pub names: Vec<(Box<str>, Option<u32>)>,
     pub agents: Vec<Row>,
     pub smus: Vec<Row>,

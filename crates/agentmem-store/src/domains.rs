@@ -4,11 +4,14 @@
 //! Who may connect at all is in the domain of the user. Others are opened by a token: whoever names one first
 //! makes it, and from then on it takes the same token.
 
+use crate::keeping::{Keep, Keeping};
 use crate::options::{MEMORY_MAX_BYTES_MIN, Options};
 use crate::store::Store;
+use crate::sys::{self, SealedFile};
 use agentmem_core::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 const NAME_BYTES_MAX: usize = 64;
@@ -38,19 +41,75 @@ impl Default for Limits {
 type Check = dyn Fn(&[u8]) -> bool + Send + Sync;
 
 /// Tells who has the token of a domain.
-pub struct Admits(Box<Check>);
+pub struct Admits {
+    check: Box<Check>,
+    /// Of the token, where that is all that is known.
+    hash: Option<[u8; 32]>,
+}
 
 impl Admits {
     /// Whoever has this token.
     pub fn token(token: &[u8]) -> Self {
+        Admits::hash(*blake3::hash(token).as_bytes())
+    }
+
+    /// Whoever has the token with this BLAKE3 hash.
+    fn hash(hash: [u8; 32]) -> Self {
         // Hashes are compared in constant time.
-        let hash = blake3::hash(token);
-        Admits::check(move |token| blake3::hash(token) == hash)
+        let check = move |token: &[u8]| blake3::hash(token) == blake3::Hash::from_bytes(hash);
+        Admits { check: Box::new(check), hash: Some(hash) }
     }
 
     /// Whoever passes the check.
     pub fn check(check: impl Fn(&[u8]) -> bool + Send + Sync + 'static) -> Self {
-        Admits(Box::new(check))
+        Admits { check: Box::new(check), hash: None }
+    }
+}
+
+/// What is kept of all domains, and by whom.
+struct Outside {
+    keep: Arc<dyn Keep>,
+    /// What was kept when this began, until a domain takes it.
+    found: BTreeMap<String, OwnedFd>,
+    /// Numbers of the domains that were killed, by name, with the hashes of tokens.
+    killed: BTreeMap<String, (u32, Option<[u8; 32]>)>,
+    next: u32,
+}
+
+/// What a domain's facts are kept as; other things of it begin with its number too.
+const FACTS: &str = ".domain";
+const FACTS_BYTES_MAX: usize = 4096;
+
+impl Outside {
+    fn new(keep: Arc<dyn Keep>, found: BTreeMap<String, OwnedFd>) -> Self {
+        let mut killed = BTreeMap::new();
+        for (name, descriptor) in &found {
+            let Some(Ok(number)) = name.strip_suffix(FACTS).map(str::parse::<u32>) else { continue };
+            let facts = sys::read_memfd(descriptor, FACTS_BYTES_MAX).ok();
+            if let Some((name, hash)) = facts.and_then(|facts| postcard::from_bytes(&facts).ok()) {
+                let (name, hash): (String, Option<[u8; 32]>) = (name, hash);
+                killed.insert(name, (number, hash));
+            }
+        }
+        let next = killed.values().map(|(number, _)| number + 1).max().unwrap_or(1);
+        Outside { keep, found, killed, next }
+    }
+
+    /// Where the domain called `name` is kept, and has been if it was killed.
+    fn keeping(&mut self, name: &str, hash: Option<[u8; 32]>) -> Result<Arc<Keeping>> {
+        let number = match self.killed.remove(name) {
+            Some((number, _)) => number,
+            None if name.is_empty() => 0,
+            None => {
+                self.next += 1;
+                self.next - 1
+            }
+        };
+        let keeping = Keeping::new(self.keep.clone(), &format!("{number}."), &mut self.found);
+        let facts = postcard::to_allocvec(&(name, hash)).expect("plain fields always encode");
+        keeping.take(&FACTS[1..]);
+        keeping.keep(&FACTS[1..], SealedFile::holding(&facts)?)?;
+        Ok(Arc::new(keeping))
     }
 }
 
@@ -71,6 +130,7 @@ pub struct Domains {
     /// The most of everything.
     pub limits: Limits,
     open: Mutex<BTreeMap<String, Arc<Domain>>>,
+    outside: Option<Mutex<Outside>>,
 }
 
 /// Refuses what no domain can be called.
@@ -86,7 +146,45 @@ pub fn check_domain_name(name: &str) -> Result<()> {
 impl Domains {
     /// The user's own domain, within a budget that all domains share.
     pub fn new(memory_max_bytes: u64, limits: Limits, options_of: OptionsOf) -> Result<Self> {
-        let domains = Domains { options_of, memory_max_bytes, limits, open: Mutex::default() };
+        Self::over(memory_max_bytes, limits, options_of, None)
+    }
+
+    /// The same, with all memory kept by `keep`. If a process with these domains was killed, `found` is what it
+    /// left there, and these go on from that; once all that are configured were added, see
+    /// [`Self::let_go_of_the_rest`].
+    pub fn kept(
+        memory_max_bytes: u64,
+        limits: Limits,
+        options_of: OptionsOf,
+        keep: Arc<dyn Keep>,
+        found: BTreeMap<String, OwnedFd>,
+    ) -> Result<Self> {
+        let outside = Outside::new(keep, found);
+        let made: Vec<(String, [u8; 32])> =
+            outside.killed.iter().filter_map(|(name, (_, hash))| Some((name.clone(), (*hash)?))).collect();
+        let domains = Self::over(memory_max_bytes, limits, options_of, Some(Mutex::new(outside)))?;
+        for (name, hash) in made {
+            domains.add(&name, Admits::hash(hash), None)?;
+        }
+        Ok(domains)
+    }
+
+    /// What was found of domains that nobody added is let go of.
+    pub fn let_go_of_the_rest(&self) {
+        if let Some(outside) = &self.outside {
+            let mut outside = outside.lock();
+            outside.killed.clear();
+            std::mem::take(&mut outside.found).keys().for_each(|name| outside.keep.let_go(name));
+        }
+    }
+
+    fn over(
+        memory_max_bytes: u64,
+        limits: Limits,
+        options_of: OptionsOf,
+        outside: Option<Mutex<Outside>>,
+    ) -> Result<Self> {
+        let domains = Domains { options_of, memory_max_bytes, limits, open: Mutex::default(), outside };
         let own = domains.opened("", None, None)?;
         domains.open.lock().insert(String::new(), own);
         Ok(domains)
@@ -94,7 +192,9 @@ impl Domains {
 
     fn opened(&self, name: &str, admits: Option<Admits>, memory_max_bytes: Option<u64>) -> Result<Arc<Domain>> {
         let memory_max_bytes = memory_max_bytes.unwrap_or(u64::MAX).min(self.memory_max_bytes);
-        let options = Options { lends: true, memory_max_bytes, ..(self.options_of)(name)? };
+        let hash = admits.as_ref().and_then(|admits| admits.hash);
+        let keeping = self.outside.as_ref().map(|outside| outside.lock().keeping(name, hash)).transpose()?;
+        let options = Options { lends: true, keeping, memory_max_bytes, ..(self.options_of)(name)? };
         Ok(Arc::new(Domain { store: Store::open(options)?, admits, memory_max_bytes }))
     }
 
@@ -141,7 +241,7 @@ impl Domains {
             },
         };
         match &domain.admits {
-            Some(admits) if (admits.0)(token) => Ok(domain),
+            Some(admits) if (admits.check)(token) => Ok(domain),
             _ => Err(Error::new(ErrorKind::PermissionDenied, format!("domain {name:?}"))),
         }
     }

@@ -16,16 +16,18 @@ use crate::dirty::Dirty;
 use crate::frames::Frames;
 use crate::heap::Heap;
 use crate::index::MessageIndex;
+use crate::kept::Kept;
 use crate::ledger::{self, Ledger};
 use crate::lifetime::Waiting;
 use crate::options::Options;
 use crate::raw::Raw;
+use crate::remote::Secret;
 use crate::segments::Segments;
 use crate::sessions::{Arenas, SessionEntry, Sessions};
 use crate::slots::{SLOTS_MAX, Slots};
 use crate::smus::Smus;
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
-use crate::sys::{self, EventFd};
+use crate::sys::{self, EventFd, Mapping};
 use crate::tree::Tree;
 use agentmem_core::codec::{Compressor, Decompressor};
 use agentmem_core::place::Place;
@@ -33,6 +35,7 @@ use agentmem_core::policy::Policy;
 use agentmem_core::{DomainKey, Error, ErrorKind, Result};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::ops::{Deref, DerefMut};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -53,6 +56,8 @@ const BATCH: usize = 256;
 const LOOK_PAUSE_US: u64 = 10;
 /// How long the engine keeps polling after the last operation before it sleeps until rung.
 const NAP_MS: u64 = 20;
+/// How long a process that cannot be seen from here may take to come back after the engine was killed.
+const DESERTED_MS: u64 = 60_000;
 
 /// What handles of a conversation need without asking the engine.
 #[derive(Debug)]
@@ -141,6 +146,123 @@ pub struct State {
     pub damaged: BTreeSet<u32>,
     /// Frames that are in RAM only, where there is a ledger that must not name them yet.
     pub undurable: BTreeSet<u32>,
+    /// What a later engine goes on from if this one is killed; `None` where nothing is kept.
+    pub kept: Option<Kept>,
+    /// How often anything had to wait for pins.
+    pub waited: u64,
+}
+
+impl State {
+    /// Nothing.
+    pub fn empty(is_persistent: bool) -> Self {
+        State {
+            sessions: Sessions::default(),
+            agents: Agents::default(),
+            smus: Smus::default(),
+            tree: Tree::default(),
+            conversations: HashMap::new(),
+            next_conversation: 0,
+            frames: Frames::default(),
+            index: MessageIndex::default(),
+            hot: Dense::default(),
+            tails: Dense::default(),
+            warm: Dense::default(),
+            unsealed: VecDeque::new(),
+            full_tails: VecDeque::new(),
+            unwanted: VecDeque::new(),
+            limbo: Vec::new(),
+            sparse: BTreeSet::new(),
+            dead_on_disk: Vec::new(),
+            dirty: is_persistent.then(Dirty::default),
+            orphan_bytes: 0,
+            flushed_ms: 0,
+            tail_bytes: 0,
+            put_bytes: [0; 4],
+            duplicate_bytes: [0; 4],
+            decoded: VecDeque::new(),
+            counters: Counters::default(),
+            damaged: BTreeSet::new(),
+            undurable: BTreeSet::new(),
+            kept: None,
+            waited: 0,
+        }
+    }
+}
+
+/// The state, and the lock on it. When it is let go, what was changed is told to the journal.
+pub struct StateGuard<'a> {
+    engine: &'a Engine,
+    /// There until it is let go.
+    state: Option<MutexGuard<'a, State>>,
+}
+
+impl StateGuard<'_> {
+    /// Lets whoever waits for the lock have it next.
+    pub fn unlock_fair(mut self) {
+        if let Some(mut state) = self.state.take() {
+            self.engine.settle(&mut state);
+            MutexGuard::unlock_fair(state);
+        }
+    }
+}
+
+impl Deref for StateGuard<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        self.state.as_ref().expect("there until it is let go")
+    }
+}
+
+impl DerefMut for StateGuard<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        self.state.as_mut().expect("there until it is let go")
+    }
+}
+
+impl Drop for StateGuard<'_> {
+    fn drop(&mut self) {
+        // What a panic left half-changed is not told to anybody.
+        if let Some(mut state) = self.state.take()
+            && !std::thread::panicking()
+        {
+            self.engine.settle(&mut state);
+        }
+    }
+}
+
+/// The memory that an engine works in.
+pub struct Memory {
+    /// Mappings by number.
+    pub segments: Arc<Segments>,
+    /// Raw content.
+    pub hot_heap: Arc<Heap>,
+    /// Compressed frames.
+    pub frame_heap: Arc<Heap>,
+    /// Where each SMU is.
+    pub slots: Arc<Slots>,
+    /// What sessions ring while the engine sleeps.
+    pub bell: Arc<EventFd>,
+}
+
+impl Memory {
+    /// As much address space as `options` want, and no page of it.
+    fn new(options: &Options) -> Result<Self> {
+        let segments = Segments::new(options.lends)?;
+        let address_bytes = heap_address_bytes(options);
+        Ok(Memory {
+            hot_heap: Heap::new("agentmem-hot", &segments, address_bytes)?,
+            frame_heap: Heap::new("agentmem-frames", &segments, address_bytes)?,
+            slots: Arc::new(Slots::new(SLOTS_MAX, options.lends)?),
+            bell: Arc::new(EventFd::new()?),
+            segments,
+        })
+    }
+}
+
+/// Address space of a heap.
+pub fn heap_address_bytes(options: &Options) -> u64 {
+    options.memory_max_bytes.saturating_mul(HEAP_ADDRESS_FACTOR).min(HEAP_ADDRESS_BYTES_MAX)
 }
 
 /// The engine.
@@ -201,51 +323,34 @@ impl Drop for Demoting<'_> {
 impl Engine {
     /// An engine that knows what `ledger` knows.
     pub fn new(mut options: Options, key: DomainKey, cold: Option<Cold>, mut ledger: Option<Ledger>) -> Result<Self> {
-        let segments = Segments::new(options.lends)?;
-        let address_bytes = options.memory_max_bytes.saturating_mul(HEAP_ADDRESS_FACTOR).min(HEAP_ADDRESS_BYTES_MAX);
-        let hot_heap = Heap::new("agentmem-hot", &segments, address_bytes)?;
-        let frame_heap = Heap::new("agentmem-frames", &segments, address_bytes)?;
-        let slots = Arc::new(Slots::new(SLOTS_MAX, options.lends)?);
+        let Memory { segments, hot_heap, frame_heap, slots, bell } = Memory::new(&options)?;
         let policy = std::mem::replace(&mut options.policy, Box::new(agentmem_core::policy::Lru));
-        let mut state = State {
-            sessions: Sessions::default(),
-            agents: Agents::default(),
-            smus: Smus::default(),
-            tree: Tree::default(),
-            conversations: HashMap::new(),
-            next_conversation: 0,
-            frames: Frames::default(),
-            index: MessageIndex::default(),
-            hot: Dense::default(),
-            tails: Dense::default(),
-            warm: Dense::default(),
-            unsealed: VecDeque::new(),
-            full_tails: VecDeque::new(),
-            unwanted: VecDeque::new(),
-            limbo: Vec::new(),
-            sparse: BTreeSet::new(),
-            dead_on_disk: Vec::new(),
-            dirty: ledger.is_some().then(Dirty::default),
-            orphan_bytes: 0,
-            flushed_ms: 0,
-            tail_bytes: 0,
-            put_bytes: [0; 4],
-            duplicate_bytes: [0; 4],
-            decoded: VecDeque::new(),
-            counters: Counters::default(),
-            damaged: BTreeSet::new(),
-            undurable: BTreeSet::new(),
-        };
+        let mut state = State::empty(ledger.is_some());
         if let Some(ledger) = &mut ledger {
             let places = ledger.load(&mut state, &slots, &hot_heap)?;
             cold.as_ref().expect("a ledger has files beside it").adopt(places)?;
         }
-        Ok(Engine {
+        let memory = Memory { segments, hot_heap, frame_heap, slots, bell };
+        Ok(Self::over(options, key, memory, state, cold, ledger, policy))
+    }
+
+    /// One whose `state` lies in `memory` and `cold`.
+    pub fn over(
+        options: Options,
+        key: DomainKey,
+        memory: Memory,
+        state: State,
+        cold: Option<Cold>,
+        ledger: Option<Ledger>,
+        policy: Box<dyn Policy>,
+    ) -> Self {
+        let Memory { segments, hot_heap, frame_heap, slots, bell } = memory;
+        Engine {
             memory_max_bytes: AtomicU64::new(options.memory_max_bytes),
             key,
             slots,
             arenas: RwLock::new(Arc::new([])),
-            bell: Mutex::new(Some(Arc::new(EventFd::new()?))),
+            bell: Mutex::new(Some(bell)),
             hot_heap,
             frame_heap,
             segments,
@@ -264,12 +369,12 @@ impl Engine {
             state: Mutex::new(state),
             started_ms: sys::monotonic_ms(),
             options,
-        })
+        }
     }
 
     /// The state, to change tables for microseconds.
-    pub fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock()
+    pub fn lock(&self) -> StateGuard<'_> {
+        StateGuard { engine: self, state: Some(self.state.lock()) }
     }
 
     /// What one thread demotes, no other can choose: whoever finds nothing more looks here before it
@@ -290,15 +395,34 @@ impl Engine {
     }
 
     /// A new session of process `pid` with an arena of that shape.
-    pub fn add_session(&self, shape: Shape, pid: u32, is_embedded: bool) -> Result<(u32, Arc<Arena>)> {
+    pub fn add_session(&self, shape: Shape, pid: u32, is_embedded: bool, secret: Secret) -> Result<(u32, Arc<Arena>)> {
         let bell = self.bell()?;
-        let arena = Arc::new(Arena::new(shape, !is_embedded, &bell)?);
+        let keeping = self.lock().kept.as_ref().filter(|_| !is_embedded).map(|kept| kept.keeping.clone());
+        let (name, arena) = match &keeping {
+            None => (None, Arena::new(shape, !is_embedded, &bell)?),
+            Some(keeping) => {
+                // Before the session is told of it, and under a name of its own: its number is not known yet.
+                let name = format!("A{}", self.next_key.fetch_add(1, Ordering::Relaxed));
+                let memory = Mapping::writable("agentmem-arena", shape.len_bytes())?;
+                memory.fix_len()?;
+                keeping.keep_mapping(&name, &memory)?;
+                (Some(name), Arena::kept(memory, shape, &bell, 0)?)
+            }
+        };
+        let arena = Arc::new(arena);
         let mut state = self.lock();
         let state = &mut *state;
-        let entry = SessionEntry::new(arena.clone(), pid, is_embedded, &mut state.smus)?;
+        let mut entry = SessionEntry::new(arena.clone(), pid, is_embedded, secret, &mut state.smus)?;
+        entry.kept_as = name;
         // Slots that were used before say so until they are put to.
         entry.unused().for_each(|slot| self.slots.relocate(slot, Place::Fresh));
         let number = state.sessions.insert(entry);
+        let cells = shape.cells as u32;
+        state.note(|fresh| {
+            fresh.sessions.push(number);
+            fresh.rings.push(number);
+            fresh.given.extend((0..cells).map(|cell| (number, cell)));
+        });
         *self.arenas.write() = state.sessions.arenas();
         // An engine that sleeps does not listen to it yet.
         bell.ring();
@@ -311,11 +435,11 @@ impl Engine {
 
     /// The same for another process, with the descriptors that it needs: the arena, what wakes the engine,
     /// places, generations and incarnations.
-    pub fn lend_session(&self, shape: Shape, pid: u32) -> Result<(u32, [OwnedFd; 5])> {
+    pub fn lend_session(&self, shape: Shape, pid: u32, secret: Secret) -> Result<(u32, [OwnedFd; 5])> {
         let [places, generations] = self.slots.words();
         let (places, generations) = (places.lend()?, generations.lend()?);
         let (bell, incarnations) = (self.bell()?.descriptor()?, self.segments.incarnations().lend()?);
-        let (number, arena) = self.add_session(shape, pid, false)?;
+        let (number, arena) = self.add_session(shape, pid, false, secret)?;
         match arena.lend() {
             Ok(arena) => Ok((number, [arena, bell, places, generations, incarnations])),
             Err(error) => {
@@ -334,6 +458,8 @@ impl Engine {
         for number in state.sessions.get_mut(session).map(SessionEntry::take_agents).unwrap_or_default() {
             let Some(agent) = state.agents.get_mut(number) else { continue };
             (agent.pid, agent.pidfd) = (0, None);
+            state.mark_agent(number);
+            let Some(agent) = state.agents.get_mut(number) else { continue };
             let aliases: Vec<u32> = agent.aliases.iter().copied().collect();
             let surplus = agent.leases.iter().filter(|(_, count)| **count > 1);
             let surplus: Vec<(u32, u32)> = surplus.map(|(&slot, &count)| (slot, count - 1)).collect();
@@ -358,7 +484,49 @@ impl Engine {
             // One that is closed already is as good as reaped.
             let _ = self.reap(&mut state, agent);
         }
-        self.inbox.lock().retain(|(session, _), _| *session != number);
+        let mut left = Vec::new();
+        self.inbox.lock().retain(|&(session, key), _| {
+            if session == number {
+                left.push(key);
+            }
+            session != number
+        });
+        state.note(|fresh| {
+            fresh.sessions.push(number);
+            fresh.given.extend((0..entry.arena.ring.cell_count() as u32).map(|cell| (number, cell)));
+            fresh.inbox.extend(left);
+            fresh.departed.extend(entry.kept_as);
+        });
+    }
+
+    /// Ends sessions of processes that ended while no engine was there, or that do not come back.
+    pub fn end_deserted(&self, now_ms: u64) {
+        let is_over = |entry: &SessionEntry| {
+            entry.deserted.as_ref().is_some_and(|deserted| match &deserted.pidfd {
+                Some(pidfd) => pidfd.is_dead(),
+                None => deserted.is_over || now_ms >= deserted.since_ms + DESERTED_MS,
+            })
+        };
+        let over: Vec<u32> =
+            self.lock().sessions.iter().filter(|(_, entry)| is_over(entry)).map(|(number, _)| number).collect();
+        over.into_iter().for_each(|number| self.end_session(number));
+    }
+
+    /// Sessions of other processes, with what further connections prove themselves by.
+    pub fn secrets(&self) -> Vec<(u32, Secret)> {
+        let state = self.lock();
+        let lent = state.sessions.iter().filter(|(_, entry)| !entry.is_embedded);
+        lent.map(|(number, entry)| (number, entry.secret)).collect()
+    }
+
+    /// The process of session `number` is back after the engine was killed; whether it was waited for.
+    pub fn resume_session(&self, number: u32) -> bool {
+        self.lock().sessions.get_mut(number).is_some_and(|entry| entry.deserted.take().is_some())
+    }
+
+    /// Arenas that sessions have from before are looked at from now on.
+    pub fn share_arenas(&self) {
+        *self.arenas.write() = self.lock().sessions.arenas();
     }
 
     /// Every arena, with the number of its session.
@@ -454,7 +622,9 @@ impl Engine {
     pub fn planned_bytes(&self, state: &State) -> u64 {
         let decoded: usize = state.decoded.iter().map(|(_, content)| content.len()).sum();
         let cache = if self.ledger.is_some() { ledger::CACHE_BYTES } else { 0 };
-        self.hot_heap.resident_bytes()
+        let journal_bytes = state.kept.as_ref().map_or(0, |kept| kept.journal.len_bytes());
+        journal_bytes
+            + self.hot_heap.resident_bytes()
             + self.frame_heap.resident_bytes()
             + self.segments.large_bytes()
             + state.sessions.planned_bytes()
@@ -528,7 +698,7 @@ impl Engine {
                 Ingest::Empty => return Ok(()),
                 Ingest::More => {
                     left -= 1;
-                    MutexGuard::unlock_fair(state);
+                    state.unlock_fair();
                 }
                 Ingest::NoRoom { bytes } => {
                     drop(state);
@@ -542,7 +712,7 @@ impl Engine {
     }
 
     /// The state, after as much as possible of what the caller published before was taken in.
-    pub fn settled(&self) -> MutexGuard<'_, State> {
+    pub fn settled(&self) -> StateGuard<'_> {
         // What cannot be taken in stays in its ring; whoever asks sees the rest.
         let _ = self.drain();
         self.lock()
@@ -564,6 +734,7 @@ impl Engine {
             if now_ms >= tick_ms + TICK_MS as u64 {
                 tick_ms = now_ms;
                 worked |= self.tick(now_ms);
+                worked |= self.compact_journal();
                 quiet_ticks += 1;
                 if quiet_ticks == TRIM_TICKS {
                     let _consumer = self.lock();

@@ -115,6 +115,9 @@ impl Engine {
             drop(ledger.lock().take());
         }
         let mut state = self.lock();
+        if let Some(kept) = state.kept.take() {
+            kept.keeping.let_go_of_everything();
+        }
         let hot: Vec<u32> = state.hot.iter().collect();
         for slot in hot {
             let Some(smu) = state.smus.get_mut(slot) else { continue };

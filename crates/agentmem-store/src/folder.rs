@@ -3,20 +3,38 @@
 use crate::sys;
 use agentmem_core::{Error, ErrorKind, Result};
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use tempfile::TempDir;
 
 const PREFIX: &str = "agentmem-";
 const LOCK: &str = "lock";
+
+/// A folder that goes with this.
+#[derive(Debug)]
+struct Temporary(PathBuf);
+
+impl Temporary {
+    fn remove(mut self) -> std::io::Result<()> {
+        std::fs::remove_dir_all(std::mem::take(&mut self.0))
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.0.as_os_str().is_empty() {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+}
 
 /// A folder that no other process has open.
 #[derive(Debug)]
 pub struct Folder {
     /// Where it is.
     pub path: PathBuf,
-    temporary: Option<TempDir>,
-    _lock: File,
+    temporary: Option<Temporary>,
+    lock: File,
 }
 
 fn lock(path: &Path) -> Result<File> {
@@ -31,7 +49,7 @@ impl Folder {
     pub fn at(path: &Path) -> Result<Self> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
         made.map_err(|error| sys::io_failed(path, error))?;
-        Ok(Folder { path: path.to_owned(), temporary: None, _lock: lock(&path.join(LOCK))? })
+        Ok(Folder { path: path.to_owned(), temporary: None, lock: lock(&path.join(LOCK))? })
     }
 
     /// A new temporary folder. Those that processes left behind when they were killed are removed.
@@ -39,18 +57,34 @@ impl Folder {
         remove_abandoned(&std::env::temp_dir());
         let private = Permissions::from_mode(0o700);
         let made = tempfile::Builder::new().prefix(PREFIX).permissions(private).tempdir();
-        let temporary = made.map_err(|error| sys::io_failed(&std::env::temp_dir(), error))?;
+        let made = made.map_err(|error| sys::io_failed(&std::env::temp_dir(), error))?;
+        let temporary = Temporary(made.keep());
         // A lock file appears under its name only when it is locked, so whoever can lock one knows
         // that its owner is gone.
-        let (made, named) = (temporary.path().join("lock.new"), temporary.path().join(LOCK));
+        let (made, named) = (temporary.0.join("lock.new"), temporary.0.join(LOCK));
         let file = lock(&made)?;
         std::fs::rename(&made, &named).map_err(|error| sys::io_failed(&named, error))?;
-        Ok(Folder { path: temporary.path().to_owned(), temporary: Some(temporary), _lock: file })
+        Ok(Folder { path: temporary.0.clone(), temporary: Some(temporary), lock: file })
+    }
+
+    /// The temporary folder that an earlier process of ours had, whose lock was kept.
+    pub fn adopted(path: &Path, lock: OwnedFd) -> Self {
+        Folder { path: path.to_owned(), temporary: Some(Temporary(path.to_owned())), lock: lock.into() }
+    }
+
+    /// A descriptor of its lock: nobody else has the folder as long as that is open.
+    pub fn lock(&self) -> Result<OwnedFd> {
+        self.lock.try_clone().map(OwnedFd::from).map_err(|error| sys::io_failed(&self.path, error))
+    }
+
+    /// Whether it goes when it is let go.
+    pub fn is_temporary(&self) -> bool {
+        self.temporary.is_some()
     }
 
     /// Lets it go, and removes it if it was temporary.
     pub fn close(self) -> Result<()> {
-        match self.temporary.map_or(Ok(()), TempDir::close) {
+        match self.temporary.map_or(Ok(()), Temporary::remove) {
             // Somebody who cleans up temporary folders was quicker.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
             closed => {

@@ -77,6 +77,23 @@ impl Free {
         Some(Taken { start, missing_bytes })
     }
 
+    /// Takes the `room` bytes at `start`, where an earlier process had them; whether they were free. To be
+    /// followed by punching [`Self::holes`], as it is not known what is resident.
+    pub fn claim(&mut self, start: u64, room: u64) -> bool {
+        let Some(end) = start.checked_add(room) else { return false };
+        let Some(found) = self.ranges.around(start).filter(|found| found.end >= end) else { return false };
+        let range = Range { start, end };
+        let fresh = found.interior(PAGE_BYTES).and_then(|interior| interior.common(pages(range)));
+        self.ranges.cut(range);
+        self.used_bytes += fresh.map_or(0, Range::len);
+        true
+    }
+
+    /// The pages of which nothing is used.
+    pub fn holes(&self) -> impl Iterator<Item = Range> {
+        self.ranges.at_least(PAGE_BYTES).filter_map(|range| range.interior(PAGE_BYTES))
+    }
+
     /// Gives `room` bytes at `start` back; returns what is to become holes.
     pub fn give(&mut self, start: u64, room: u64) -> Vec<Range> {
         let merged = self.ranges.insert(start, room);

@@ -32,6 +32,8 @@ pub struct Heap {
     /// Where content is decoded whose pages are missing.
     scratch: Mutex<Option<Vec<u8>>>,
     free: Mutex<Free>,
+    /// Extents that were dropped, until [`Self::settle`]; nothing where they are free at once.
+    dropped: Option<Mutex<Vec<(u64, usize)>>>,
     /// See [`Self::used_bytes`] and [`Self::resident_bytes`].
     used_bytes: AtomicU64,
     resident_bytes: AtomicU64,
@@ -43,16 +45,29 @@ impl Heap {
         let mapping = Mapping::writable(name, capacity_bytes as usize)?;
         mapping.fix_len()?;
         let segment = segments.register(&mapping)?;
-        Ok(Arc::new(Heap {
+        Ok(Self::over(mapping, segments, segment, false))
+    }
+
+    /// The heap in `mapping`, which outlives this process, and has the number `segment` in every one. An extent
+    /// that goes is free only when that it went is kept too, and the heap is told so by [`Self::settle`].
+    pub fn kept(mapping: Mapping, segments: &Arc<Segments>, segment: u32) -> Result<Arc<Self>> {
+        segments.register_as(segment, &mapping)?;
+        Ok(Self::over(mapping, segments, segment, true))
+    }
+
+    fn over(mapping: Mapping, segments: &Arc<Segments>, segment: u32, is_kept: bool) -> Arc<Self> {
+        let capacity_bytes = mapping.len() as u64;
+        Arc::new(Heap {
             mapping,
             segments: segments.clone(),
             segment,
             capacity_bytes,
+            dropped: is_kept.then(Mutex::default),
             scratch: Mutex::default(),
             free: Mutex::new(Free::new(capacity_bytes)),
             used_bytes: AtomicU64::new(0),
             resident_bytes: AtomicU64::new(0),
-        }))
+        })
     }
 
     /// Number of its segment.
@@ -112,6 +127,7 @@ impl Heap {
 
     /// Nothing much will be stored any more: what that takes beside memory is given back.
     pub fn close(&self) {
+        self.settle();
         self.mapping.close();
         *self.scratch.lock() = None;
     }
@@ -148,7 +164,38 @@ impl Heap {
         Ok(extent)
     }
 
+    /// The extent of `len` bytes that an earlier process had at `start`; `None` if that cannot be. To be
+    /// followed by [`Self::punch_holes`] when all are there.
+    pub fn adopt(self: &Arc<Self>, start: u64, len: usize) -> Option<Extent> {
+        let room = (len.max(1) as u64).next_multiple_of(UNIT_BYTES);
+        let mut free = self.free.lock();
+        let is_there = start.is_multiple_of(UNIT_BYTES) && free.claim(start, room);
+        self.note(free);
+        is_there.then(|| Extent { heap: self.clone(), start, len })
+    }
+
+    /// Gives every page back that no extent uses.
+    pub fn punch_holes(&self) {
+        let free = self.free.lock();
+        free.holes().for_each(|hole| self.mapping.punch(hole.start, hole.len()));
+    }
+
+    /// Extents that were dropped before are free from now on.
+    pub fn settle(&self) {
+        if let Some(dropped) = &self.dropped {
+            let dropped = std::mem::take(&mut *dropped.lock());
+            dropped.into_iter().for_each(|(start, len)| self.free_now(start, len));
+        }
+    }
+
     fn free(&self, start: u64, len: usize) {
+        match &self.dropped {
+            Some(dropped) => dropped.lock().push((start, len)),
+            None => self.free_now(start, len),
+        }
+    }
+
+    fn free_now(&self, start: u64, len: usize) {
         let room = (len.max(1) as u64).next_multiple_of(UNIT_BYTES);
         let mut free = self.free.lock();
         self.punch(&free.give(start, room));
@@ -183,6 +230,11 @@ impl Extent {
     /// Its length.
     pub fn len_bytes(&self) -> usize {
         self.len
+    }
+
+    /// Its first byte in the heap.
+    pub fn start(&self) -> u64 {
+        self.start
     }
 
     /// Where a slot word says it is.

@@ -28,6 +28,7 @@ impl Engine {
         };
         let ring = &arena.ring;
         let mut room = self.budget_bytes() as i64 - self.planned_bytes(state) as i64;
+        state.note(|fresh| fresh.rings.push(session));
         for _ in 0..limit {
             let Some(found) = ring.peek() else { return Ingest::Empty };
             let Ok((cell, bytes)) = found else {
@@ -66,6 +67,7 @@ impl Engine {
                 let given = state.take_handle(session).expect("checked above");
                 self.slots.relocate(given.slot, Place::Fresh);
                 state.sessions.get_mut(session).expect("found above").give(cell.cell, given);
+                state.note(|fresh| fresh.given.push((session, cell.cell as u32)));
             }
             ring.advance(&cell);
         }
@@ -120,7 +122,7 @@ impl Engine {
                 let raw = match key {
                     0 => Arc::new(Raw::Extent(self.hot_heap.store(content)?)),
                     // A key that was never left is a lie: the content is then empty.
-                    key => match self.inbox.lock().remove(&(session, key)) {
+                    key => match self.collect_left(state, session, key) {
                         Some(raw) => raw,
                         None => Arc::new(Raw::Extent(self.hot_heap.store(&[])?)),
                     },
@@ -133,10 +135,11 @@ impl Engine {
                     && check_name(&name).is_ok()
                 {
                     state.smus.name_later(&name, given.slot);
+                    state.note(|fresh| fresh.slots.push(given.slot));
                 }
             }
             Operation::Append { conversation, meta, key } => {
-                let large = if key == 0 { None } else { self.inbox.lock().remove(&(session, key)) };
+                let large = if key == 0 { None } else { self.collect_left(state, session, key) };
                 let len = large.as_ref().map_or(bytes.len(), |raw| raw.len()) as u64;
                 self.append(state, conversation, bytes, large, meta, now_ms)?;
                 // Handles in this process count by themselves.
@@ -151,6 +154,11 @@ impl Engine {
             Operation::Nothing => {}
         }
         Ok(())
+    }
+
+    fn collect_left(&self, state: &mut State, session: u32, key: u64) -> Option<Arc<Raw>> {
+        state.note(|fresh| fresh.inbox.push(key));
+        self.inbox.lock().remove(&(session, key))
     }
 
     #[expect(clippy::too_many_arguments, reason = "what a new SMU is made of")]

@@ -158,6 +158,14 @@ impl Ledger {
     fn write(&mut self, changes: &Changes) -> Result<()> {
         let rows = &changes.rows;
         let write = self.database()?.begin_write().map_err(failed)?;
+        if rows.is_whole {
+            for table in [AGENTS, SMUS, CONVERSATIONS, NODES, FRAMES, TAGS] {
+                write.delete_table(table).map_err(failed)?;
+            }
+            write.delete_table(NAMES).map_err(failed)?;
+            write.delete_table(LEASES).map_err(failed)?;
+            write.delete_table(TAILS).map_err(failed)?;
+        }
         {
             for (table, rows) in [
                 (AGENTS, &rows.agents),

@@ -15,15 +15,19 @@ use std::sync::Arc;
 /// What waits for pins to go.
 #[derive(Debug)]
 pub struct Waiting {
+    /// Which of all that ever waited; nothing before it had to.
+    pub number: u64,
     /// Who may hold them.
-    claims: Claims,
+    pub claims: Claims,
     /// Bytes that they may still see.
     pub raw: Option<Arc<Raw>>,
-    then: Then,
+    /// What happens then.
+    pub then: Then,
 }
 
-#[derive(Debug)]
-enum Then {
+/// What happens when pins are gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum Then {
     /// The bytes go, and that is all.
     Nothing,
     /// The slot and the claims may be given out again.
@@ -61,11 +65,15 @@ impl State {
         let entry = self.sessions.get_mut(session).ok_or_else(|| Error::new(ErrorKind::Closed, "this session"))?;
         let claim = Claim { session, index: entry.take_claim()? };
         smu.claims.add(claim);
+        self.note(|fresh| fresh.slots.push(slot));
         Ok(claim.index)
     }
 
     /// Nobody pins it any more.
     fn let_go(&mut self, waiting: Waiting, generation_of: impl Fn(u32) -> u64) {
+        if waiting.number != 0 {
+            self.note(|fresh| fresh.limbo.push(waiting.number));
+        }
         let claims = waiting.claims.iter();
         match waiting.then {
             Then::Nothing => {}
@@ -82,6 +90,7 @@ impl State {
                         smu.claims.remove(claim);
                         self.sessions.free_claim(claim);
                     }
+                    self.note(|fresh| fresh.slots.push(of));
                 }
                 self.smus.give_back(slot);
             }
@@ -243,11 +252,12 @@ impl Engine {
         if let Some(entry) = state.agents.get_mut(agent) {
             entry.aliases.remove(&alias);
         }
+        state.note(|fresh| fresh.slots.push(alias));
         let SlotUse::Alias { to, claim, .. } = state.smus.clear(alias) else { return };
         let then = Then::GiveBackAlias { slot: alias, of: to, generation: self.slots.generation(to) };
         self.slots.retire(alias);
         self.slots.relocate(alias, Place::Gone);
-        self.wait_for_pins(state, Waiting { claims: Claims::of(claim), raw: None, then });
+        self.wait_for_pins(state, Waiting { number: 0, claims: Claims::of(claim), raw: None, then });
     }
 
     /// Takes `count` references back, and the content with the last of them.
@@ -278,21 +288,28 @@ impl Engine {
     pub fn retire_slot(&self, state: &mut State, slot: u32, claims: Claims, raw: Option<Arc<Raw>>) {
         self.slots.retire(slot);
         self.slots.relocate(slot, Place::Gone);
-        self.wait_for_pins(state, Waiting { claims, raw, then: Then::GiveBack { slot } });
+        self.wait_for_pins(state, Waiting { number: 0, claims, raw, then: Then::GiveBack { slot } });
     }
 
     /// The raw bytes of `slot`, which `claims` may pin, are not needed by the engine any more: it is at
     /// `place` now.
     pub fn drop_raw(&self, state: &mut State, slot: u32, claims: Claims, place: Place, raw: Option<Arc<Raw>>) {
         state.hot.remove(slot);
+        state.note(|fresh| fresh.slots.push(slot));
         self.slots.relocate(slot, place);
         if raw.is_some() {
-            self.wait_for_pins(state, Waiting { claims, raw, then: Then::Nothing });
+            self.wait_for_pins(state, Waiting { number: 0, claims, raw, then: Then::Nothing });
         }
     }
 
-    fn wait_for_pins(&self, state: &mut State, waiting: Waiting) {
+    fn wait_for_pins(&self, state: &mut State, mut waiting: Waiting) {
         if state.sessions.is_pinned(&waiting.claims) {
+            if waiting.number == 0 {
+                state.waited += 1;
+                waiting.number = state.waited;
+                let number = waiting.number;
+                state.note(|fresh| fresh.limbo.push(number));
+            }
             state.limbo.push(waiting);
         } else {
             state.let_go(waiting, |slot| self.slots.generation(slot));

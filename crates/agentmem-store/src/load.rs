@@ -13,7 +13,7 @@ use crate::ledger::{
 use crate::raw::Raw;
 use crate::records::{AgentRecord, ConversationRecord, FrameRecord, NodeRecord, SmuRecord};
 use crate::slots::Slots;
-use crate::smus::{Packed, Smu};
+use crate::smus::{Packed, SlotUse, Smu};
 use crate::sync::{AtomicBool, AtomicU64};
 use crate::tree::{Body, NONE, Node, RawItem, Tail};
 use agentmem_core::frame::Meta;
@@ -30,18 +30,7 @@ impl Ledger {
         let read = self.database()?.begin_read().map_err(failed)?;
         let mut places = Vec::new();
         each(&read, AGENTS, |number, record: AgentRecord| {
-            state.agents.insert(AgentEntry {
-                shared: AgentShared::new(number, &record.name, record.quota_bytes, 0),
-                pid: 0,
-                pidfd: None,
-                importance: record.importance,
-                state: AgentState::from_u8(record.state).ok_or_else(|| damaged("agent state"))?,
-                created_unix_ms: record.created_unix_ms,
-                active_ms: 0,
-                leases: HashMap::new(),
-                aliases: HashSet::new(),
-                conversations: BTreeMap::new(),
-            });
+            state.agents.insert(agent_entry(number, record)?);
             Ok(())
         })?;
         each(&read, FRAMES, |number, record: FrameRecord| {
@@ -69,7 +58,7 @@ impl Ledger {
             Ok(())
         })?;
         each(&read, SMUS, |slot, record: SmuRecord| load_smu(state, slots, slot, record))?;
-        state.smus.restored();
+        state.smus.restored(&HashSet::new());
         for row in read.open_table(LEASES).map_err(failed)?.iter().map_err(failed)? {
             let key = row.map_err(failed)?.0.value();
             let (slot, agent) = ((key >> 32) as u32, key as u32);
@@ -121,46 +110,84 @@ impl Ledger {
                     Body::Tail(Box::new(tail))
                 }
             };
-            links.push((number, parent, start));
+            links.push((parent, start));
             state.tree.restore(number, Node::new(parent, start, count, logical_bytes, agent, body));
             Ok(())
         })?;
-        state.tree.restored();
-        for (_, parent, start) in links {
+        state.link_nodes(&links)?;
+        each(read, CONVERSATIONS, |number, record| state.restore_conversation(number, record))
+    }
+
+    /// Where the index says that frames are.
+    pub fn places(&mut self) -> Result<Vec<DiskPlace>> {
+        let read = self.database()?.begin_read().map_err(failed)?;
+        let mut places = Vec::new();
+        each(&read, FRAMES, |_, record: FrameRecord| {
+            places.push(record.disk);
+            Ok(())
+        })?;
+        Ok(places)
+    }
+}
+
+/// An agent that nobody has, and that holds nothing yet.
+pub fn agent_entry(number: u32, record: AgentRecord) -> Result<AgentEntry> {
+    Ok(AgentEntry {
+        shared: AgentShared::new(number, &record.name, record.quota_bytes, 0),
+        pid: 0,
+        pidfd: None,
+        importance: record.importance,
+        state: AgentState::from_u8(record.state).ok_or_else(|| damaged("agent state"))?,
+        created_unix_ms: record.created_unix_ms,
+        active_ms: 0,
+        leases: HashMap::new(),
+        aliases: HashSet::new(),
+        conversations: BTreeMap::new(),
+    })
+}
+
+impl State {
+    /// Refers to the parents of all nodes, which are there: parent and start of each.
+    pub fn link_nodes(&mut self, links: &[(u32, u32)]) -> Result<()> {
+        self.tree.restored();
+        for &(parent, start) in links {
             if parent == NONE && start != 0 {
                 return Err(damaged("start of a node"));
             }
             if parent != NONE {
-                let before = state.tree.get(parent).ok_or_else(|| damaged("parent of a node"))?;
+                let before = self.tree.get(parent).ok_or_else(|| damaged("parent of a node"))?;
                 // A parent of which nothing is seen could be the node itself, and a chain without end.
                 let seen = start.checked_sub(before.start).filter(|&seen| seen > 0 && seen <= before.count);
-                state.tree.refer(parent, seen.ok_or_else(|| damaged("start of a node"))?);
+                self.tree.refer(parent, seen.ok_or_else(|| damaged("start of a node"))?);
             }
         }
-        each(read, CONVERSATIONS, |number, record: ConversationRecord| {
-            if record.head == NONE && record.len != 0 {
-                return Err(damaged("head of a conversation"));
-            }
-            if record.head != NONE {
-                let head = state.tree.get(record.head).ok_or_else(|| damaged("head of a conversation"))?;
-                let seen = record.len.checked_sub(head.start).filter(|&seen| seen <= head.count);
-                state.tree.refer(record.head, seen.ok_or_else(|| damaged("length of a conversation"))?);
-            }
-            let agent = state.agents.get_mut(record.agent).ok_or_else(|| damaged("agent of a conversation"))?;
-            agent.shared.charge_anyway(record.logical_bytes);
-            agent.conversations.insert(record.name.as_str().into(), number);
-            let shared = Arc::new(ConversationShared {
-                number,
-                name: record.name.into(),
-                messages: AtomicU64::new(record.len.into()),
-                logical_bytes: AtomicU64::new(record.logical_bytes),
-                is_released: AtomicBool::new(false),
-            });
-            let (agent, head, len, logical_bytes) = (record.agent, record.head, record.len, record.logical_bytes);
-            state.conversations.insert(number, Conversation { shared, agent, head, len, logical_bytes });
-            state.next_conversation = state.next_conversation.max(number + 1);
-            Ok(())
-        })
+        Ok(())
+    }
+
+    /// Takes a conversation over, whose agent and nodes are there.
+    pub fn restore_conversation(&mut self, number: u32, record: ConversationRecord) -> Result<()> {
+        if record.head == NONE && record.len != 0 {
+            return Err(damaged("head of a conversation"));
+        }
+        if record.head != NONE {
+            let head = self.tree.get(record.head).ok_or_else(|| damaged("head of a conversation"))?;
+            let seen = record.len.checked_sub(head.start).filter(|&seen| seen <= head.count);
+            self.tree.refer(record.head, seen.ok_or_else(|| damaged("length of a conversation"))?);
+        }
+        let agent = self.agents.get_mut(record.agent).ok_or_else(|| damaged("agent of a conversation"))?;
+        agent.shared.charge_anyway(record.logical_bytes);
+        agent.conversations.insert(record.name.as_str().into(), number);
+        let shared = Arc::new(ConversationShared {
+            number,
+            name: record.name.into(),
+            messages: AtomicU64::new(record.len.into()),
+            logical_bytes: AtomicU64::new(record.logical_bytes),
+            is_released: AtomicBool::new(false),
+        });
+        let (agent, head, len, logical_bytes) = (record.agent, record.head, record.len, record.logical_bytes);
+        self.conversations.insert(number, Conversation { shared, agent, head, len, logical_bytes });
+        self.next_conversation = self.next_conversation.max(number + 1);
+        Ok(())
     }
 }
 
@@ -194,7 +221,7 @@ fn load_smu(state: &mut State, slots: &Slots, slot: u32, record: SmuRecord) -> R
     }
     state.smus.restore(
         slot,
-        Smu {
+        SlotUse::Smu(Box::new(Smu {
             id: ContentId(record.id),
             is_sealed: true,
             logical_bytes: record.logical_bytes,
@@ -211,7 +238,7 @@ fn load_smu(state: &mut State, slots: &Slots, slot: u32, record: SmuRecord) -> R
             keep_hot: false,
             stays_raw: false,
             is_busy: false,
-        },
+        })),
     );
     slots.relocate(slot, Place::Away);
     Ok(())

@@ -1,8 +1,10 @@
 //! How a store is opened.
 
+use crate::keeping::Keeping;
 use agentmem_core::policy::{self, Policy};
 use agentmem_core::{Error, ErrorKind, Result};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// What a put does when the arena is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +42,9 @@ pub struct Options {
     pub policy: Box<dyn Policy>,
     /// Whether other processes are to have sessions: their memory is then of a kind that can be lent.
     pub lends: bool,
+    /// Who keeps the memory of an engine that `lends` beyond its death, and what was kept. If an engine was
+    /// killed, this one goes on from there.
+    pub keeping: Option<Arc<Keeping>>,
 }
 
 /// Least budget: below this the engine's own tables do not fit.
@@ -60,6 +65,7 @@ impl Default for Options {
             pressure: true,
             policy: policy::by_name("semantic").expect("a built-in policy"),
             lends: false,
+            keeping: None,
         }
     }
 }

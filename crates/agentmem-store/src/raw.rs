@@ -1,6 +1,7 @@
 //! Raw bytes of one content, wherever they are resident.
 
 use crate::heap::{Extent, Heap};
+use crate::records::KeptRaw;
 use crate::segments::{Large, Segments};
 use agentmem_core::Result;
 use agentmem_core::place::Place;
@@ -43,6 +44,17 @@ impl Raw {
     /// Its length.
     pub fn len(&self) -> usize {
         self.bytes().len()
+    }
+
+    /// Where a later process finds it.
+    pub fn kept(&self) -> KeptRaw {
+        match self {
+            Raw::Extent(extent) => KeptRaw::Extent { start: extent.start(), len: extent.len_bytes() as u64 },
+            Raw::Large(large) => {
+                let len = large.bytes().len() as u64;
+                KeptRaw::Large { segment: large.segment(), incarnation: large.incarnation(), len }
+            }
+        }
     }
 
     /// Where a slot word says it is.

@@ -105,6 +105,7 @@ impl Engine {
                 {
                     entry.stored = Some(Arc::new(extent));
                     state.warm.insert(number);
+                    state.note(|fresh| fresh.frames.push(number));
                     state.counters.promote_cold += 1;
                 }
                 state.counters.refault_cold += 1;
@@ -175,6 +176,7 @@ impl Engine {
             let place = raw.place();
             smu.raw = Some(raw);
             smu.used_ms = self.now_ms();
+            state.note(|fresh| fresh.slots.push(slot));
             state.counters.promote_warm += 1;
             state.hot.insert(slot);
             self.slots.relocate(slot, place);
@@ -302,6 +304,7 @@ impl Engine {
                     entry.stored = Some(Arc::new(self.frame_heap.store(&bytes)?));
                     entry.used_ms = self.now_ms();
                     state.warm.insert(number);
+                    state.note(|fresh| fresh.frames.push(number));
                     state.counters.promote_cold += 1;
                 }
             }

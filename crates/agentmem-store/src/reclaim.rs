@@ -11,7 +11,6 @@ use crate::tree::Body;
 use agentmem_core::frame::{Frame, Item};
 use agentmem_core::policy::{Candidate, Lru, Policy};
 use agentmem_core::{AgentState, Error, ErrorKind, Kind, Result, Tier};
-use parking_lot::MutexGuard;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -331,6 +330,7 @@ impl Engine {
                     if !keep_warm {
                         entry.stored = None;
                         state.warm.remove(number);
+                        state.note(|fresh| fresh.frames.push(number));
                         state.counters.demote_cold += 1;
                     }
                 } else if !entry.is_busy {
@@ -398,6 +398,7 @@ impl Engine {
         worked |= self.demote_aged(now_ms);
         worked |= self.collect(now_ms);
         self.reap_dead();
+        self.end_deserted(now_ms);
         match self.ledger {
             Some(_) => self.flush_if_due(now_ms),
             None => self.bury_dead(),
@@ -454,7 +455,7 @@ impl Engine {
     }
 
     fn reap_dead(&self) {
-        let mut state: MutexGuard<'_, State> = self.lock();
+        let mut state = self.lock();
         let is_dead = |agent: &&crate::agents::AgentEntry| agent.pidfd.as_ref().is_some_and(|pidfd| pidfd.is_dead());
         let dead: Vec<u32> = state.agents.iter().filter(is_dead).map(|agent| agent.shared.number).collect();
         for number in dead {

@@ -1,16 +1,19 @@
 //! Rows of the index, as they are encoded.
 
 use crate::agents::AgentEntry;
+use crate::claims::Claim;
 use crate::cold::DiskPlace;
 use crate::engine::Conversation;
 use crate::frames::FrameEntry;
-use crate::smus::{Packed, Smu};
-use crate::tree::{Body, Node};
+use crate::lifetime::{Then, Waiting};
+use crate::sessions::SessionEntry;
+use crate::smus::{Packed, SlotUse, Smu, Smus};
+use crate::tree::{Body, Node, RawItem, Tail};
 use agentmem_core::frame::Meta;
 use serde::{Deserialize, Serialize};
 
 /// An agent.
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct AgentRecord {
     pub name: String,
     pub importance: u8,
@@ -63,19 +66,211 @@ pub struct FrameRecord {
     pub kind: u8,
 }
 
-fn encode<T: Serialize>(record: &T) -> Vec<u8> {
+/// Where raw bytes are that outlive the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum KeptRaw {
+    /// In the hot heap.
+    Extent { start: u64, len: u64 },
+    /// In a memfd of its own.
+    Large { segment: u32, incarnation: u64, len: u64 },
+}
+
+/// What an engine that is kept knows beside tables.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EngineRecord {
+    pub key: [u8; 32],
+    /// Where the cold tier lies.
+    pub folder: Option<std::path::PathBuf>,
+    pub next_agent: u32,
+    pub next_session: u32,
+    pub next_conversation: u32,
+    pub next_key: u64,
+}
+
+/// A session, in a journal.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SessionRecord {
+    pub pid: u32,
+    /// When its process started.
+    pub started: Option<u64>,
+    pub secret: [u8; 16],
+    /// What its arena is kept as.
+    pub arena: String,
+    pub cells: u64,
+    pub data_bytes: u64,
+    pub claims: u64,
+}
+
+/// An agent, in a journal.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct KeptAgent {
+    pub agent: AgentRecord,
+    pub pid: u32,
+    pub session: Option<u32>,
+}
+
+/// What a slot is used for, in a journal.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum KeptSlot {
+    Smu(Box<KeptSmu>),
+    Alias { to: u32, agent: u32, claim: Claim, generation: u64 },
+}
+
+/// A content, in a journal.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct KeptSmu {
+    pub generation: u64,
+    pub id: [u8; 32],
+    pub is_sealed: bool,
+    pub logical_bytes: u64,
+    pub raw: Option<KeptRaw>,
+    pub packed: Packed,
+    pub agent: u32,
+    pub kind: u8,
+    pub importance: u8,
+    pub keep_hot: bool,
+    pub claims: Vec<Claim>,
+    pub names: Vec<Box<str>>,
+    /// Names that it gets once it is sealed, with their places among all that wait.
+    pub waiting: Vec<(u64, Box<str>)>,
+}
+
+/// A frame, in a journal.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct KeptFrame {
+    /// Start and length in the heap.
+    pub stored: Option<(u64, u64)>,
+    pub disk: Option<DiskPlace>,
+    pub items: u32,
+    pub stored_bytes: u32,
+    pub logical_bytes: u64,
+    pub agent: u32,
+    pub kind: u8,
+}
+
+impl KeptFrame {
+    /// The row of `frame`.
+    pub fn of(frame: &FrameEntry) -> Self {
+        KeptFrame {
+            stored: frame.stored.as_ref().map(|extent| (extent.start(), extent.len_bytes() as u64)),
+            disk: frame.disk,
+            items: frame.items,
+            stored_bytes: frame.stored_bytes,
+            logical_bytes: frame.logical_bytes,
+            agent: frame.agent,
+            kind: frame.kind as u8,
+        }
+    }
+}
+
+/// One step of a tail, in a journal: its row is a sequence of them.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum KeptTail {
+    Chunk(KeptRaw),
+    Item { chunk: u32, from: u32, len: u32, meta: (bool, u32, u32) },
+}
+
+/// What waits for pins to go, in a journal.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct KeptWaiting {
+    pub claims: Vec<Claim>,
+    pub raw: Option<KeptRaw>,
+    pub then: Then,
+}
+
+impl KeptWaiting {
+    /// The row of `waiting`.
+    pub fn of(waiting: &Waiting) -> Self {
+        KeptWaiting {
+            claims: waiting.claims.iter().collect(),
+            raw: waiting.raw.as_ref().map(|raw| raw.kept()),
+            then: waiting.then,
+        }
+    }
+}
+
+/// The row of a session.
+pub fn session_record(session: &SessionEntry) -> Vec<u8> {
+    let shape = session.arena.shape();
+    encode(&SessionRecord {
+        pid: session.pid,
+        started: session.started,
+        secret: session.secret,
+        arena: session.kept_as.clone().unwrap_or_default(),
+        cells: shape.cells as u64,
+        data_bytes: shape.data_bytes as u64,
+        claims: shape.claims as u64,
+    })
+}
+
+/// The row of an agent that `session` speaks for.
+pub fn agent_kept(agent: &AgentEntry, session: Option<u32>) -> Vec<u8> {
+    encode(&KeptAgent { agent: agent_of(agent), pid: agent.pid, session })
+}
+
+/// The row of a slot that is used, and for the `generation`th time.
+pub fn slot_kept(smus: &Smus, slot: u32, generation: u64) -> Option<KeptSlot> {
+    let smu = match smus.using(slot) {
+        SlotUse::Free => return None,
+        &SlotUse::Alias { to, agent, claim } => return Some(KeptSlot::Alias { to, agent, claim, generation }),
+        SlotUse::Smu(smu) => smu,
+    };
+    Some(KeptSlot::Smu(Box::new(KeptSmu {
+        generation,
+        id: smu.id.0,
+        is_sealed: smu.is_sealed,
+        logical_bytes: smu.logical_bytes,
+        raw: smu.raw.as_ref().map(|raw| raw.kept()),
+        packed: smu.packed,
+        agent: smu.agent,
+        kind: smu.kind as u8,
+        importance: smu.importance,
+        keep_hot: smu.keep_hot,
+        claims: smu.claims.iter().collect(),
+        names: smus.names_of(slot),
+        waiting: smus.waiting_names(slot),
+    })))
+}
+
+/// What `tail` got since this was asked last.
+pub fn tail_kept(tail: &mut Tail) -> Vec<u8> {
+    let mut row = Vec::new();
+    // Each chunk just before what lies in it: the same row, whether in one step or in many.
+    let mut known = tail.kept_chunks;
+    let mut chunks_to = |row: &mut Vec<u8>, count: usize| {
+        while known < count {
+            row.extend(encode(&KeptTail::Chunk(tail.chunks[known].kept())));
+            known += 1;
+        }
+    };
+    for &RawItem { chunk, from, len, meta } in &tail.items[tail.kept_items..] {
+        chunks_to(&mut row, chunk as usize + 1);
+        let meta = (meta.is_value, meta.lead_bytes, meta.trail_bytes);
+        row.extend(encode(&KeptTail::Item { chunk, from, len, meta }));
+    }
+    chunks_to(&mut row, tail.chunks.len());
+    (tail.kept_chunks, tail.kept_items) = (tail.chunks.len(), tail.items.len());
+    row
+}
+
+/// The bytes of a record.
+pub fn encode<T: Serialize>(record: &T) -> Vec<u8> {
     postcard::to_stdvec(record).expect("records of plain fields always encode")
 }
 
-/// The row of an agent.
-pub fn agent_record(agent: &AgentEntry) -> Vec<u8> {
-    encode(&AgentRecord {
+fn agent_of(agent: &AgentEntry) -> AgentRecord {
+    AgentRecord {
         name: agent.shared.name.to_string(),
         importance: agent.importance,
         state: agent.state as u8,
         quota_bytes: agent.shared.quota_bytes(),
         created_unix_ms: agent.created_unix_ms,
-    })
+    }
+}
+
+/// The row of an agent.
+pub fn agent_record(agent: &AgentEntry) -> Vec<u8> {
+    encode(&agent_of(agent))
 }
 
 /// The row of a content.

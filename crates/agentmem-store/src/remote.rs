@@ -26,6 +26,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 /// Version of the protocol and of the arena's layout: both sides must have the same.
 pub const VERSION: u32 = 1;
@@ -37,6 +38,17 @@ const ANSWER_BYTES_MAX: usize = (1 << 30) + (1 << 20);
 pub const HELLO: u16 = 0xFF00;
 /// See [`HELLO`].
 pub const JOIN: u16 = 0xFF01;
+/// See [`HELLO`]: the session's first connection anew, after the engine was killed.
+pub const RESUME: u16 = 0xFF02;
+/// Beside the number of a call that may have been carried out before.
+pub const REPEATED: u16 = 0x4000;
+/// How long an engine that was killed may take to be back.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a session that ends waits for it.
+const PATIENCE_AT_CLOSE: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_millis(20);
+/// How often a call is repeated, if engines go on being killed.
+const REPEATS_MAX: usize = 16;
 
 /// What connections of one session have in common, and nobody else knows.
 pub type Secret = [u8; 16];
@@ -82,7 +94,7 @@ pub struct Remote {
     path: PathBuf,
     join: Join,
     /// The one that the session lives by. It carries the goodbye only.
-    first: UnixStream,
+    first: Mutex<UnixStream>,
     idle: Mutex<Vec<UnixStream>>,
     agents: Mutex<HashMap<u32, Arc<AgentShared>>>,
     conversations: Mutex<HashMap<u32, Weak<ConversationShared>>>,
@@ -131,7 +143,7 @@ pub fn connect(path: &Path, domain: Option<(&str, &[u8])>, on_full: OnFull) -> R
     let remote = Remote {
         path: path.into(),
         join: Join { secret },
-        first,
+        first: Mutex::new(first),
         idle: Mutex::default(),
         agents: Mutex::default(),
         conversations: Mutex::default(),
@@ -153,9 +165,50 @@ impl Remote {
         Ok(())
     }
 
-    /// Asks; also returns a descriptor that came with the answer.
+    /// Asks; also returns a descriptor that came with the answer. If the engine is killed meanwhile, the next one
+    /// is asked: then it may be that both carried it out.
     pub fn call<C: Call>(&self, call: &C, lent: Option<BorrowedFd<'_>>) -> Result<(C::Answer, Option<OwnedFd>)> {
         let body = call::encode(call)?;
+        let mut outcome = self.ask(C::NUMBER, &body, lent);
+        for _ in 0..REPEATS_MAX {
+            match outcome {
+                Err(error) if error.kind() == ErrorKind::Unreachable && self.check_open().is_ok() => {
+                    self.revive(PATIENCE)?;
+                    outcome = self.ask(C::NUMBER | REPEATED, &body, lent);
+                }
+                _ => break,
+            }
+        }
+        let mut answer = outcome?;
+        Ok((call::decode_answer::<C>(&answer.body)?, answer.descriptors.pop()))
+    }
+
+    /// The session's first connection anew, if it broke.
+    fn revive(&self, patience: Duration) -> Result<()> {
+        let mut first = self.first.lock();
+        if socket::is_open(&first) {
+            return Ok(()); // another thread was quicker
+        }
+        self.idle.lock().clear();
+        let begin = Instant::now();
+        loop {
+            // Who keeps the engine listens all the time: where nobody does, there is nobody to wait for.
+            let stream = dial(&self.path)?;
+            match exchange(&stream, RESUME, &call::encode(&self.join)?, &[]) {
+                Ok(_) => {
+                    *first = stream;
+                    return Ok(());
+                }
+                Err(error) if error.kind() == ErrorKind::Unreachable && begin.elapsed() < patience => {
+                    std::thread::sleep(PAUSE);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Asks once.
+    fn ask(&self, number: u16, body: &[u8], lent: Option<BorrowedFd<'_>>) -> Result<Message> {
         let kept = self.idle.lock().pop();
         let stream = match kept {
             Some(stream) => stream,
@@ -166,7 +219,7 @@ impl Remote {
             }
         };
         let lent: Vec<BorrowedFd<'_>> = lent.into_iter().collect();
-        let outcome = exchange(&stream, C::NUMBER, &body, &lent);
+        let outcome = exchange(&stream, number, body, &lent);
         // One that failed may have half an answer under way.
         if !matches!(&outcome, Err(error) if error.kind() == ErrorKind::Unreachable) {
             let mut idle = self.idle.lock();
@@ -174,8 +227,7 @@ impl Remote {
                 idle.push(stream);
             }
         }
-        let mut answer = outcome?;
-        Ok((call::decode_answer::<C>(&answer.body)?, answer.descriptors.pop()))
+        outcome
     }
 
     /// See [`Link::leave_large`].
@@ -217,7 +269,7 @@ impl Remote {
     pub fn abandon(&self) {
         self.is_closed.store(true, Ordering::Release);
         self.idle.lock().clear();
-        let _ = self.first.shutdown(std::net::Shutdown::Both);
+        let _ = self.first.lock().shutdown(std::net::Shutdown::Both);
     }
 
     /// Ends the session. Everything that was put stays, and its agents can be taken up again.
@@ -230,6 +282,13 @@ impl Remote {
             agent.close();
         }
         // The session itself lives until nothing looks at what it pinned any more.
-        exchange(&self.first, Goodbye::NUMBER, &call::encode(&Goodbye)?, &[]).map(drop)
+        let goodbye = || exchange(&self.first.lock(), Goodbye::NUMBER, &call::encode(&Goodbye)?, &[]).map(drop);
+        match goodbye() {
+            Err(error) if error.kind() == ErrorKind::Unreachable => {
+                self.revive(PATIENCE_AT_CLOSE)?;
+                goodbye()
+            }
+            outcome => outcome,
+        }
     }
 }

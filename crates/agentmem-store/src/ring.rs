@@ -136,6 +136,11 @@ pub struct Ring {
     bell: Mutex<Option<Arc<EventFd>>>,
     /// The engine's own tail. The shared word is for the session to read, and the session's to spoil.
     tail: AtomicU64,
+    /// Whether the session is told of the tail only by [`Ring::settle`]: what it may write over must be kept
+    /// elsewhere by then.
+    settles: bool,
+    /// The tail as of the last [`Ring::settle`].
+    settled: AtomicU64,
     /// Where the bytes never touched since the last trim begin, and what was in use then.
     trimmed: Mutex<(u64, u64)>,
 }
@@ -166,8 +171,41 @@ impl Ring {
             data_units: data_bytes as u64 / UNIT_BYTES,
             bell: Mutex::new(Some(bell)),
             tail: AtomicU64::new(0),
+            settles: false,
+            settled: AtomicU64::new(0),
             trimmed: Mutex::new((0, 0)),
         }
+    }
+
+    /// Engine: the session is told how far it was drained only by [`Self::settle`], and until now it was
+    /// drained up to `tail`.
+    pub fn kept(self, tail: u64) -> Self {
+        let trimmed = Mutex::new((Position::from_word(tail).unit, self.data_units));
+        self.control[TAIL].store(tail, Ordering::Release);
+        Ring { settles: true, tail: AtomicU64::new(tail), settled: AtomicU64::new(tail), trimmed, ..self }
+    }
+
+    /// Engine: how far it was drained, to go on from there.
+    pub fn tail_word(&self) -> u64 {
+        self.tail.load(Ordering::Acquire)
+    }
+
+    /// Engine: what was drained can be written over.
+    pub fn settle(&self) {
+        let tail = self.tail_word();
+        self.settled.store(tail, Ordering::Release);
+        self.control[TAIL].store(tail, Ordering::Release);
+    }
+
+    /// Engine: what was published and not drained yet, with the cells that it lies in.
+    pub fn waiting(&self) -> impl Iterator<Item = (Cell, &[u8])> {
+        let first = self.tail().cell;
+        let published = move |offset: &u64| {
+            let cell = first.wrapping_add(*offset) & CELL_MASK;
+            self.word(cell, 0).load(Ordering::Acquire) == cell + 1
+        };
+        let cells = (0..self.cell_count as u64).take_while(published);
+        cells.filter_map(move |offset| self.read(first.wrapping_add(offset) & CELL_MASK))
     }
 
     /// Cells in it.
@@ -201,7 +239,7 @@ impl Ring {
     /// Engine: gives the pages of all free bytes back. It claims them first, as a put would, so
     /// that no put writes to what is being given back.
     pub fn trim(&self) {
-        let tail = self.tail();
+        let tail = Position::from_word(self.settled.load(Ordering::Acquire));
         let head_word = self.control[HEAD].load(Ordering::Acquire);
         let head = Position::from_word(head_word);
         let used = head.since(tail);
@@ -347,7 +385,9 @@ impl Ring {
 
     fn move_tail(&self, to: Position) {
         self.tail.store(to.to_word(), Ordering::Release);
-        self.control[TAIL].store(to.to_word(), Ordering::Release);
+        if !self.settles {
+            self.settle();
+        }
     }
 
     /// Engine: whether nothing is published that was not drained.

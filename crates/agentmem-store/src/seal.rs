@@ -109,6 +109,7 @@ impl Engine {
         state.duplicate_bytes[smu.kind as usize] += smu.logical_bytes;
         state.give_names(names, named);
         let (held, _) = state.agents.unlease(smu.agent, slot, smu.leases);
+        state.mark_lease(smu.agent, slot);
         state.lease(smu.agent, holder, held);
         if let Some(entry) = state.agents.get_mut(smu.agent) {
             entry.aliases.insert(slot);
@@ -129,8 +130,10 @@ impl Engine {
 impl State {
     fn give_names(&mut self, names: Vec<Box<str>>, slot: u32) {
         for name in names {
+            let before = self.smus.named(&name);
             self.smus.name(&name, slot);
             self.mark_name(&name);
+            self.note(|fresh| fresh.slots.extend(before.into_iter().chain([slot])));
         }
     }
 }

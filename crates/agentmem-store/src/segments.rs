@@ -1,5 +1,6 @@
 //! Segments: the mappings that a slot word can point into.
 
+use crate::keeping::Keeping;
 use crate::sync::{AtomicU64, Ordering, Words};
 use crate::sys::Mapping;
 use agentmem_core::place::SEGMENTS_MAX;
@@ -28,7 +29,18 @@ pub struct Segments {
     adopted: Mutex<HashMap<u32, Mapping>>,
     /// Whether descriptors are kept, to be lent.
     lends: bool,
+    /// Where large contents are kept, so that they outlive this process.
+    keeping: Option<Arc<Keeping>>,
+    /// Large contents that were dropped, until [`Segments::settle`]. Only of those that are kept.
+    dropped: Mutex<Vec<Dropped>>,
     large_bytes: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Dropped {
+    mapping: Mapping,
+    segment: u32,
+    incarnation: u64,
 }
 
 #[derive(Debug, Default)]
@@ -43,16 +55,22 @@ impl Segments {
     /// An empty table, of an engine that `lends` its memory to other processes or does not.
     pub fn new(lends: bool) -> Result<Arc<Self>> {
         let words = Words::kept("agentmem-incarnations", SEGMENTS_MAX as usize, lends)?;
-        Self::over(words, lends)
+        Self::over(words, lends, None)
+    }
+
+    /// The table of an engine that lends its memory and has it kept.
+    pub fn kept(incarnations: Words, keeping: Arc<Keeping>) -> Result<Arc<Self>> {
+        assert!(incarnations.len() == SEGMENTS_MAX as usize);
+        Self::over(incarnations, true, Some(keeping))
     }
 
     /// The table of a process that looks at another's, whose incarnations were lent.
     pub fn lent(incarnations: Words) -> Result<Arc<Self>> {
         assert!(incarnations.len() == SEGMENTS_MAX as usize);
-        Self::over(incarnations, false)
+        Self::over(incarnations, false, None)
     }
 
-    fn over(incarnations: Words, lends: bool) -> Result<Arc<Self>> {
+    fn over(incarnations: Words, lends: bool, keeping: Option<Arc<Keeping>>) -> Result<Arc<Self>> {
         Ok(Arc::new(Segments {
             bases: Words::new("agentmem-segments", SEGMENTS_MAX as usize)?,
             known: Words::new("agentmem-known", SEGMENTS_MAX as usize)?,
@@ -60,6 +78,8 @@ impl Segments {
             numbers: Mutex::default(),
             adopted: Mutex::default(),
             lends,
+            keeping,
+            dropped: Mutex::default(),
             large_bytes: AtomicU64::new(0),
         }))
     }
@@ -110,6 +130,54 @@ impl Segments {
         self.know(number, incarnation, mapping);
         word.store(incarnation, Ordering::Release);
         Ok(number)
+    }
+
+    /// Gives `mapping` that number, which nothing else ever has.
+    pub fn register_as(&self, segment: u32, mapping: &Mapping) -> Result<()> {
+        let incarnation = self.incarnations[segment as usize].load(Ordering::Relaxed).max(1);
+        self.restore(segment, incarnation, mapping)?;
+        let mut numbers = self.numbers.lock();
+        numbers.next = numbers.next.max(segment + 1);
+        Ok(())
+    }
+
+    /// Gives `mapping` the number and the incarnation that it had in an earlier process.
+    fn restore(&self, segment: u32, incarnation: u64, mapping: &Mapping) -> Result<()> {
+        let descriptor = (mapping.read_only()?, mapping.len() as u64);
+        self.numbers.lock().descriptors.insert(segment, descriptor);
+        self.know(segment, incarnation, mapping);
+        self.incarnations[segment as usize].store(incarnation, Ordering::Release);
+        Ok(())
+    }
+
+    /// After all were restored: every other number is free.
+    pub fn restored(&self) {
+        let mut numbers = self.numbers.lock();
+        numbers.next = numbers.descriptors.keys().max().map_or(0, |most| most + 1);
+        numbers.free = (0..numbers.next).filter(|number| !numbers.descriptors.contains_key(number)).collect();
+        // Whoever mapped what had such a number and was lost must not take the next one for it.
+        for &number in &numbers.free {
+            self.incarnations[number as usize].fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// Large contents that were dropped before are gone from now on.
+    pub fn settle(&self) {
+        for dropped in std::mem::take(&mut *self.dropped.lock()) {
+            self.bury(&dropped.mapping, dropped.segment);
+            if let Some(keeping) = &self.keeping {
+                keeping.let_go(&large_name(dropped.segment, dropped.incarnation));
+            }
+        }
+    }
+
+    fn bury(&self, mapping: &Mapping, segment: u32) {
+        if self.lends {
+            // Others may have it mapped, and nobody pins it: the memory goes all the same.
+            mapping.punch(0, mapping.len() as u64);
+        }
+        self.large_bytes.fetch_sub(mapping.len() as u64, Ordering::Relaxed);
+        self.release(segment);
     }
 
     /// Takes the number back.
@@ -163,8 +231,15 @@ impl Segments {
 pub struct Large {
     segments: Arc<Segments>,
     segment: u32,
-    mapping: Mapping,
+    incarnation: u64,
+    /// There until it is dropped.
+    mapping: Option<Mapping>,
     len: usize,
+}
+
+/// What the memory of a large content is kept as.
+fn large_name(segment: u32, incarnation: u64) -> String {
+    format!("L{segment}.{incarnation}")
 }
 
 impl Large {
@@ -173,7 +248,34 @@ impl Large {
         let mapping = Mapping::filled("agentmem-large", len, segments.lends, fill)?;
         let segment = segments.register(&mapping)?;
         segments.large_bytes.fetch_add(mapping.len() as u64, Ordering::Relaxed);
-        Ok(Large { segments: segments.clone(), segment, mapping, len })
+        let incarnation = segments.incarnations[segment as usize].load(Ordering::Relaxed);
+        let large = Large { segments: segments.clone(), segment, incarnation, mapping: Some(mapping), len };
+        if let Some(keeping) = &segments.keeping {
+            keeping.keep_mapping(&large_name(segment, incarnation), large.mapping())?;
+        }
+        Ok(large)
+    }
+
+    /// The one that an earlier process had under these numbers.
+    pub fn restored(segments: &Arc<Segments>, segment: u32, incarnation: u64, len: usize) -> Result<Self> {
+        let lost = || Error::new(ErrorKind::Damaged, format!("kept memory of large content {segment}.{incarnation}"));
+        let keeping = segments.keeping.as_ref().ok_or_else(lost)?;
+        let mapping = Mapping::adopted(keeping.take(&large_name(segment, incarnation)).ok_or_else(lost)?)?;
+        if segment >= SEGMENTS_MAX || len > mapping.len() {
+            return Err(lost());
+        }
+        segments.restore(segment, incarnation, &mapping)?;
+        segments.large_bytes.fetch_add(mapping.len() as u64, Ordering::Relaxed);
+        Ok(Large { segments: segments.clone(), segment, incarnation, mapping: Some(mapping), len })
+    }
+
+    fn mapping(&self) -> &Mapping {
+        self.mapping.as_ref().expect("there until it is dropped")
+    }
+
+    /// Which use of its number it is.
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation
     }
 
     /// Number of its segment.
@@ -184,17 +286,17 @@ impl Large {
     /// The content.
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: not written to again, and mapped while `self` lives.
-        unsafe { std::slice::from_raw_parts(self.mapping.as_ptr(), self.len) }
+        unsafe { std::slice::from_raw_parts(self.mapping().as_ptr(), self.len) }
     }
 }
 
 impl Drop for Large {
     fn drop(&mut self) {
-        if self.segments.lends {
-            // Others may have it mapped, and nobody pins it: the memory goes all the same.
-            self.mapping.punch(0, self.mapping.len() as u64);
+        let Some(mapping) = self.mapping.take() else { return };
+        let (segment, incarnation) = (self.segment, self.incarnation);
+        match self.segments.keeping {
+            Some(_) => self.segments.dropped.lock().push(Dropped { mapping, segment, incarnation }),
+            None => self.segments.bury(&mapping, segment),
         }
-        self.segments.large_bytes.fetch_sub(self.mapping.len() as u64, Ordering::Relaxed);
-        self.segments.release(self.segment);
     }
 }

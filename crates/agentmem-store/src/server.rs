@@ -4,7 +4,7 @@ use crate::arena::Shape;
 use crate::call::{self, Caller};
 use crate::domains::{Domain, Domains};
 use crate::engine::Engine;
-use crate::remote::{HELLO, Hello, JOIN, Join, Secret, VERSION, Welcome};
+use crate::remote::{HELLO, Hello, JOIN, Join, REPEATED, RESUME, Secret, VERSION, Welcome};
 use crate::socket::{self, Message};
 use crate::sync::{AtomicBool, AtomicUsize, Ordering};
 use crate::sys;
@@ -56,7 +56,13 @@ impl Server {
     /// One for `domains`.
     pub fn new(domains: Domains) -> Arc<Self> {
         let (connections, is_over) = (AtomicUsize::new(0), AtomicBool::new(false));
-        Arc::new(Server { domains, sessions: Mutex::default(), connections, is_over })
+        let mut sessions = HashMap::new();
+        for (_, domain) in domains.all() {
+            for (session, secret) in domain.store.engine().map(|engine| engine.secrets()).unwrap_or_default() {
+                sessions.insert(secret, Entered { domain: domain.clone(), session });
+            }
+        }
+        Arc::new(Server { domains, sessions: Mutex::new(sessions), connections, is_over })
     }
 
     /// What it serves.
@@ -117,7 +123,7 @@ impl Server {
         let Ok(Some(first)) = socket::receive(stream, CALL_BYTES_MAX) else { return };
         let begun = match first.number {
             HELLO => self.welcome(stream, &first),
-            JOIN => self.joined(stream, &first),
+            JOIN | RESUME => self.joined(stream, &first),
             number => Err(Error::new(ErrorKind::Version, format!("call {number} before a hello"))),
         };
         let known = match begun {
@@ -154,7 +160,7 @@ impl Server {
         let engine = domain.store.engine()?;
         let secret: Secret = sys::random()?;
         let shape = shape(self.domains.limits.arena_bytes, engine.memory_max_bytes());
-        let (session, lent) = engine.lend_session(shape, peer.pid)?;
+        let (session, lent) = engine.lend_session(shape, peer.pid, secret)?;
         let welcome = Welcome {
             session,
             secret,
@@ -184,8 +190,15 @@ impl Server {
         // Of the daemon that was there before, or never of one.
         let over = || Error::new(ErrorKind::Closed, "this session, which the daemon does not know,");
         let entered = known.ok_or_else(over)?;
-        socket::send(stream, 0, &[], &[]).map_err(socket::gone)?;
-        Ok(Known { entered, secret: None })
+        let resumes = message.number == RESUME;
+        if resumes && !entered.domain.store.engine()?.resume_session(entered.session) {
+            return Err(over());
+        }
+        let known = Known { entered, secret: resumes.then_some(join.secret) };
+        match socket::send(stream, 0, &[], &[]) {
+            Err(_) if resumes => Ok(known), // it is to end with this connection, which is over
+            sent => sent.map_err(socket::gone).map(|()| known),
+        }
     }
 }
 
@@ -193,8 +206,9 @@ impl Server {
 fn answer_all(stream: &UnixStream, engine: &Arc<Engine>, session: u32) {
     while let Ok(Some(message)) = socket::receive(stream, CALL_BYTES_MAX) {
         let Message { number, body, mut descriptors } = message;
-        let mut caller = Caller { engine, session, descriptor: descriptors.pop() };
-        let sent = match call::answer(&mut caller, number, &body) {
+        let is_repeated = number & REPEATED != 0;
+        let mut caller = Caller { engine, session, is_repeated, descriptor: descriptors.pop() };
+        let sent = match call::answer(&mut caller, number & !REPEATED, &body) {
             Ok(body) => {
                 let lent: Option<OwnedFd> = caller.descriptor.take();
                 let lent: Vec<_> = lent.iter().map(AsFd::as_fd).collect();

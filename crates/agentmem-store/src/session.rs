@@ -7,6 +7,7 @@ use crate::engine::Engine;
 use crate::link::Link;
 use crate::options::OnFull;
 use crate::raw::LARGE_BYTES;
+use crate::remote::Secret;
 use crate::segments::Segments;
 use crate::slots::Slots;
 use crate::sys::{ForkGuard, Mapping};
@@ -35,7 +36,7 @@ pub struct Session {
 impl Session {
     /// A session with an engine in the same process.
     pub fn embedded(engine: &Arc<Engine>, shape: Shape) -> Result<Self> {
-        let (number, arena) = engine.add_session(shape, std::process::id(), true)?;
+        let (number, arena) = engine.add_session(shape, std::process::id(), true, Secret::default())?;
         Ok(Session {
             number,
             arena,

@@ -2,14 +2,27 @@
 
 use crate::arena::Arena;
 use crate::claims::{Claim, Claims};
+use crate::remote::Secret;
 use crate::ring::Given;
 use crate::smus::Smus;
+use crate::sys::{self, PidFd};
 use agentmem_core::{Error, ErrorKind, Result};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// Arenas with the numbers of their sessions.
 pub type Arenas = Arc<[(u32, Arc<Arena>)]>;
+
+/// How a session ends that no connection stands for.
+#[derive(Debug)]
+pub struct Deserted {
+    /// Its process; unknown where it cannot be seen from here.
+    pub pidfd: Option<PidFd>,
+    /// Since when, on the engine's clock.
+    pub since_ms: u64,
+    /// Whether it is known to have ended.
+    pub is_over: bool,
+}
 
 /// What the engine knows of one session.
 #[derive(Debug)]
@@ -21,6 +34,14 @@ pub struct SessionEntry {
     /// Whether that is the engine's own, which speaks for every agent, keeps what it is charged for by itself,
     /// and whose ring counts in full, used or not: its puts must not have to ask for room.
     pub is_embedded: bool,
+    /// When its process started, as far as that can be seen.
+    pub started: Option<u64>,
+    /// What further connections of it prove themselves by. Nobody knows that of an embedded one.
+    pub secret: Secret,
+    /// What its arena is kept as.
+    pub kept_as: Option<String>,
+    /// Whether it waits for its process to come back, after the engine was killed.
+    pub deserted: Option<Deserted>,
     /// Agents that it speaks for.
     agents: HashSet<u32>,
     /// What each cell of the ring comes with. The cell says it too, but that is the session's to write.
@@ -30,16 +51,42 @@ pub struct SessionEntry {
 }
 
 impl SessionEntry {
+    fn empty(arena: Arc<Arena>, pid: u32, started: Option<u64>, is_embedded: bool, secret: Secret) -> Self {
+        SessionEntry {
+            arena,
+            pid,
+            started,
+            is_embedded,
+            secret,
+            kept_as: None,
+            deserted: None,
+            agents: HashSet::new(),
+            given: Vec::new(),
+            free_claims: Vec::new(),
+            next_claim: 0,
+        }
+    }
+
     /// One whose cells come with slots of `smus`.
-    pub fn new(arena: Arc<Arena>, pid: u32, is_embedded: bool, smus: &mut Smus) -> Result<Self> {
-        let (agents, given, free_claims) = (HashSet::new(), Vec::new(), Vec::new());
-        let mut entry = SessionEntry { arena, pid, is_embedded, agents, given, free_claims, next_claim: 0 };
+    pub fn new(arena: Arc<Arena>, pid: u32, is_embedded: bool, secret: Secret, smus: &mut Smus) -> Result<Self> {
+        let mut entry = Self::empty(arena, pid, sys::start_of_process(pid), is_embedded, secret);
         for cell in 0..entry.arena.ring.cell_count() {
             let given = Given { slot: smus.take_slot()?, claim: entry.take_claim()? };
             entry.arena.ring.give(cell, given);
             entry.given.push(given);
         }
         Ok(entry)
+    }
+
+    /// The one that an earlier engine had, with what its cells come with.
+    pub fn restored(arena: Arc<Arena>, pid: u32, started: Option<u64>, secret: Secret, given: Vec<Given>) -> Self {
+        SessionEntry { given, ..Self::empty(arena, pid, started, false, secret) }
+    }
+
+    /// After all claims are known that stand for something: the others are free.
+    pub fn restore_claims(&mut self, used: &HashSet<u32>) {
+        self.next_claim = used.iter().max().map_or(0, |most| most + 1);
+        self.free_claims = (0..self.next_claim).filter(|claim| !used.contains(claim)).collect();
     }
 
     /// Whether the session may say what `agent` does.
@@ -141,6 +188,32 @@ impl Sessions {
     pub fn look(&mut self) {
         self.planned_bytes = self.by_number.values().map(SessionEntry::planned_bytes).sum();
         self.table_bytes = self.by_number.values().map(SessionEntry::table_bytes).sum();
+    }
+
+    /// Takes over `entry`, which an earlier engine had under `number`.
+    pub fn restore(&mut self, number: u32, entry: SessionEntry) {
+        self.by_number.insert(number, entry);
+        self.restore_next(number + 1);
+    }
+
+    /// No number below `next` is given out.
+    pub fn restore_next(&mut self, next: u32) {
+        self.next = self.next.max(next);
+    }
+
+    /// The next number to be given out.
+    pub fn next_number(&self) -> u32 {
+        self.next
+    }
+
+    /// Every session.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &SessionEntry)> {
+        self.by_number.iter().map(|(&number, entry)| (number, entry))
+    }
+
+    /// The session that speaks for `agent`, where that is not the engine's own process.
+    pub fn of_agent(&self, agent: u32) -> Option<u32> {
+        self.iter().find(|(_, entry)| entry.agents.contains(&agent)).map(|(number, _)| number)
     }
 
     /// Arenas by session.

@@ -59,6 +59,11 @@ impl Slots {
         self.generations[slot as usize].store(generation + 1, Ordering::Release);
     }
 
+    /// Engine only: `slot` is in the same use as it was when an earlier engine said so.
+    pub fn restore_generation(&self, slot: u32, generation: u64) {
+        self.generations[slot as usize].store(generation, Ordering::Release);
+    }
+
     /// Engine only: moves `slot` to `place`. Pins that are looked for after this are all that may see the
     /// old place.
     pub fn relocate(&self, slot: u32, place: Place) {

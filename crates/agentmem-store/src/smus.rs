@@ -5,11 +5,11 @@ use crate::raw::Raw;
 use crate::slots::SLOTS_MAX;
 use agentmem_core::{ContentId, Error, ErrorKind, Kind, Result};
 use hashbrown::HashTable;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 /// Where the compressed form is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Packed {
     /// Not compressed yet.
     No,
@@ -95,23 +95,31 @@ pub struct Smus {
     names_of: HashMap<u32, Vec<Box<str>>>,
     /// Names of content that is not sealed yet, oldest first: a name is given with the id, so that
     /// it outlives a second put of the same content.
-    later: Vec<(Box<str>, u32)>,
+    later: BTreeMap<u64, (Box<str>, u32)>,
     live: usize,
 }
 
 impl Smus {
-    /// Puts `smu`, which is sealed, into `slot`, as a stored table had it.
-    pub fn restore(&mut self, slot: u32, smu: Smu) {
+    /// Uses `slot`, as a stored table had it.
+    pub fn restore(&mut self, slot: u32, using: SlotUse) {
+        self.reserve(slot);
+        let is_sealed = matches!(&using, SlotUse::Smu(smu) if smu.is_sealed);
+        self.set(slot, using);
+        if is_sealed {
+            self.index(slot);
+        }
+    }
+
+    /// There is a slot of that number.
+    pub fn reserve(&mut self, slot: u32) {
         if self.slots.len() <= slot as usize {
             self.slots.resize_with(slot as usize + 1, || SlotUse::Free);
         }
-        self.set(slot, SlotUse::Smu(Box::new(smu)));
-        self.index(slot);
     }
 
-    /// After all were restored: which slots are free.
-    pub fn restored(&mut self) {
-        let is_free = |&slot: &u32| matches!(self.slots[slot as usize], SlotUse::Free);
+    /// After all were restored: slots are free that nothing uses, and that are not `waiting`.
+    pub fn restored(&mut self, waiting: &HashSet<u32>) {
+        let is_free = |slot: &u32| matches!(self.slots[*slot as usize], SlotUse::Free) && !waiting.contains(slot);
         self.free = (0..self.slots.len() as u32).filter(is_free).collect();
     }
 
@@ -149,7 +157,7 @@ impl Smus {
                 self.names.remove(&name);
             }
             if !smu.is_sealed {
-                self.later.retain(|(_, other)| *other != slot);
+                self.later.retain(|_, (_, other)| *other != slot);
             }
             if smu.is_sealed
                 && let Ok(found) = self.by_id.find_entry(smu.id.hash64(), |&other| other == slot)
@@ -217,26 +225,38 @@ impl Smus {
     /// The content in `slot` gets `name` once it is sealed.
     pub fn name_later(&mut self, name: &str, slot: u32) {
         if self.get(slot).is_some() {
-            self.later.push((name.into(), slot));
+            let number = self.later.last_key_value().map_or(0, |(last, _)| last + 1);
+            self.later.insert(number, (name.into(), slot));
         }
     }
 
     /// The first slot that waits to be sealed and to be called `name` then.
     pub fn waiting_for(&self, name: &str) -> Option<u32> {
-        self.later.iter().find(|(waiting, _)| **waiting == *name).map(|&(_, slot)| slot)
+        self.later.values().find(|(waiting, _)| **waiting == *name).map(|&(_, slot)| slot)
     }
 
     /// The newest name of `slot`, or the one that it waits for.
     pub fn name_of(&self, slot: u32) -> Option<&str> {
         let given = self.names_of.get(&slot).and_then(|names| names.last());
-        let waiting = || self.later.iter().rev().find(|(_, other)| *other == slot).map(|(name, _)| name);
+        let waiting = || self.later.values().rev().find(|(_, other)| *other == slot).map(|(name, _)| name);
         given.or_else(waiting).map(|name| &**name)
+    }
+
+    /// The names that `slot` waits for, with their places in the queue of all.
+    pub fn waiting_names(&self, slot: u32) -> Vec<(u64, Box<str>)> {
+        let own = self.later.iter().filter(|(_, (_, other))| *other == slot);
+        own.map(|(&number, (name, _))| (number, name.clone())).collect()
+    }
+
+    /// Puts a name back where it waited.
+    pub fn restore_waiting(&mut self, number: u64, name: Box<str>, slot: u32) {
+        self.later.insert(number, (name, slot));
     }
 
     /// The names that `slot` was waiting for.
     pub fn take_waiting(&mut self, slot: u32) -> Vec<Box<str>> {
         let mut names = Vec::new();
-        self.later.retain_mut(|(name, other)| {
+        self.later.retain(|_, (name, other)| {
             if *other == slot {
                 names.push(std::mem::take(name));
             }
@@ -260,6 +280,18 @@ impl Smus {
         self.names_of.get(&slot).cloned().unwrap_or_default()
     }
 
+    /// Every slot whose content another holds.
+    #[cfg(test)]
+    pub fn aliases(&self) -> Vec<u32> {
+        let is_alias = |slot: &u32| matches!(self.slots[*slot as usize], SlotUse::Alias { .. });
+        (0..self.slots.len() as u32).filter(is_alias).collect()
+    }
+
+    /// Every name that was given.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.keys().map(|name| &**name)
+    }
+
     /// Every content with its slot.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Smu)> {
         (0..self.slots.len() as u32).filter_map(|slot| Some((slot, self.get(slot)?)))
@@ -277,7 +309,7 @@ impl Smus {
         // Claims beyond the first of each content are few: of what is shared between sessions.
         let contents = self.live * (size_of::<Smu>() + 8 + 16 + size_of::<Raw>() + 8);
         let index = self.by_id.capacity() * 5;
-        let names: usize = self.names.len() * 192 + self.later.capacity() * 24;
+        let names: usize = self.names.len() * 192 + self.later.len() * 64;
         (slots + contents + index + names) as u64
     }
 }

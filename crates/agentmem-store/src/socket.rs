@@ -7,6 +7,7 @@
 //! ```
 
 use agentmem_core::{Error, ErrorKind};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
 };
@@ -33,6 +34,12 @@ pub struct Message {
 /// The other side is not there any more.
 pub fn gone(error: std::io::Error) -> Error {
     Error::new(ErrorKind::Unreachable, format!("the daemon ({error})"))
+}
+
+/// Whether the other side, which says nothing unasked, has not hung up.
+pub fn is_open(stream: &UnixStream) -> bool {
+    let mut event = [PollFd::new(stream, PollFlags::IN | PollFlags::RDHUP)];
+    matches!(poll(&mut event, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(0))
 }
 
 /// Sends one frame.

@@ -14,6 +14,7 @@ use crate::folder::Folder;
 use crate::ledger::Ledger;
 use crate::link::Link;
 use crate::options::{OnFull, Options};
+use crate::recover::Past;
 use crate::remote;
 use crate::ring::{CELLS, Full, Given, Operation};
 use crate::session::Session;
@@ -28,6 +29,9 @@ use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+
+/// What the lock of a temporary folder is kept as.
+const LOCK: &str = "lock";
 
 /// A store with its engine on a thread of this process.
 pub struct Store {
@@ -45,11 +49,22 @@ struct Held {
 impl Store {
     /// Opens a store; see [`Options`].
     pub fn open(options: Options) -> Result<Self> {
-        let options = options.checked()?;
-        let folder = match (&options.path, options.cold) {
-            (Some(path), _) => Some(Folder::at(path)?),
-            (None, true) => Some(Folder::temporary()?),
-            (None, false) => None,
+        let mut options = options.checked()?;
+        let keeping = options.keeping.take();
+        let past = keeping.as_deref().map(Past::find).transpose()?.flatten();
+        if let Some(keeping) = keeping.as_ref().filter(|_| past.is_none()) {
+            // An engine was killed before it had anything.
+            keeping.let_go_of_the_rest();
+        }
+        let abandoned = past
+            .as_ref()
+            .and_then(|past| past.engine.folder.clone())
+            .zip(keeping.as_ref().and_then(|keeping| keeping.take(LOCK)));
+        let folder = match (&options.path, options.cold, abandoned) {
+            (Some(path), ..) => Some(Folder::at(path)?),
+            (None, true, Some((path, lock))) => Some(Folder::adopted(&path, lock)),
+            (None, true, None) => Some(Folder::temporary()?),
+            (None, false, _) => None,
         };
         let path = folder.as_ref().map(|folder| folder.path.clone());
         let cold = path.as_ref().map(|path| Cold::open(&path.join("segments"))).transpose()?;
@@ -67,7 +82,18 @@ impl Store {
             None => (None, DomainKey(sys::random()?)),
         };
         let shape = Shape { cells: CELLS, data_bytes: options.arena_bytes as usize, claims: SLOTS_MAX };
-        let engine = Arc::new(Engine::new(options, key, cold, ledger)?);
+        let engine = Arc::new(match keeping {
+            None => Engine::new(options, key, cold, ledger)?,
+            Some(keeping) => {
+                let key = past.as_ref().map_or(key, |past| DomainKey(past.engine.key));
+                let temporary = folder.as_ref().filter(|folder| folder.is_temporary());
+                if let Some(folder) = temporary {
+                    keeping.keep(LOCK, folder.lock()?)?;
+                }
+                let path = temporary.map(|folder| folder.path.clone());
+                Engine::kept(options, key, path, cold, ledger, keeping, past)?
+            }
+        });
         let session = Arc::new(Session::embedded(&engine, shape)?);
         let runner = engine.clone();
         let thread = std::thread::Builder::new()
@@ -178,6 +204,11 @@ impl Store {
         if let Link::Remote(remote) = &self.session.link {
             remote.abandon();
         }
+    }
+
+    /// Whether its engine has failed, which only a bug does.
+    pub fn has_failed(&self) -> bool {
+        self.engine().is_ok_and(|engine| engine.has_failed())
     }
 
     /// The engine, where it is in this process.

@@ -136,6 +136,17 @@ impl Mapping {
         Self::map(&descriptor, len, protection)
     }
 
+    /// Memory that an earlier process of ours made by [`Self::writable`], all of it.
+    pub fn adopted(descriptor: OwnedFd) -> Result<Self> {
+        let len = file_len(&descriptor)? as usize;
+        if len == 0 || !len.is_multiple_of(PAGE_BYTES as usize) {
+            return Err(Error::new(ErrorKind::Damaged, format!("kept memory of {len} bytes")));
+        }
+        let mapping = Self::map(&descriptor, len, libc::PROT_READ | libc::PROT_WRITE)?;
+        *mapping.fd.write() = Some(descriptor);
+        Ok(mapping)
+    }
+
     /// Does `work` with the descriptor, which must have been kept.
     fn with_fd<T>(&self, work: impl FnOnce(&OwnedFd) -> Result<T>) -> Result<T> {
         let fd = self.fd.read();
@@ -220,6 +231,13 @@ impl Mapping {
                 to.add(page).read_volatile();
             }
         }
+    }
+
+    /// Copies `bytes` to `offset`. The caller makes sure that nobody reads those bytes yet.
+    pub fn copy_in(&self, offset: usize, bytes: &[u8]) {
+        assert!(offset + bytes.len() <= self.len);
+        // SAFETY: inside the mapping, and nobody looks there.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.start.as_ptr().add(offset), bytes.len()) };
     }
 
     /// Closes the descriptor; the memory stays.
@@ -320,6 +338,17 @@ impl SealedFile {
     pub fn read(&self, into: &mut [u8]) -> Result<()> {
         self.file.read_exact_at(into, 0).map_err(|error| Error::new(ErrorKind::Io, format!("reading a memfd: {error}")))
     }
+}
+
+/// All of a memfd, which has `len_max` bytes at most.
+pub fn read_memfd(descriptor: &OwnedFd, len_max: usize) -> Result<Vec<u8>> {
+    let len = file_len(descriptor)?;
+    if len > len_max as u64 {
+        return Err(Error::new(ErrorKind::Damaged, format!("kept memory of {len} bytes")));
+    }
+    let file = File::from(descriptor.try_clone().map_err(lending_failed)?);
+    let mut bytes = vec![0; len as usize];
+    read_at(&file, Path::new("kept memory"), &mut bytes, 0).map(|()| bytes)
 }
 
 impl AsFd for SealedFile {
@@ -533,12 +562,25 @@ impl PidFd {
         (fd >= 0).then(|| PidFd(unsafe { OwnedFd::from_raw_fd(fd as RawFd) }))
     }
 
+    /// The process that was `pid` and started then, by [`start_of_process`].
+    pub fn of_process(pid: u32, started: u64) -> Option<Self> {
+        let found = Self::open(pid)?;
+        (start_of_process(pid) == Some(started)).then_some(found)
+    }
+
     /// Whether it has exited.
     pub fn is_dead(&self) -> bool {
         let mut poll = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: one valid pollfd.
         unsafe { libc::poll(&mut poll, 1, 0) > 0 }
     }
+}
+
+/// When process `pid` started, in ticks since boot: with its number, that is which process it is.
+pub fn start_of_process(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name may hold anything; the start is the 20th field behind it.
+    stat.rsplit_once(") ")?.1.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
 /// NUMA node of the page at `address`; `None` where it is not resident or the kernel will not say.

@@ -42,6 +42,10 @@ pub struct Tail {
     pub items: Vec<RawItem>,
     /// How many of them are durable.
     pub durable: u32,
+    /// How many chunks and messages the journal knows.
+    pub kept_chunks: usize,
+    /// See `kept_chunks`.
+    pub kept_items: usize,
     /// No more messages come: it is full, or is being packed.
     pub is_sealed: bool,
 }
@@ -311,7 +315,6 @@ impl Tree {
     }
 
     /// Every living node.
-    #[cfg(test)]
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Node)> {
         self.nodes.iter().enumerate().filter_map(|(number, node)| Some((number as u32, node.as_ref()?)))
     }

@@ -332,7 +332,8 @@ pub struct ConversationFacts {
 }
 
 impl ConversationFacts {
-    fn of(shared: &ConversationShared) -> Self {
+    /// What a handle of `shared` needs to know.
+    pub fn of(shared: &ConversationShared) -> Self {
         ConversationFacts {
             number: shared.number,
             name: shared.name.to_string(),

@@ -86,6 +86,12 @@ impl Call for Fork {
         let mut state = engine.settled();
         caller.check_conversation(&state, self.conversation)?;
         caller.check_agent(&state, self.agent)?;
+        if let Some(name) = self.name.as_deref().filter(|_| caller.is_repeated) {
+            let number = state.agents.open_mut(self.agent)?.conversations.get(name).copied();
+            if let Some(made) = number.and_then(|number| state.conversations.get(&number)) {
+                return Ok(ConversationFacts::of(&made.shared));
+            }
+        }
         let entry = state.conversations.get(&self.conversation).ok_or_else(released)?;
         let (len, whole_bytes) = (entry.len, entry.logical_bytes);
         let at = self.at.unwrap_or(len.into());

@@ -179,6 +179,7 @@ impl Call for Advise {
             return at.engine.promote(holder);
         }
         let mut state = at.engine.lock();
+        state.note(|fresh| fresh.slots.push(holder));
         match state.smus.get_mut(holder) {
             Some(smu) => smu.keep_hot = self.advice == Advice::Hot,
             None => return Err(self.smu.released(&state)),

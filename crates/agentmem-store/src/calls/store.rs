@@ -71,8 +71,9 @@ impl Call for OpenAgent {
         let active_ms = at.engine.now_ms();
         let number = match state.agents.number(&name) {
             Some(number) => {
+                let is_ours = at.is_repeated && at.check_agent(&state, number).is_ok();
                 let entry = state.agents.open_mut(number)?;
-                if entry.pid != 0 {
+                if entry.pid != 0 && !is_ours {
                     return Err(Error::new(ErrorKind::NameTaken, format!("agent {name:?}")));
                 }
                 entry.pid = pid;
@@ -298,6 +299,7 @@ impl crate::engine::Engine {
         let large = Large::with(&self.segments, len_bytes as usize, fill)?;
         let key = self.next_key.fetch_add(1, Ordering::Relaxed);
         self.inbox.lock().insert((session, key), Arc::new(Raw::Large(Box::new(large))));
+        self.lock().note(|fresh| fresh.inbox.push(key));
         Ok(key)
     }
 }
