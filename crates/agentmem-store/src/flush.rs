@@ -15,6 +15,8 @@ const FLUSH_AFTER_MS: u64 = 30_000;
 const BATCH: usize = 1024;
 /// How often a flush looks again for what another thread is just packing, and how long it waits.
 const ATTEMPTS: usize = 3000;
+/// How often frames are written while more are made, before that has to wait.
+const PATIENT_ATTEMPTS: usize = 4;
 const PAUSE: Duration = Duration::from_millis(2);
 
 impl Engine {
@@ -69,20 +71,25 @@ impl Engine {
         for number in big {
             self.pack_tail(number, Effort::Full)?;
         }
+        // What is put from now on is none of this flush's business, or it would never end.
+        let is_unpacked = |state: &State, slot: u32| {
+            state.smus.get(slot).is_some_and(|smu| smu.is_sealed && smu.packed == Packed::No)
+        };
+        let mut unpacked: Vec<u32> = {
+            let state = self.lock();
+            state.hot.iter().filter(|&slot| is_unpacked(&state, slot)).collect()
+        };
         for _ in 0..ATTEMPTS {
-            let unpacked: Vec<u32> = {
-                let state = self.lock();
-                let is_unpacked =
-                    |slot: &u32| state.smus.get(*slot).is_some_and(|s| s.is_sealed && s.packed == Packed::No);
-                state.hot.iter().filter(is_unpacked).collect()
-            };
             if unpacked.is_empty() {
                 return Ok(());
             }
             for batch in unpacked.chunks(BATCH) {
                 self.demote_smus(batch, true)?;
             }
-            if self.lock().all_busy(&unpacked) {
+            let state = self.lock();
+            unpacked.retain(|&slot| is_unpacked(&state, slot));
+            if state.all_busy(&unpacked) {
+                drop(state);
                 std::thread::sleep(PAUSE);
             }
         }
@@ -91,9 +98,13 @@ impl Engine {
 
     /// Makes frames durable until all of them are at one moment, and takes the changes then.
     fn durable_changes(&self) -> Result<crate::dirty::Changes> {
-        for _ in 0..ATTEMPTS {
+        for attempt in 0..ATTEMPTS {
             let undurable: Vec<u32> = {
                 let mut state = self.lock();
+                if attempt >= PATIENT_ATTEMPTS {
+                    // They are made as fast as they are written. Now none is made.
+                    self.write_undurable(&mut state)?;
+                }
                 if state.undurable.is_empty() {
                     return Ok(state.take_changes());
                 }

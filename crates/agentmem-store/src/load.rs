@@ -24,6 +24,9 @@ use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+/// Numbers of nodes are below this: the table has a row for each number, used or not.
+const NODES_MAX: usize = 1 << 26;
+
 impl Ledger {
     /// Fills an empty `state` with what is stored; returns where the frames are.
     pub fn load(&mut self, state: &mut State, slots: &Slots, heap: &Arc<Heap>) -> Result<Vec<DiskPlace>> {
@@ -110,6 +113,9 @@ impl Ledger {
                     Body::Tail(Box::new(tail))
                 }
             };
+            if number as usize >= NODES_MAX {
+                return Err(damaged("number of a node"));
+            }
             links.push((parent, start));
             state.tree.restore(number, Node::new(parent, start, count, logical_bytes, agent, body));
             Ok(())

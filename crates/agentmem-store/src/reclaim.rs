@@ -3,6 +3,7 @@
 //! Under the budget nothing is asked; above its high mark batches are sampled, ordered by the
 //! policy and demoted until the low mark. The gap between the marks is the hysteresis.
 
+use crate::cold::DiskPlace;
 use crate::engine::{Engine, State};
 use crate::pack::Effort;
 use crate::smus::Packed;
@@ -117,6 +118,25 @@ impl State {
             smu.uses_seen = uses;
             smu.used_ms = now_ms;
         }
+    }
+
+    /// Frame `number` was written to `place`, or could not be.
+    fn written(&mut self, number: u32, place: Option<DiskPlace>, keep_warm: bool) {
+        let Some(entry) = self.frames.get_mut(number) else {
+            self.dead_on_disk.extend(place);
+            return;
+        };
+        entry.is_busy = false;
+        let Some(place) = place else { return };
+        entry.disk = Some(place);
+        entry.stored_bytes = place.len;
+        if !keep_warm {
+            entry.stored = None;
+            self.warm.remove(number);
+            self.counters.demote_cold += 1;
+        }
+        self.undurable.remove(&number);
+        self.mark_frame(number);
     }
 
     /// Whether anyone looks at the raw bytes of `slot`.
@@ -351,28 +371,30 @@ impl Engine {
             .collect();
         let outcome = cold.write(&batch);
         let mut state = self.lock();
+        for (at, (number, _)) in planned.iter().enumerate() {
+            let place = outcome.as_ref().ok().map(|places| places[at]);
+            state.written(*number, place, keep_warm && stronger[at].is_none());
+        }
         if outcome.is_err() {
             state.counters.cold_error += 1;
         }
-        for (at, (number, _)) in planned.iter().enumerate() {
-            let place = outcome.as_ref().ok().map(|places| places[at]);
-            let Some(entry) = state.frames.get_mut(*number) else {
-                state.dead_on_disk.extend(place);
-                continue;
-            };
-            entry.is_busy = false;
-            let Some(place) = place else { continue };
-            entry.disk = Some(place);
-            entry.stored_bytes = place.len;
-            if !keep_warm || stronger[at].is_some() {
-                entry.stored = None;
-                state.warm.remove(*number);
-                state.counters.demote_cold += 1;
-            }
-            state.undurable.remove(number);
-            state.mark_frame(*number);
-        }
         outcome.map(|_| ())
+    }
+
+    /// Makes frames durable with the lock held, but for those that others are just writing.
+    pub fn write_undurable(&self, state: &mut State) -> Result<()> {
+        let cold = self.cold.as_ref().expect("there is nothing to be durable without");
+        let free = |&number: &u32| {
+            let entry = state.frames.get(number).filter(|entry| !entry.is_busy)?;
+            Some((number, entry.stored.clone()?))
+        };
+        let planned: Vec<(u32, Arc<crate::heap::Extent>)> = state.undurable.iter().filter_map(free).collect();
+        let batch: Vec<(u32, &[u8])> = planned.iter().map(|(number, stored)| (*number, stored.bytes())).collect();
+        let places = cold.write(&batch)?;
+        for ((number, _), place) in planned.iter().zip(places) {
+            state.written(*number, Some(place), true);
+        }
+        Ok(())
     }
 
     /// The frame at the cold level, where that is smaller.

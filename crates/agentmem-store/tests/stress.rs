@@ -5,7 +5,7 @@ mod common;
 use agentmem_core::frame::Meta;
 use agentmem_core::{Advice, Error, ErrorKind, Kind};
 use agentmem_store::{Agent, Conversation, OnFull, Options, Smu, Store};
-use common::{Random, assert_empty, content_bytes, noise, options, read_all, text};
+use common::{Random, agent, assert_empty, content_bytes, noise, options, read_all, text};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -265,6 +265,40 @@ fn threads_agree_for_long() {
 }
 
 /// Whoever closes a store leaves no one hanging and nothing half read: others get an error.
+#[test]
+fn flushes_end_while_others_put_and_pack() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(Options { path: Some(folder.path().join("store")), ..options(64 << 20) }).unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for number in 0..3u64 {
+            let (store, stop) = (&store, &stop);
+            scope.spawn(move || {
+                let agent = agent(store, &format!("agent-{number}"));
+                let mut talk = agent.conversation(None).unwrap();
+                for turn in 0u64.. {
+                    if stop.load(Ordering::Acquire) {
+                        return;
+                    }
+                    // Conversations that fill a frame soon, and contents that are packed at a flush.
+                    talk.append(&noise(number << 32 | turn, 60_000), Meta::default(), OnFull::Wait).unwrap();
+                    let smu = agent.put(&text(number << 32 | turn, 2000), Kind::ToolResult, None, 50, OnFull::Wait);
+                    agent.release(&smu.unwrap(), OnFull::Wait).unwrap();
+                    if turn % 100 == 99 {
+                        agent.release_conversation(&talk).unwrap();
+                        talk = agent.conversation(None).unwrap();
+                    }
+                }
+            });
+        }
+        for _ in 0..12 {
+            store.flush().unwrap();
+        }
+        stop.store(true, Ordering::Release);
+    });
+    store.close().unwrap();
+}
+
 #[test]
 fn a_store_closes_under_its_users() {
     for round in 0..10u64 {
