@@ -143,6 +143,38 @@ class Store:
         that can be demoted). Return the bytes given back."""
     def agent_stats(self, name: str) -> dict[str, Any]:
         """:meth:`Agent.stats` of the agent called ``name``, whoever has it."""
+    def all_agent_stats(self) -> list[dict[str, Any]]:
+        """:meth:`agent_stats` of every agent, whoever has it, by name; and of what each holds, the
+        bytes that are compressed in RAM (``warm_bytes``), on SSD (``cold_bytes``), and raw in
+        conversations (``tail_bytes``). Shared content counts in full for each that holds it."""
+    def limit(self, name: str, quota_bytes: Size | None) -> None:
+        """Change the quota of the agent called ``name``, whoever has it; ``None``: it has none. What
+        it holds already stays.
+
+        Raises:
+            NotFound: There is no such agent.
+        """
+    def inspect(self, key: str) -> dict[str, Any]:
+        """What ``key`` means, whoever holds it: an id or its first digits (four at least, and of no
+        other id), the name of an SMU, or ``AGENT/CONVERSATION``. Looking is no use of it.
+
+        Returns for an SMU ``id``, ``kind``, ``names``, ``importance``, ``logical_bytes``,
+        ``stored_bytes``, ``tier``, ``pinned``, ``shared_by``, ``holders`` (up to 1,000 agents, and how
+        many references each has), ``unused_s`` (since it was last seen used) and ``frames``; for a
+        conversation ``agent``, ``conversation``, ``kind`` (``"conversation"``), ``messages``,
+        ``logical_bytes``, ``stored_bytes``, ``tail_bytes`` (raw), ``unused_s`` and ``frames``. Up to
+        1,000 frames are given, each with ``number``, ``codec``, ``logical_bytes``, ``stored_bytes``,
+        ``items``, ``in_ram``, ``on_ssd`` and ``age_s`` (since it was made, or the store opened).
+
+        Raises:
+            NotFound: It means nothing here.
+            InvalidArgument: Several ids begin with these digits.
+        """
+    def pieces(self, key: str) -> Iterator[bytes]:
+        """The bytes of what ``key`` means as for :meth:`inspect`, piece by piece and without
+        promoting it; a conversation as :meth:`Conversation.render` gives it.
+
+        Raises what :meth:`inspect` raises, and ``Damaged`` where bytes fail their checksum."""
     def verify(self) -> dict[str, Any]:
         """Read and check every frame and every id.
 

@@ -52,10 +52,7 @@ impl Conversation {
         let mut text = Vec::new();
         self.walk(0, self.conversation.len()?, |messages| {
             for message in messages {
-                text.extend_from_slice(&message.bytes);
-                if message.meta.is_value {
-                    text.push(b'\n');
-                }
+                message.render(&mut text);
             }
         })?;
         Ok(text)

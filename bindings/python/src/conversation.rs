@@ -96,10 +96,7 @@ impl Conversation {
             let (mut text, mut at) = (Vec::new(), 0);
             while at < len {
                 for message in self.conversation.read(at, len)? {
-                    text.extend_from_slice(&message.bytes);
-                    if message.meta.is_value {
-                        text.push(b'\n');
-                    }
+                    message.render(&mut text);
                     at += 1;
                 }
             }

@@ -8,6 +8,7 @@ mod arguments;
 mod conversation;
 mod corpus;
 mod errors;
+mod inspect;
 mod policy;
 mod smu;
 mod store;
@@ -19,6 +20,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<store::Store>()?;
     module.add_class::<agent::Agent>()?;
+    module.add_class::<inspect::Pieces>()?;
     module.add_class::<smu::Smu>()?;
     module.add_class::<smu::View>()?;
     module.add_class::<conversation::Conversation>()?;

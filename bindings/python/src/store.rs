@@ -3,6 +3,7 @@
 use crate::agent::Agent;
 use crate::arguments::{importance, in_thread, size};
 use crate::errors::{invalid, raise};
+use crate::inspect::{Pieces, description_dict};
 use crate::policy::PythonPolicy;
 use agentmem_core::Kind;
 use agentmem_core::policy;
@@ -16,7 +17,7 @@ use std::path::PathBuf;
 /// A store of semantic memory units, with its engine.
 #[pyclass(frozen, weakref, module = "agentmem")]
 pub struct Store {
-    engine: Engine,
+    pub(crate) engine: Engine,
 }
 
 impl Drop for Store {
@@ -155,6 +156,38 @@ impl Store {
     fn agent_stats<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyDict>> {
         let stats = py.detach(|| self.engine.agent_stats(name)).map_err(raise)?;
         agent_stats_dict(py, &stats)
+    }
+
+    fn all_agent_stats<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
+        let mut all = Vec::new();
+        let mut after = String::new();
+        loop {
+            let some = py.detach(|| self.engine.agents_after(&after)).map_err(raise)?;
+            let Some(last) = some.last() else { return Ok(all) };
+            after.clone_from(&last.stats.name);
+            for figures in &some {
+                let dict = agent_stats_dict(py, &figures.stats)?;
+                dict.set_item("warm_bytes", figures.warm_bytes)?;
+                dict.set_item("cold_bytes", figures.cold_bytes)?;
+                dict.set_item("tail_bytes", figures.tail_bytes)?;
+                all.push(dict);
+            }
+        }
+    }
+
+    #[pyo3(signature = (name, quota_bytes))]
+    fn limit(&self, py: Python<'_>, name: &str, quota_bytes: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+        let quota_bytes = quota_bytes.map(size).transpose()?;
+        py.detach(|| self.engine.limit_agent(name, quota_bytes)).map_err(raise)
+    }
+
+    fn inspect<'py>(&self, py: Python<'py>, key: &str) -> PyResult<Bound<'py, PyDict>> {
+        let described = py.detach(|| self.engine.inspect(key)).map_err(raise)?;
+        description_dict(py, &described)
+    }
+
+    fn pieces(slf: &Bound<'_, Self>, key: &str) -> PyResult<Pieces> {
+        Pieces::of(slf, key)
     }
 
     #[pyo3(signature = (target_bytes=None))]

@@ -22,6 +22,14 @@ impl Codec {
             _ => None,
         }
     }
+
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Codec::Raw => "raw",
+            Codec::Zstd => "zstd",
+        }
+    }
 }
 
 /// Bytes after which a compressed stream is flushed at the next item boundary, so that reading an

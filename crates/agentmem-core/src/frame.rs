@@ -162,6 +162,11 @@ impl<'a> Frame<'a> {
         Ok(Frame { codec, payload, entries })
     }
 
+    /// How its payload is stored.
+    pub fn codec(&self) -> Codec {
+        self.codec
+    }
+
     /// Where the items lie.
     pub fn entries(&self) -> &[Entry] {
         &self.entries

@@ -28,6 +28,12 @@ pub fn duration_ms(text: &str) -> Result<u64, String> {
     scaled(lower[..at].trim_end(), unit).ok_or_else(refused)
 }
 
+/// The port of the loopback that `text` means.
+pub fn port(text: &str) -> Result<u16, String> {
+    let refused = || format!("{text:?} is no port: give a number from 1 to 65535; it is of 127.0.0.1 and nothing else");
+    text.parse().ok().filter(|&port| port > 0).ok_or_else(refused)
+}
+
 /// Digits, with a fraction or without, times `unit`.
 fn scaled(number: &str, unit: f64) -> Option<u64> {
     let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
@@ -50,6 +56,14 @@ mod tests {
         assert_eq!(bytes[6..], expected[6..]);
         for text in ["", "G", "-1", "1e3", "1.", ".5", "2X", "inf", "9999999T", "1ö"] {
             assert!(size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn ports_are_numbers_and_no_addresses() {
+        assert_eq!(port("9464"), Ok(9464));
+        for text in ["", "0", "65536", "-1", "127.0.0.1:9464", "0.0.0.0"] {
+            assert!(port(text).is_err(), "{text}");
         }
     }
 

@@ -1,6 +1,6 @@
 //! What the daemon was called with.
 
-use crate::amounts::size;
+use crate::amounts::{port, size};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -14,7 +14,8 @@ usage: agentmemd [options]
   --stop             end the one that runs, and wait until it has
   --socket PATH      where to listen, instead of $AGENTMEM_SOCKET
   --config FILE      instead of $XDG_CONFIG_HOME/agentmem/agentmemd.toml
-  --memory-max SIZE  budget of everything that is kept in RAM, such as 2G
+  --memory-max SIZE  budget of the fleet: everything that is kept in RAM here, and managed trees, such as 8G
+  --metrics-port N   serve metrics on this port of 127.0.0.1 too, and not only on the socket
   --path DIR         folder of the cold tier
   --no-keeper        no parent that starts the engine again: systemd does
   --version          print the version
@@ -48,6 +49,8 @@ pub struct Settings {
     pub config: Option<PathBuf>,
     /// Budget of everything that is kept in RAM.
     pub memory_max_bytes: Option<u64>,
+    /// Port of the loopback for metrics.
+    pub metrics_port: Option<u16>,
     /// Folder of the cold tier.
     pub path: Option<PathBuf>,
     /// Whether there is no keeper.
@@ -78,6 +81,7 @@ fn parse_from(parser: &mut lexopt::Parser) -> Result<(Verb, Settings), lexopt::E
                     Long("config") => settings.config = Some(absolute(parser.value()?)?),
                     Long("path") => settings.path = Some(absolute(parser.value()?)?),
                     Long("memory-max") => settings.memory_max_bytes = Some(parser.value()?.parse_with(size)?),
+                    Long("metrics-port") => settings.metrics_port = Some(parser.value()?.parse_with(port)?),
                     Long("no-keeper") => settings.no_keeper = true,
                     other => return Err(other.unexpected()),
                 }
@@ -109,6 +113,7 @@ impl Settings {
             })
             .collect();
         options.extend(self.memory_max_bytes.map(|bytes| format!("--memory-max={bytes}").into()));
+        options.extend(self.metrics_port.map(|port| format!("--metrics-port={port}").into()));
         options.extend(self.no_keeper.then(|| "--no-keeper".into()));
         options
     }
@@ -124,7 +129,7 @@ mod tests {
 
     #[test]
     fn settings_survive_being_passed_on() {
-        let line = "--background --socket=/a/b --config /c --path=/d --memory-max 2G --no-keeper";
+        let line = "--background --socket=/a/b --config /c --path=/d --memory-max 2G --metrics-port=9 --no-keeper";
         let (verb, settings) = parse(words(line)).unwrap();
         assert_eq!((verb, settings.memory_max_bytes), (Verb::Background, Some(2 << 30)));
         assert_eq!(parse(settings.to_options()), Ok((Verb::Foreground, settings)));
@@ -133,7 +138,15 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_an_error() {
-        for line in ["x", "--sokcet=a", "--memory-max=big", "--memory-max", "--stop --background", "--stop=1"] {
+        for line in [
+            "x",
+            "--sokcet=a",
+            "--memory-max=big",
+            "--memory-max",
+            "--stop --background",
+            "--stop=1",
+            "--metrics-port=0",
+        ] {
             assert!(parse(words(line)).is_err(), "{line}");
         }
     }

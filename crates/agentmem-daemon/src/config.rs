@@ -1,6 +1,6 @@
 //! The configuration file. `agentmemd.toml` beside this crate's source shows every knob with its default.
 
-use crate::amounts::{duration_ms, size};
+use crate::amounts::{duration_ms, port, size};
 use crate::arguments::Settings;
 use crate::paths::io;
 use agentmem_core::{Error, ErrorKind, Result, policy};
@@ -17,9 +17,13 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Budget of everything that is kept in RAM, all domains together.
-    #[serde(rename = "memory_max", deserialize_with = "bytes")]
-    pub memory_max_bytes: u64,
+    /// Budget of everything that is kept in RAM: all domains together, and the trees that supervisors manage. None:
+    /// a store's default for the domains, and trees are not counted.
+    #[serde(rename = "memory_max", deserialize_with = "some_bytes")]
+    pub memory_max_bytes: Option<u64>,
+    /// Port of the loopback where metrics can be had too.
+    #[serde(deserialize_with = "some_port")]
+    pub metrics_port: Option<u16>,
     /// Folder of the cold tier; none for a temporary one, which a clean end removes.
     pub path: Option<PathBuf>,
     /// Whether there is a cold tier.
@@ -86,7 +90,8 @@ impl Default for Config {
     fn default() -> Self {
         let store = Options::default();
         Config {
-            memory_max_bytes: store.memory_max_bytes,
+            memory_max_bytes: None,
+            metrics_port: None,
             path: store.path,
             cold: store.cold,
             warm_after_ms: store.warm_after_ms,
@@ -116,7 +121,8 @@ impl Config {
             Some(path) => Config::read(&path)?,
             None => Config::default(),
         };
-        config.memory_max_bytes = settings.memory_max_bytes.unwrap_or(config.memory_max_bytes);
+        config.memory_max_bytes = settings.memory_max_bytes.or(config.memory_max_bytes);
+        config.metrics_port = settings.metrics_port.or(config.metrics_port);
         config.path = settings.path.clone().or(config.path);
         config.to_options()?;
         Ok(config)
@@ -162,7 +168,7 @@ impl Config {
     pub fn to_options(&self) -> Result<Options> {
         let options = Options {
             path: self.path.clone(),
-            memory_max_bytes: self.memory_max_bytes,
+            memory_max_bytes: self.memory_max_bytes.unwrap_or(Options::default().memory_max_bytes),
             cold: self.cold,
             warm_after_ms: self.warm_after_ms,
             cold_after_ms: self.cold_after_ms,
@@ -229,6 +235,11 @@ fn time<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<u64, D::Error
 
 fn some_bytes<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<u64>, D::Error> {
     bytes(from).map(Some)
+}
+
+fn some_port<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<u16>, D::Error> {
+    let said = from.deserialize_any(Amount(|text| port(text).map(u64::from), 1))?;
+    port(&said.to_string()).map(Some).map_err(D::Error::custom)
 }
 
 fn level<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<i32, D::Error> {

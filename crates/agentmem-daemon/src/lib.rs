@@ -6,15 +6,19 @@
 //! start               foreground, background, stop   inbox    hears the engine
 //! paths, lock         one daemon per socket          notify   the engine's side, for systemd as well
 //! server              the engine process             sys      calls to Linux that rustix lacks
+//! fleet trees         one budget with managed trees  metrics http   what Prometheus is told
 //! ```
 
 pub mod amounts;
 pub mod arguments;
 pub mod config;
+pub mod fleet;
+pub mod http;
 pub mod inbox;
 pub mod keeper;
 pub mod lock;
 pub mod message;
+pub mod metrics;
 pub mod notify;
 pub mod paths;
 pub mod restarts;
@@ -22,3 +26,4 @@ pub mod server;
 pub mod shelf;
 pub mod start;
 pub mod sys;
+pub mod trees;

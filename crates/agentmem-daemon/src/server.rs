@@ -1,16 +1,19 @@
 //! The engine process: trust domains, served until a signal to end arrives.
 
 use crate::config::{Config, Token};
+use crate::http::{self, Form};
+use crate::metrics::Snapshot;
 use crate::notify::Kept;
 use crate::paths::io;
 use crate::sys::Signals;
+use crate::trees::Trees;
 use agentmem_core::{Error, ErrorKind, Result};
 use agentmem_store::{Admits, Domains, Limits, Server};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sha2::{Digest, Sha256};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// Bytes of a file that a token is read from.
 const TOKEN_FILE_BYTES_MAX: u64 = 4096;
@@ -18,8 +21,8 @@ const TOKEN_FILE_BYTES_MAX: u64 = 4096;
 /// How often engines are looked at.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
 
-/// Serves agents until a signal to end arrives; what can be made durable is, then.
-pub fn serve(config: &Config, listener: UnixListener, mut kept: Kept, signals: &Signals) -> Result<()> {
+/// Serves agents until a signal to end arrives; what can be made durable is, then. `trees` share the budget.
+pub fn serve(config: &Config, trees: &Trees, listener: UnixListener, mut kept: Kept, signals: &Signals) -> Result<()> {
     let limits = Limits {
         connections: config.limits.connections as usize,
         domains: config.limits.domains as usize,
@@ -34,21 +37,49 @@ pub fn serve(config: &Config, listener: UnixListener, mut kept: Kept, signals: &
         }
         Ok(options)
     };
+    let budget_bytes = config.to_options()?.memory_max_bytes;
+    let metrics_listener = config.metrics_port.map(http::listen).transpose()?;
     let found = kept.take_all_found();
     let kept = Arc::new(kept);
     let domains = match kept.is_kept() {
-        true => Domains::kept(config.memory_max_bytes, limits, Box::new(options_of), kept.clone(), found)?,
-        false => Domains::new(config.memory_max_bytes, limits, Box::new(options_of))?,
+        true => Domains::kept(budget_bytes, limits, Box::new(options_of), kept.clone(), found)?,
+        false => Domains::new(budget_bytes, limits, Box::new(options_of))?,
     };
     for (name, domain) in &config.domains {
         domains.add(name, admits(&domain.token)?, domain.memory_max_bytes)?;
     }
     domains.let_go_of_the_rest();
-    let server = Server::new(domains);
-    for governs in [true, false] {
-        let (server, listener) = (server.clone(), listener.try_clone().map_err(failed)?);
-        let work = move || if governs { server.govern() } else { server.run(&listener) };
-        std::thread::Builder::new().name("agentmemd".into()).spawn(work).map_err(failed)?;
+    let metrics = {
+        let (trees, takes_turns) = (trees.clone(), Mutex::new(()));
+        // One at a time: it looks at all that there is.
+        move |server: &Server, form: Form| {
+            let _turn = takes_turns.lock();
+            Snapshot::take(server, budget_bytes, trees.all()).encode(form)
+        }
+    };
+    let metrics = Arc::new(metrics);
+    let on_socket = metrics.clone();
+    // Whoever hangs up early has what it wanted.
+    let http = move |server: &Server, stream: &UnixStream| {
+        drop(http::answer(stream, |form| on_socket(server, form)));
+    };
+    let server = Server::new(domains, Box::new(http));
+    let spawn = |work: Box<dyn FnOnce(&Arc<Server>) + Send>| {
+        let server = server.clone();
+        let named = std::thread::Builder::new().name("agentmemd".into());
+        named.spawn(move || work(&server)).map(drop).map_err(failed)
+    };
+    spawn(Box::new(|server| server.govern()))?;
+    spawn(Box::new({
+        let listener = listener.try_clone().map_err(failed)?;
+        move |server| server.run(&listener)
+    }))?;
+    if let Some(listener) = metrics_listener {
+        spawn(Box::new(move |server| http::serve(&listener, |form| metrics(server, form))))?;
+    }
+    if config.memory_max_bytes.is_some() {
+        let trees = trees.clone();
+        spawn(Box::new(move |server| trees.govern(server, budget_bytes)))?;
     }
     kept.ready()?;
     while signals.next().is_none() {

@@ -12,6 +12,7 @@ use crate::restarts::Policy;
 use crate::server::serve;
 use crate::shelf::raise_limit;
 use crate::sys::Signals;
+use crate::trees::Trees;
 use agentmem_core::{Error, ErrorKind, Result};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal};
@@ -98,7 +99,7 @@ fn engine(settings: &Settings, mut kept: Kept) -> Result<i32> {
             listener
         }
     };
-    serve(&config, listener, kept, &signals)?;
+    serve(&config, &Trees::beside(place.socket()), listener, kept, &signals)?;
     Ok(0)
 }
 

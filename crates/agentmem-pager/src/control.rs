@@ -1,6 +1,7 @@
 //! The socket: one JSON object a line, a request and its answer.
 
 use crate::agent::{No, Op, Ticket};
+use crate::fleet::Peer;
 use crate::status::Status;
 use agentmem_core::ErrorKind;
 use rustix::event::PollFlags;
@@ -16,7 +17,7 @@ pub const REQUEST_BYTES_MAX: usize = 64 << 10;
 pub const CONNECTIONS_MAX: usize = 64;
 
 /// What can be asked.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
 pub enum Request {
     /// How the agent is.
@@ -24,6 +25,12 @@ pub enum Request {
         /// With what was left alone.
         #[serde(default)]
         verbose: bool,
+    },
+    /// How the agent looks to those that share memory with it: little work, so it may be asked often.
+    Peer {
+        /// Said by the daemon: how far the fleet is beyond its budget, from 0 to 1. It holds for a while.
+        #[serde(default)]
+        beyond_budget: Option<f64>,
     },
     /// Page out and freeze, and stay so.
     Pause,
@@ -62,7 +69,7 @@ impl Request {
             Request::Wake => Some(Op::Wake),
             Request::Hint { turn: Turn::Idle } => Some(Op::HintIdle),
             Request::Hint { turn: Turn::Active } => Some(Op::HintActive),
-            Request::Status { .. } | Request::Limit { .. } => None,
+            Request::Status { .. } | Request::Peer { .. } | Request::Limit { .. } => None,
         }
     }
 }
@@ -74,6 +81,8 @@ pub enum Answer {
     Done,
     /// How the agent is.
     Agent(Box<Status>),
+    /// How it looks to others.
+    Peer(Box<Peer>),
     /// It is not done.
     Refused {
         /// As in the error table.
@@ -90,6 +99,7 @@ impl Serialize for Answer {
         match self {
             Answer::Done => {}
             Answer::Agent(status) => map.serialize_entry("agent", status)?,
+            Answer::Peer(peer) => map.serialize_entry("peer", peer)?,
             Answer::Refused { kind, text } => {
                 map.serialize_entry("error", kind.name())?;
                 map.serialize_entry("text", text)?;
@@ -337,6 +347,11 @@ mod tests {
         assert!(line(&mut client).contains("InvalidArgument"));
         let (_, request) = send(&mut control, &client, "{\"op\":\"wake\"}\n").unwrap();
         assert_eq!(request, Request::Wake);
+        let told = "{\"op\":\"peer\",\"beyond_budget\":0.25}\n";
+        let ticket = control.connections().next().unwrap().0;
+        assert_eq!(control.answer(ticket, &Answer::Done), None);
+        let (_, request) = send(&mut control, &client, told).unwrap();
+        assert_eq!(request, Request::Peer { beyond_budget: Some(0.25) });
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::tracing;
 use crate::tree;
 use rustix::process::Pid;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 /// Equipment for trees that are paged out and frozen.
 #[derive(Debug)]
@@ -23,6 +24,9 @@ pub struct Paged;
 
 /// Who has been away for so long will likely stay away for longer than squeezing takes.
 const SQUEEZE_AFTER_MS: u64 = 20_000;
+
+/// What the daemon said holds for so long: it may have ended.
+const TOLD_FOR: Duration = Duration::from_secs(10);
 
 /// At the importance that agents have by default; see [`fleet::may_move_to_ssd`].
 const SSD_AFTER_MS: u64 = 30 * 60 * 1000;
@@ -59,6 +63,7 @@ impl Equip for Paged {
             idleness: Idleness::new(0),
             input_ms: 0,
             peers: Peers::default(),
+            told: None,
         });
         let folder = cold_folder(&tree.settings);
         let paging =
@@ -86,6 +91,8 @@ struct TreeObserver {
     idleness: Idleness,
     input_ms: u64,
     peers: Peers,
+    /// How far the fleet is beyond its budget, and when the daemon said so.
+    told: Option<(f64, Instant)>,
 }
 
 impl TreeObserver {
@@ -93,8 +100,10 @@ impl TreeObserver {
         self.tree.members().unwrap_or_default()
     }
 
-    fn private_bytes(&self) -> u64 {
-        self.members().iter().map(|member| memory::private_bytes(member.pid)).sum()
+    fn memory(&self) -> Option<fleet::Memory> {
+        let told = self.told.filter(|(_, when)| when.elapsed() < TOLD_FOR);
+        let memory = fleet::Memory::read().ok()?;
+        Some(fleet::Memory { beyond_budget: told.map_or(0.0, |(share, _)| share), ..memory })
     }
 
     /// This agent as the others see it.
@@ -107,6 +116,7 @@ impl TreeObserver {
             importance: self.settings.importance,
             private_bytes: self.private_bytes(),
             compressed_bytes,
+            supervisor_bytes: 0,
         }
     }
 
@@ -118,7 +128,7 @@ impl TreeObserver {
         if self.settings.memory_max_bytes.is_some_and(|max_bytes| self.private_bytes() > max_bytes) {
             return true;
         }
-        let Some(memory) = fleet::Memory::read().ok().filter(|memory| memory.squeeze() > 0.0) else { return false };
+        let Some(memory) = self.memory().filter(|memory| memory.squeeze() > 0.0) else { return false };
         let me = || self.as_peer(State::Idle, quiet_ms, 0);
         quiet_ms >= fleet::QUIET_MS_MIN
             && self.peers.others(&self.name).is_some_and(|peers| fleet::may_page_out(&me(), &peers, &memory))
@@ -129,7 +139,7 @@ impl TreeObserver {
         if self.is_too_large(held) {
             return true;
         }
-        let Ok(memory) = fleet::Memory::read() else { return false };
+        let Some(memory) = self.memory() else { return false };
         let peers = match memory.squeeze() > 0.0 {
             true => self.peers.others(&self.name),
             false => Some(Vec::new()),
@@ -169,6 +179,14 @@ impl Observer for TreeObserver {
             Some(_) => None,
             None => self.is_too_large(held).then_some(Move::Drop),
         }
+    }
+
+    fn private_bytes(&self) -> u64 {
+        self.members().iter().map(|member| memory::private_bytes(member.pid)).sum()
+    }
+
+    fn beyond_budget(&mut self, share: f64) {
+        self.told = Some((share, Instant::now()));
     }
 
     fn hint(&mut self, now_ms: u64, turn: Turn) {

@@ -1,9 +1,11 @@
 //! The words that the state machine of an agent hears and speaks.
 
 use crate::launch::Exit;
+use serde::{Deserialize, Serialize};
 
 /// What an agent is, as people see it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum State {
     /// At work.
     Running,
@@ -30,14 +32,14 @@ impl State {
         (Self::Damaged, "damaged"),
     ];
 
+    /// Every state.
+    pub fn all() -> impl Iterator<Item = Self> {
+        Self::NAMES.iter().map(|row| row.0)
+    }
+
     /// As the protocol has it.
     pub fn name(self) -> &'static str {
         Self::NAMES.iter().find(|row| row.0 == self).map_or("damaged", |row| row.1)
-    }
-
-    /// The state of that name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::NAMES.iter().find(|row| row.1 == name).map(|row| row.0)
     }
 }
 

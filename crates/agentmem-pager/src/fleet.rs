@@ -2,6 +2,7 @@
 //! come to the same order. Pure, except for [`Memory::read`].
 
 use crate::event::State;
+use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
 use std::io;
 
@@ -26,8 +27,8 @@ const STALLED_PERCENT: (f64, f64) = (5.0, 40.0);
 /// Frames of the whole fleet in RAM, as a share of all memory, that count as pressure on frames.
 const FRAMES_SHARE_MAX: f64 = 0.25;
 
-/// One agent, as its supervisor reports it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// One agent, as its supervisor reports it: figures that cost little, and so are no PSS.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Peer {
     /// Name, unique in the fleet.
     pub name: String,
@@ -43,11 +44,18 @@ pub struct Peer {
     pub private_bytes: u64,
     /// RAM that its frames take.
     pub compressed_bytes: u64,
+    /// Private anonymous memory of its supervisor.
+    pub supervisor_bytes: u64,
 }
 
 impl Peer {
+    /// RAM that goes with it: what of files it has mapped stays, whoever else is there.
+    pub fn ram_bytes(&self) -> u64 {
+        self.private_bytes.saturating_add(self.compressed_bytes).saturating_add(self.supervisor_bytes)
+    }
+
     /// Quiet and worth paging out for others.
-    fn can_give_memory(&self) -> bool {
+    pub fn can_give_memory(&self) -> bool {
         self.state == State::Idle && self.idle_ms >= QUIET_MS_MIN && self.private_bytes >= PRIVATE_BYTES_MIN
     }
 
@@ -79,6 +87,8 @@ pub struct Memory {
     /// Percent of the last ten seconds in which some task stalled for memory; `None` where the
     /// kernel does not say.
     pub stalled_percent: Option<f64>,
+    /// How far the daemon says that the fleet is beyond its budget: from 0, not at all, to 1.
+    pub beyond_budget: f64,
 }
 
 impl Memory {
@@ -91,7 +101,8 @@ impl Memory {
         let (total_bytes, available_bytes) = parse_meminfo(&meminfo)
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "/proc/meminfo without MemAvailable"))?;
         let pressure = std::fs::read_to_string("/proc/pressure/memory").ok();
-        Ok(Self { total_bytes, available_bytes, stalled_percent: pressure.as_deref().and_then(parse_pressure) })
+        let stalled_percent = pressure.as_deref().and_then(parse_pressure);
+        Ok(Self { total_bytes, available_bytes, stalled_percent, beyond_budget: 0.0 })
     }
 
     /// Pressure: from 0, none, to 1, the greatest.
@@ -100,7 +111,7 @@ impl Memory {
         let scarce = (AVAILABLE_SHARE.0 - share) / (AVAILABLE_SHARE.0 - AVAILABLE_SHARE.1);
         let stalled = self.stalled_percent.filter(|percent| percent.is_finite()).unwrap_or(0.0);
         let stalls = (stalled - STALLED_PERCENT.0) / (STALLED_PERCENT.1 - STALLED_PERCENT.0);
-        scarce.max(stalls).clamp(0.0, 1.0)
+        scarce.max(stalls).max(self.beyond_budget).clamp(0.0, 1.0)
     }
 }
 

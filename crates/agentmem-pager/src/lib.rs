@@ -25,7 +25,7 @@ pub mod os;
 pub mod pager;
 pub mod paging;
 pub mod peek;
-mod peers;
+pub mod peers;
 pub mod proc;
 pub mod process;
 pub mod refusals;

@@ -28,6 +28,14 @@ pub trait Observer {
     /// Its resident memory and its frames in RAM may not be larger than this; none: they may.
     fn limit(&mut self, _memory_max_bytes: Option<u64>) {}
 
+    /// Private anonymous memory of the tree, about.
+    fn private_bytes(&self) -> u64 {
+        0
+    }
+
+    /// The daemon said how far the fleet is beyond its budget.
+    fn beyond_budget(&mut self, _share: f64) {}
+
     /// Whether its frames should be somewhere else. `away_ms`: for how long it has been away, if it is.
     fn frames(&mut self, _away_ms: Option<u64>, _held: Held) -> Option<Move> {
         None

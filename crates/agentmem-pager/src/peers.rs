@@ -1,7 +1,6 @@
 //! What the other agents of this user are doing: asked only when memory is short, and never by the main loop, because
 //! two that wait for each other's answer would wait for long.
 
-use crate::event::State;
 use crate::fleet::Peer;
 use crate::registry::{AGENTS_MAX, runtime_folder};
 use serde::Deserialize;
@@ -33,18 +32,7 @@ struct Heard {
 
 #[derive(Deserialize)]
 struct Answer {
-    agent: Status,
-}
-
-#[derive(Deserialize)]
-struct Status {
-    name: String,
-    state: String,
-    idle_ms: u64,
-    idle_after_ms: u64,
-    importance: u8,
-    private_bytes: u64,
-    compressed_bytes: u64,
+    peer: Peer,
 }
 
 fn lock(heard: &Mutex<Heard>) -> MutexGuard<'_, Heard> {
@@ -61,7 +49,7 @@ impl Peers {
         if !heard.asking {
             let theirs = Arc::clone(&self.heard);
             let ask = move || {
-                let peers = ask_all(&runtime_folder().join("agents"));
+                let peers = ask_all(&runtime_folder().join("agents"), None);
                 *lock(&theirs) = Heard { peers, at: Some(Instant::now()), asking: false };
             };
             heard.asking = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(ask).is_ok();
@@ -70,37 +58,32 @@ impl Peers {
     }
 }
 
-fn ask_all(folder: &Path) -> Vec<Peer> {
+/// All whose supervisors answer, of those in the registry's `folder`. What is told, by the daemon alone, is how
+/// far they are beyond their budget together, from 0 to 1.
+pub fn ask_all(folder: &Path, beyond_budget: Option<f64>) -> Vec<Peer> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     entries
         .filter(|path| path.extension().is_some_and(|end| end == "sock"))
         .take(AGENTS_MAX)
-        .filter_map(|path| ask(&path))
+        .filter_map(|path| ask(&path, beyond_budget))
         .collect()
 }
 
-fn ask(socket: &Path) -> Option<Peer> {
+fn ask(socket: &Path, beyond_budget: Option<f64>) -> Option<Peer> {
     let mut stream = UnixStream::connect(socket).ok()?;
     stream.set_read_timeout(Some(PATIENCE)).ok()?;
     stream.set_write_timeout(Some(PATIENCE)).ok()?;
-    stream.write_all(b"{\"op\":\"status\"}\n").ok()?;
+    let request = serde_json::json!({"op": "peer", "beyond_budget": beyond_budget});
+    stream.write_all(format!("{request}\n").as_bytes()).ok()?;
     let mut line = String::new();
     BufReader::new(stream.take(ANSWER_BYTES_MAX)).read_line(&mut line).ok()?;
-    let status = serde_json::from_str::<Answer>(&line).ok()?.agent;
-    Some(Peer {
-        name: status.name,
-        state: State::from_name(&status.state)?,
-        idle_ms: status.idle_ms,
-        idle_after_ms: status.idle_after_ms,
-        importance: status.importance,
-        private_bytes: status.private_bytes,
-        compressed_bytes: status.compressed_bytes,
-    })
+    Some(serde_json::from_str::<Answer>(&line).ok()?.peer)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::State;
     use std::os::unix::net::UnixListener;
 
     #[test]
@@ -112,13 +95,13 @@ mod tests {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 let (mut stream, _) = speaks.accept().unwrap();
-                let answer = br#"{"ok":true,"agent":{"name":"speaks","state":"idle","idle_ms":5,"idle_after_ms":9,"importance":50,"private_bytes":7,"compressed_bytes":0,"more":1}}"#;
+                let answer = br#"{"ok":true,"peer":{"name":"speaks","state":"paged_out","idle_ms":5,"idle_after_ms":9,"importance":50,"private_bytes":7,"compressed_bytes":1,"supervisor_bytes":2,"more":1}}"#;
                 stream.write_all(answer).unwrap();
                 stream.write_all(b"\n").unwrap();
             });
-            let peers = ask_all(folder.path());
+            let peers = ask_all(folder.path(), Some(0.5));
             assert_eq!(peers.len(), 1);
-            assert_eq!((peers[0].name.as_str(), peers[0].state, peers[0].private_bytes), ("speaks", State::Idle, 7));
+            assert_eq!((peers[0].name.as_str(), peers[0].state, peers[0].ram_bytes()), ("speaks", State::PagedOut, 10));
         });
     }
 }

@@ -1,12 +1,14 @@
 //! The main loop: everything that can happen to a supervisor comes out of one poll, is told to the
 //! state machine, and what that decides is done here.
 
-use crate::agent::{Action, Agent, Event, Op, Reason, Rules, Ticket};
+use crate::agent::{Action, Agent, Event, Op, Quiet, Reason, Rules, Ticket};
 use crate::arguments::Settings;
 use crate::control::{Answer, Control, Request};
+use crate::fleet::Peer;
 use crate::gate::{Change, Gate};
 use crate::idle::Turn;
 use crate::launch::Exit;
+use crate::memory;
 use crate::observer::{Activity, Equip, Equipment, Observer, Tree};
 use crate::os::{self, Received, SignalQueue, SignalSet};
 use crate::paging::{Pager, Report, Source, Watched};
@@ -443,6 +445,10 @@ impl Supervisor {
                     self.frames_at_ms = Some(self.now_ms());
                     Answer::Done
                 }
+                (None, Request::Peer { beyond_budget }) => {
+                    beyond_budget.iter().for_each(|&share| self.observer.beyond_budget(share));
+                    Answer::Peer(Box::new(self.as_peer()))
+                }
                 (None, asked) => Answer::Agent(Box::new(self.status(*asked == Request::Status { verbose: true }))),
             };
             request = self.control.answer(ticket, &answer);
@@ -459,10 +465,32 @@ impl Supervisor {
         self.observer.hint(self.now_ms(), turn);
     }
 
+    /// For how long it has been quiet, or away.
+    fn idle_ms(&self, quiet: &Quiet) -> u64 {
+        if self.agent.is_away() { self.now_ms() - self.away_since_ms } else { quiet.quiet_ms }
+    }
+
+    fn quiet(&mut self) -> Quiet {
+        if self.agent.is_away() { Quiet::default() } else { self.observer.sample(self.activity, self.now_ms()) }
+    }
+
+    fn as_peer(&mut self) -> Peer {
+        let quiet = self.quiet();
+        Peer {
+            name: self.registration.record().name,
+            state: self.agent.state(),
+            idle_ms: self.idle_ms(&quiet),
+            idle_after_ms: self.settings.idle_after_ms,
+            importance: self.settings.importance,
+            private_bytes: self.observer.private_bytes(),
+            compressed_bytes: self.history.held().compressed_bytes,
+            supervisor_bytes: memory::private_bytes(std::process::id() as i32),
+        }
+    }
+
     fn status(&mut self, verbose: bool) -> Status {
         let record = self.registration.record();
-        let away = self.agent.is_away();
-        let quiet = if away { Default::default() } else { self.observer.sample(self.activity, self.now_ms()) };
+        let quiet = self.quiet();
         Status {
             name: record.name,
             pid: record.pid,
@@ -474,7 +502,7 @@ impl Supervisor {
             memory_max_bytes: self.settings.memory_max_bytes,
             state: self.agent.state().name(),
             paused: self.agent.is_paused(),
-            idle_ms: if away { self.now_ms() - self.away_since_ms } else { quiet.quiet_ms },
+            idle_ms: self.idle_ms(&quiet),
             busy_with: quiet.busy_with.or_else(|| self.history.refusal()),
             supervisor_bytes: status::supervisor_bytes().saturating_sub(self.history.held().compressed_bytes),
             measured: self.observer.measure(),

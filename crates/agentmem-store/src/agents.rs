@@ -20,6 +20,8 @@ pub struct AgentShared {
     used_bytes: AtomicU64,
     /// Most of them; `u64::MAX` for no limit.
     quota_bytes: AtomicU64,
+    /// Notices of the engine that were heeded.
+    heeded: AtomicU64,
     is_closed: AtomicBool,
 }
 
@@ -31,6 +33,7 @@ impl AgentShared {
             name: name.into(),
             used_bytes: AtomicU64::new(used_bytes),
             quota_bytes: AtomicU64::new(quota_bytes.unwrap_or(u64::MAX)),
+            heeded: AtomicU64::new(0),
             is_closed: AtomicBool::new(false),
         })
     }
@@ -61,6 +64,17 @@ impl AgentShared {
             ));
         }
         Ok(())
+    }
+
+    /// Whether all of so many notices were heeded.
+    #[inline]
+    pub fn has_heeded(&self, notices: u64) -> bool {
+        self.heeded.load(Ordering::Relaxed) == notices
+    }
+
+    /// So many are, now.
+    pub fn heed(&self, notices: u64) {
+        self.heeded.store(notices, Ordering::Relaxed);
     }
 
     /// Charges without asking.

@@ -1,7 +1,9 @@
 //! Every call, by noun. Numbers are part of the protocol: one that was used means the same for ever.
 
 pub mod agent;
+pub mod agents;
 pub mod conversation;
+pub mod inspect;
 pub mod smu;
 pub mod store;
 
@@ -34,6 +36,7 @@ calls! {
     smu::Promote, smu::FindTier, smu::FindNode, smu::Seal, smu::FindName, smu::Advise,
     conversation::MeasureConversation, conversation::ReadMessages, conversation::Fork,
     conversation::AdviseConversation,
+    inspect::Inspect, inspect::ReadContent, inspect::ReadAnyMessages, agents::ListAgentFigures, agents::LimitAgent,
 }
 
 #[cfg(all(test, not(loom)))]

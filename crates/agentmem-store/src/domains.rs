@@ -7,6 +7,7 @@
 use crate::keeping::{Keep, Keeping};
 use crate::options::{MEMORY_MAX_BYTES_MIN, Options};
 use crate::store::Store;
+use crate::sync::{AtomicU64, Ordering};
 use crate::sys::{self, SealedFile};
 use agentmem_core::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
@@ -126,7 +127,7 @@ pub struct Domain {
 /// All that are open.
 pub struct Domains {
     options_of: OptionsOf,
-    memory_max_bytes: u64,
+    memory_max_bytes: AtomicU64,
     /// The most of everything.
     pub limits: Limits,
     open: Mutex<BTreeMap<String, Arc<Domain>>>,
@@ -184,6 +185,7 @@ impl Domains {
         options_of: OptionsOf,
         outside: Option<Mutex<Outside>>,
     ) -> Result<Self> {
+        let memory_max_bytes = AtomicU64::new(memory_max_bytes);
         let domains = Domains { options_of, memory_max_bytes, limits, open: Mutex::default(), outside };
         let own = domains.opened("", None, None)?;
         domains.open.lock().insert(String::new(), own);
@@ -191,11 +193,12 @@ impl Domains {
     }
 
     fn opened(&self, name: &str, admits: Option<Admits>, memory_max_bytes: Option<u64>) -> Result<Arc<Domain>> {
-        let memory_max_bytes = memory_max_bytes.unwrap_or(u64::MAX).min(self.memory_max_bytes);
+        let own_max_bytes = memory_max_bytes.unwrap_or(u64::MAX);
+        let memory_max_bytes = own_max_bytes.min(self.memory_max_bytes());
         let hash = admits.as_ref().and_then(|admits| admits.hash);
         let keeping = self.outside.as_ref().map(|outside| outside.lock().keeping(name, hash)).transpose()?;
         let options = Options { lends: true, keeping, memory_max_bytes, ..(self.options_of)(name)? };
-        Ok(Arc::new(Domain { store: Store::open(options)?, admits, memory_max_bytes }))
+        Ok(Arc::new(Domain { store: Store::open(options)?, admits, memory_max_bytes: own_max_bytes }))
     }
 
     /// Opens the domain called `name` for who is admitted; it gets `memory_max_bytes` of the budget at most.
@@ -255,9 +258,24 @@ impl Domains {
     pub fn govern(&self) {
         let all = self.all();
         let needed: Vec<u64> = all.iter().map(|(_, domain)| domain.store.needed_bytes()).collect();
-        for ((_, domain), budget) in all.iter().zip(shares(self.memory_max_bytes, &needed)) {
+        for ((_, domain), budget) in all.iter().zip(shares(self.memory_max_bytes(), &needed)) {
             domain.store.set_memory_max_bytes(budget.min(domain.memory_max_bytes));
         }
+    }
+
+    /// The budget of all of them.
+    pub fn memory_max_bytes(&self) -> u64 {
+        self.memory_max_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Changes it; it is dealt out at the next [`Self::govern`].
+    pub fn set_memory_max_bytes(&self, bytes: u64) {
+        self.memory_max_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// What all of them cannot do without.
+    pub fn needed_bytes(&self) -> u64 {
+        self.all().iter().map(|(_, domain)| domain.store.needed_bytes()).sum()
     }
 
     /// Closes all of them; the first error, if there is any.

@@ -17,6 +17,7 @@ use crate::frames::Frames;
 use crate::heap::Heap;
 use crate::index::MessageIndex;
 use crate::kept::Kept;
+use crate::latencies::Latencies;
 use crate::ledger::{self, Ledger};
 use crate::lifetime::Waiting;
 use crate::options::Options;
@@ -302,6 +303,8 @@ pub struct Engine {
     pub inbox: Mutex<HashMap<(u32, u64), Arc<Raw>>>,
     /// Keys for them.
     pub next_key: AtomicU64,
+    /// How long views waited that asked for content to be made hot.
+    pub view_latencies: Latencies,
     /// Threads that are just making something smaller.
     demoting: AtomicU64,
     is_closed: AtomicBool,
@@ -362,6 +365,7 @@ impl Engine {
             compressors: Mutex::default(),
             decompressors: Mutex::default(),
             next_key: AtomicU64::new(1),
+            view_latencies: Latencies::default(),
             demoting: AtomicU64::new(0),
             is_closed: AtomicBool::new(false),
             has_failed: AtomicBool::new(false),

@@ -42,7 +42,8 @@ impl Random {
 
 fn serve(folder: &Path) -> (Arc<Server>, std::path::PathBuf) {
     let options = |_: &str| Ok(Options { pressure: false, ..Options::default() });
-    let server = Server::new(Domains::new(128 << 20, Limits::default(), Box::new(options)).unwrap());
+    let server =
+        Server::new(Domains::new(128 << 20, Limits::default(), Box::new(options)).unwrap(), Box::new(|_, _| {}));
     let path = folder.join("agentmem.sock");
     let listener = UnixListener::bind(&path).unwrap();
     let serving = server.clone();

@@ -30,6 +30,7 @@ mod ingest;
 mod journal;
 mod keeping;
 mod kept;
+mod latencies;
 mod ledger;
 mod lifetime;
 mod link;
@@ -61,18 +62,21 @@ mod sys;
 mod tree;
 pub mod verify;
 
+pub use calls::agents::AgentFigures;
+pub use calls::inspect::{ConversationDescription, Described, FrameDescription, SmuDescription};
 pub use cold::{Cold, DiskPlace};
 pub use conversation::Conversation;
 pub use domains::{Admits, Domain, Domains, Limits, check_domain_name};
 pub use heap::{Extent, Heap};
 pub use keeping::{Keep, Keeping};
+pub use latencies::{BOUNDS_US, LatencyCounts};
 pub use options::{OnFull, Options};
 pub use read::StoredMessage;
 #[cfg(feature = "faults")]
 #[doc(hidden)]
 pub use ring::makes_sense;
 pub use segments::Segments;
-pub use server::Server;
+pub use server::{Http, Server};
 pub use store::{Agent, Smu, Store, View};
 #[cfg(feature = "faults")]
 pub use sys::faults;

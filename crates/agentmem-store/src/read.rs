@@ -6,13 +6,15 @@ use crate::raw::Raw;
 use crate::smus::Packed;
 use crate::tree::Body;
 use agentmem_core::frame::{Frame, Meta};
-use agentmem_core::{Error, ErrorKind, Result};
+use agentmem_core::{ContentId, Error, ErrorKind, Result};
 use std::sync::Arc;
 
 /// Frames of at most this size are decoded whole and kept for the next read.
 const DECODED_BYTES_MAX: u64 = 2 << 20;
 /// How many of them are kept.
 const DECODED_FRAMES: usize = 4;
+/// Raw bytes that are read at once.
+const RAW_BYTES_MAX: usize = 16 << 20;
 /// Attempts before a frame that keeps moving is given up on.
 const ATTEMPTS: usize = 16;
 
@@ -48,6 +50,14 @@ impl StoredMessage {
     /// The message's own bytes, without what surrounded it in a transcript.
     pub fn own_bytes(&self) -> &[u8] {
         &self.bytes[self.meta.lead_bytes as usize..self.bytes.len() - self.meta.trail_bytes as usize]
+    }
+
+    /// Adds it to a text of all messages: transcripts byte for byte, values as a line each, bytes as they are.
+    pub fn render(&self, text: &mut Vec<u8>) {
+        text.extend_from_slice(&self.bytes);
+        if self.meta.is_value {
+            text.push(b'\n');
+        }
     }
 }
 
@@ -186,6 +196,52 @@ impl Engine {
             return Ok(());
         }
         Err(Error::new(ErrorKind::Io, format!("the SMU in slot {slot} keeps moving")))
+    }
+
+    /// Content `id` from `offset_bytes` on, wherever it is, and without a use of it: what is raw, up to
+    /// [`RAW_BYTES_MAX`] of it; else the rest of one frame's part.
+    pub fn read_content(&self, id: &ContentId, offset_bytes: u64) -> Result<Vec<u8>> {
+        let subject = || format!("SMU {id}");
+        for _ in 0..ATTEMPTS {
+            let (frame, item, skipped_bytes) = {
+                let state = self.lock();
+                let found = state.smus.find(id).and_then(|slot| state.smus.get(slot));
+                let smu = found.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("id {id}")))?;
+                if offset_bytes >= smu.logical_bytes {
+                    return Ok(Vec::new());
+                }
+                let raw = smu.raw.clone();
+                let packed = smu.packed;
+                match (raw, packed) {
+                    (Some(raw), _) => {
+                        drop(state);
+                        let rest = &raw.bytes()[offset_bytes as usize..];
+                        return Ok(rest[..rest.len().min(RAW_BYTES_MAX)].to_vec());
+                    }
+                    (None, Packed::Item { frame, item }) => (frame, item as usize, 0),
+                    (None, Packed::Parts { first, count }) => {
+                        let mut skipped_bytes = 0;
+                        let part = (first..first + count).find(|&part| {
+                            let len = state.frames.get(part).map_or(0, |entry| entry.logical_bytes);
+                            let is_it = offset_bytes < skipped_bytes + len;
+                            skipped_bytes += if is_it { 0 } else { len };
+                            is_it
+                        });
+                        (part.ok_or_else(|| Error::new(ErrorKind::Damaged, subject()))?, 0, skipped_bytes)
+                    }
+                    (None, Packed::No) => unreachable!("content is raw or packed"),
+                }
+            };
+            let Some(stored) = self.load_frame(frame, &subject)? else { continue };
+            let hurt = |what: &str| Error::new(ErrorKind::Damaged, format!("{}: {what}", subject()));
+            let frame = Frame::parse(stored.bytes()).map_err(|error| hurt(error.subject()))?;
+            let entry = frame.entries().get(item).copied().ok_or_else(|| hurt("item"))?;
+            let mut content = vec![0; entry.end];
+            self.decode(&frame, &mut content)?;
+            content.drain(..entry.start + (offset_bytes - skipped_bytes) as usize);
+            return Ok(content);
+        }
+        Err(Error::new(ErrorKind::Io, format!("{} keeps moving", subject())))
     }
 
     /// Messages of `conversation` from `index` on: at least one, and no more than lie together in

@@ -31,8 +31,9 @@ const CELL_MASK: u64 = (1 << 24) - 1;
 const HEAD: usize = 0;
 const TAIL: usize = 8;
 const SLEEPING: usize = 16;
+const NOTICES: usize = 24;
 /// Words that both ends steer by.
-pub const CONTROL_WORDS: usize = 24;
+pub const CONTROL_WORDS: usize = 32;
 
 /// What an agent tells the engine through the ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -216,6 +217,17 @@ impl Ring {
     /// Engine: what the next operation in `cell` comes with.
     pub fn give(&self, cell: usize, given: Given) {
         self.word(cell as u64, 6).store(given.to_word(), Ordering::Relaxed);
+    }
+
+    /// Engine: what the session knows of its agents is not so any more.
+    pub fn notify(&self) {
+        self.control[NOTICES].fetch_add(1, Ordering::Release);
+    }
+
+    /// Agent: how often the engine said so.
+    #[inline]
+    pub fn notices(&self) -> u64 {
+        self.control[NOTICES].load(Ordering::Acquire)
     }
 
     /// Most bytes that one operation may carry: a quarter of the ring.

@@ -22,6 +22,11 @@ const STACK_BYTES: usize = 256 << 10;
 /// An arena is a small part of the budget, since there may be thousands.
 const ARENA_BUDGET_SHARE: u64 = 32;
 const ARENA_BYTES_MIN: u64 = 64 << 10;
+/// What a connection of no session begins with. As the length of a frame it would be half a gigabyte.
+const HTTP_GET: &[u8; 4] = b"GET ";
+
+/// Answers one request that begins with a GET, of a process of the same user.
+pub type Http = Box<dyn Fn(&Server, &UnixStream) + Send + Sync>;
 
 /// What a session of another process is given by an engine with that budget.
 fn shape(arena_bytes: u64, memory_max_bytes: u64) -> Shape {
@@ -32,6 +37,7 @@ fn shape(arena_bytes: u64, memory_max_bytes: u64) -> Shape {
 /// Serves trust domains to other processes of the same user.
 pub struct Server {
     domains: Domains,
+    http: Http,
     /// By what further connections of theirs prove themselves by.
     sessions: Mutex<HashMap<Secret, Entered>>,
     connections: AtomicUsize,
@@ -53,8 +59,8 @@ struct Known {
 }
 
 impl Server {
-    /// One for `domains`.
-    pub fn new(domains: Domains) -> Arc<Self> {
+    /// One for `domains`, which leaves requests that are none of a session's to `http`.
+    pub fn new(domains: Domains, http: Http) -> Arc<Self> {
         let (connections, is_over) = (AtomicUsize::new(0), AtomicBool::new(false));
         let mut sessions = HashMap::new();
         for (_, domain) in domains.all() {
@@ -62,12 +68,17 @@ impl Server {
                 sessions.insert(secret, Entered { domain: domain.clone(), session });
             }
         }
-        Arc::new(Server { domains, sessions: Mutex::new(sessions), connections, is_over })
+        Arc::new(Server { domains, http, sessions: Mutex::new(sessions), connections, is_over })
     }
 
     /// What it serves.
     pub fn domains(&self) -> &Domains {
         &self.domains
+    }
+
+    /// Connections that are open.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
     }
 
     /// Deals the budget out every quarter of a second, until [`Self::stop`].
@@ -119,6 +130,12 @@ impl Server {
 
     /// One connection, from its first word to its end.
     fn serve(&self, stream: &UnixStream) {
+        if socket::begins_with(stream, HTTP_GET) {
+            if sys::peer(stream).is_ok_and(|peer| peer.uid == sys::own_uid()) {
+                (self.http)(self, stream);
+            }
+            return;
+        }
         // Whoever says nothing, or something else first, is let go.
         let Ok(Some(first)) = socket::receive(stream, CALL_BYTES_MAX) else { return };
         let begun = match first.number {

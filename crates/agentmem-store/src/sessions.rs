@@ -184,6 +184,19 @@ impl Sessions {
         entry
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.by_number.len()
+    }
+
+    /// Has the session that speaks for `agent` ask what the engine knows of its agents.
+    pub fn notify(&self, agent: u32) {
+        self.by_number
+            .values()
+            .filter(|entry| entry.agents.contains(&agent))
+            .for_each(|entry| entry.arena.ring.notify());
+    }
+
     /// Looks at how much memory the arenas take.
     pub fn look(&mut self) {
         self.planned_bytes = self.by_number.values().map(SessionEntry::planned_bytes).sum();

@@ -297,6 +297,11 @@ impl Smus {
         (0..self.slots.len() as u32).filter_map(|slot| Some((slot, self.get(slot)?)))
     }
 
+    /// One past the highest slot that was ever used.
+    pub fn slot_count(&self) -> u32 {
+        self.slots.len() as u32
+    }
+
     /// How many contents there are.
     pub fn len(&self) -> usize {
         self.live

@@ -69,6 +69,19 @@ pub fn send(stream: &UnixStream, number: u16, body: &[u8], descriptors: &[Borrow
     stream.write_all(&body[sent.saturating_sub(HEADER_BYTES)..])
 }
 
+/// Whether what arrives first is `start`. Nothing is taken. A frame cannot begin with what reads as a length that no
+/// frame has; who sends such a start in pieces is not understood.
+pub fn begins_with(stream: &UnixStream, start: &[u8; 4]) -> bool {
+    let mut seen = [0; 4];
+    loop {
+        match rustix::net::recv(stream, &mut seen, RecvFlags::PEEK) {
+            Err(rustix::io::Errno::INTR) => {}
+            Ok((count, _)) => return seen[..count] == start[..],
+            Err(_) => return false,
+        }
+    }
+}
+
 /// Receives one frame of at most `len_max` bytes; `None` where the other side has hung up.
 pub fn receive(stream: &UnixStream, len_max: usize) -> std::io::Result<Option<Message>> {
     let mut header = [0u8; HEADER_BYTES];

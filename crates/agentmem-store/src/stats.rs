@@ -61,6 +61,12 @@ pub struct Stats {
     pub pinned_bytes: u64,
     /// By kind, in the order of `Kind::ALL`.
     pub by_kind: [KindStats; 4],
+    /// Bytes in each tier, fastest first, by kind as above. What is in two tiers counts in both.
+    pub tier_bytes: [[u64; 4]; 3],
+    /// Agents that are active, idle and paused, and those that nobody has taken up.
+    pub agent_states: [u64; 4],
+    /// Sessions.
+    pub sessions: u64,
     /// Contents and tails that are hot, frames that are in RAM, frames that are on SSD only.
     pub tier_counts: [u64; 3],
     /// Counters.
@@ -166,6 +172,13 @@ impl State {
 
     /// Stored bytes of the frames of a conversation, shared ones in full, and of its raw tail.
     pub fn conversation_stored_bytes(&self, number: u32) -> Result<u64> {
+        let (frames, tail_bytes) = self.conversation_frames(number)?;
+        let frames = frames.into_iter().filter_map(|frame| self.frames.get(frame));
+        Ok(tail_bytes + frames.map(|entry| u64::from(entry.stored_bytes)).sum::<u64>())
+    }
+
+    /// The frames of a conversation, each once, and the bytes of its raw tail.
+    pub fn conversation_frames(&self, number: u32) -> Result<(Vec<u32>, u64)> {
         let conversation = self.conversations.get(&number);
         let conversation =
             conversation.ok_or_else(|| Error::new(ErrorKind::Released, format!("conversation {number}")))?;
@@ -179,8 +192,7 @@ impl State {
         }
         frames.sort_unstable();
         frames.dedup();
-        let frames = frames.into_iter().filter_map(|frame| self.frames.get(frame));
-        Ok(tail_bytes + frames.map(|entry| u64::from(entry.stored_bytes)).sum::<u64>())
+        Ok((frames, tail_bytes))
     }
 }
 
@@ -192,7 +204,7 @@ impl Engine {
         let state = self.lock();
         let mut by_kind = [KindStats::default(); 4];
         let mut shared_bytes = 0;
-        let mut raw_bytes = 0;
+        let mut tier_bytes = [[0; 4]; 3];
         let mut pinned_bytes = 0;
         for (_, smu) in state.smus.iter() {
             let kind = &mut by_kind[smu.kind as usize];
@@ -201,22 +213,22 @@ impl Engine {
             if smu.packed == Packed::No {
                 kind.stored_bytes += smu.logical_bytes;
             }
-            raw_bytes += smu.raw.as_ref().map_or(0, |_| smu.logical_bytes);
+            tier_bytes[0][smu.kind as usize] += smu.raw.as_ref().map_or(0, |_| smu.logical_bytes);
             pinned_bytes += if state.sessions.is_pinned(&smu.claims) { smu.logical_bytes } else { 0 };
             shared_bytes += if smu.agents > 1 { smu.logical_bytes } else { 0 };
         }
-        let (mut warm_bytes, mut cold_bytes, mut cold_only) = (0, 0, 0);
-        let mut warm_count = 0;
+        tier_bytes[0][Kind::Message as usize] += state.tail_bytes;
+        let (mut warm_count, mut cold_only) = (0, 0);
         for (_, entry) in state.frames.iter() {
             let stored = u64::from(entry.stored_bytes);
             by_kind[entry.kind as usize].stored_bytes += stored;
             if let Some(extent) = &entry.stored {
-                warm_bytes += extent.len_bytes() as u64;
+                tier_bytes[1][entry.kind as usize] += extent.len_bytes() as u64;
                 warm_count += 1;
             } else {
                 cold_only += 1;
             }
-            cold_bytes += entry.disk.map_or(0, |place| u64::from(place.len));
+            tier_bytes[2][entry.kind as usize] += entry.disk.map_or(0, |place| u64::from(place.len));
             shared_bytes += if entry.refs.len() > 1 && entry.kind == Kind::Message { entry.logical_bytes } else { 0 };
         }
         let messages = &mut by_kind[Kind::Message as usize];
@@ -226,6 +238,11 @@ impl Engine {
         for (kind, figures) in by_kind.iter_mut().enumerate() {
             figures.put_bytes = state.put_bytes[kind];
             figures.duplicate_bytes = state.duplicate_bytes[kind];
+        }
+        let [hot_bytes, warm_bytes, cold_bytes] = tier_bytes.map(|kinds| kinds.iter().sum());
+        let mut agent_states = [0; 4];
+        for agent in state.agents.iter() {
+            agent_states[if agent.pid == 0 { 3 } else { agent.state as usize }] += 1;
         }
         let raw_of = |waiting: &crate::lifetime::Waiting| waiting.raw.as_ref().map_or(0, |raw| raw.len() as u64);
         Stats {
@@ -237,7 +254,7 @@ impl Engine {
             logical_bytes: by_kind.iter().map(|kind| kind.logical_bytes).sum(),
             stored_bytes: by_kind.iter().map(|kind| kind.stored_bytes).sum(),
             resident_bytes: self.resident_bytes(&state),
-            hot_bytes: raw_bytes + state.tail_bytes,
+            hot_bytes,
             warm_bytes,
             cold_bytes,
             disk_bytes: self.cold.as_ref().map_or(0, crate::cold::Cold::disk_bytes),
@@ -247,6 +264,9 @@ impl Engine {
             shared_bytes,
             pinned_bytes: pinned_bytes + state.limbo.iter().map(raw_of).sum::<u64>(),
             by_kind,
+            tier_bytes,
+            agent_states,
+            sessions: state.sessions.len() as u64,
             tier_counts: [(state.hot.iter().count() + state.tails.iter().count()) as u64, warm_count, cold_only],
             counters: state.counters.entries(),
             policy: self.policy_name.clone(),

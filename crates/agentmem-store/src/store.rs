@@ -7,13 +7,17 @@ use crate::calls::agent::{
     AgentNow, AttachId, AttachName, AttachSmu, CloseAgent, ListSmus, ReadAgent, SetImportance, SetQuota, SetState,
     SmuFacts,
 };
+use crate::calls::agents::{AgentFigures, LimitAgent, ListAgentFigures};
+use crate::calls::inspect::{Described, Inspect, ReadAnyMessages, ReadContent};
 use crate::calls::store::{Flush, ListAgents, OpenAgent, ReadAgentStats, ReadStats, Reclaim, Verify, check_name};
 use crate::cold::Cold;
 use crate::engine::Engine;
 use crate::folder::Folder;
+use crate::latencies::LatencyCounts;
 use crate::ledger::Ledger;
 use crate::link::Link;
 use crate::options::{OnFull, Options};
+use crate::read::StoredMessage;
 use crate::recover::Past;
 use crate::remote;
 use crate::ring::{CELLS, Full, Given, Operation};
@@ -159,6 +163,47 @@ impl Store {
     /// Figures of the agent called `name`, whoever has it.
     pub fn agent_stats(&self, name: &str) -> Result<AgentStats> {
         self.session.call(ReadAgentStats { name: name.to_owned() })
+    }
+
+    /// Figures of the agents whose names come after `after`, in order, whoever has them: some, if there are any.
+    pub fn agents_after(&self, after: &str) -> Result<Vec<AgentFigures>> {
+        self.session.call(ListAgentFigures { after: after.to_owned() })
+    }
+
+    /// Changes the quota of the agent called `name`, whoever has it; what it holds already stays.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn limit_agent(&self, name: &str, quota_bytes: Option<u64>) -> Result<()> {
+        self.session.call(LimitAgent { name: name.to_owned(), quota_bytes })
+    }
+
+    /// Describes what `key` means, whoever holds it: an id, its first four digits or more if no other begins with
+    /// them, a name, or a conversation as `AGENT/CONVERSATION`.
+    ///
+    /// # Errors
+    /// `NotFound`; `InvalidArgument` where several ids begin so.
+    pub fn inspect(&self, key: &str) -> Result<Described> {
+        self.session.call(Inspect { key: key.to_owned() })
+    }
+
+    /// Content from `offset_bytes` on, some at least and nothing behind its end, without promoting it.
+    ///
+    /// # Errors
+    /// `NotFound`; `Damaged` where its bytes fail their checksum.
+    pub fn read_content(&self, id: &ContentId, offset_bytes: u64) -> Result<Vec<u8>> {
+        self.session.call(ReadContent { id: id.0, offset_bytes })
+    }
+
+    /// Messages of a conversation by its number, whoever has it, from `index` on: one at least, and as many as lie
+    /// together before `end`.
+    pub fn read_messages(&self, conversation: u32, index: u32, end: u32) -> Result<Vec<StoredMessage>> {
+        self.session.call(ReadAnyMessages { conversation, index, end })
+    }
+
+    /// How long views waited that asked the engine; nothing for a daemon's.
+    pub fn view_latencies(&self) -> LatencyCounts {
+        self.engine().map_or_else(|_| LatencyCounts::default(), |engine| engine.view_latencies.read())
     }
 
     /// Demotes until at most `target_bytes` are resident, or nothing more can be; without a target,
@@ -318,6 +363,12 @@ impl Agent {
     /// is waited for, or said.
     #[inline]
     fn charge(&self, logical_bytes: u64, on_full: OnFull) -> Result<()> {
+        // The engine never notifies a session of its own process: that shares its figures.
+        let notices = self.session.arena.ring.notices();
+        if !self.shared.has_heeded(notices) {
+            self.learn_charges()?;
+            self.shared.heed(notices);
+        }
         self.shared.charge(logical_bytes).or_else(|error| {
             let is_known = matches!(self.session.link, Link::Embedded(_)) && self.session.is_drained();
             match on_full {

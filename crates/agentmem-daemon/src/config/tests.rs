@@ -22,7 +22,7 @@ fn the_example_is_right_in_its_comments_too() {
 fn amounts_are_numbers_or_text() {
     let text = "memory_max = \"3G\"\narena_bytes = 1048576\nwarm_after = 90\ncold_after = \"36h\"\ncold = false";
     let config = Config::parse(text).unwrap();
-    assert_eq!((config.memory_max_bytes, config.arena_bytes), (3 << 30, 1 << 20));
+    assert_eq!((config.memory_max_bytes, config.arena_bytes), (Some(3 << 30), 1 << 20));
     assert_eq!((config.warm_after_ms, config.cold_after_ms), (90_000, 36 * 3_600_000));
     assert!(!config.to_options().unwrap().cold);
 }
@@ -33,6 +33,8 @@ fn an_error_names_the_line_and_the_key() {
         ("memory_max = \"2G\"\nmemroy = 1", 2, "memroy"),
         ("\n\nwarm_after = \"soon\"", 3, "warm_after"),
         ("memory_max = -1", 1, "memory_max"),
+        ("metrics_port = 65536", 1, "metrics_port"),
+        ("metrics_port = \"0.0.0.0:9464\"", 1, "metrics_port"),
         ("memory_max = \"1K\"", 1, "memory_max"),
         ("# one\nmemory_max = [1]", 2, "memory_max"),
         ("cold = \"no\"", 1, "cold"),
@@ -66,7 +68,7 @@ fn relative_paths_lie_beside_the_file_and_the_command_line_counts_more() {
     assert_eq!(config.path, Some(folder.path().join("cold")));
     assert_eq!(config.domains["a"].token, Token::File(folder.path().join("token")));
     settings.memory_max_bytes = Some(3 << 30);
-    assert_eq!(Config::load(&settings).unwrap().memory_max_bytes, 3 << 30);
+    assert_eq!(Config::load(&settings).unwrap().memory_max_bytes, Some(3 << 30));
     settings.memory_max_bytes = Some(1);
     assert_eq!(Config::load(&settings).unwrap_err().kind(), ErrorKind::InvalidArgument);
     settings.config = Some(folder.path().join("none.toml"));

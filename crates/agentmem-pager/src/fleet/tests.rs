@@ -15,11 +15,17 @@ fn peer(name: &str, idle_ms: u64, importance: u8) -> Peer {
         importance,
         private_bytes,
         compressed_bytes: 0,
+        supervisor_bytes: 0,
     }
 }
 
 fn available(percent: u64) -> Memory {
-    Memory { total_bytes: 10_000 * MIB, available_bytes: 100 * MIB * percent, stalled_percent: None }
+    Memory {
+        total_bytes: 10_000 * MIB,
+        available_bytes: 100 * MIB * percent,
+        stalled_percent: None,
+        beyond_budget: 0.0,
+    }
 }
 
 fn who_may(peers: &[Peer], memory: &Memory) -> Vec<String> {
@@ -32,6 +38,8 @@ fn pressure_comes_from_scarcity_or_stalls() {
     assert!((available(12).squeeze() - 0.533).abs() < 0.01);
     let stalled = |percent| Memory { stalled_percent: Some(percent), ..available(50) }.squeeze();
     assert_eq!([0.0, 5.0, 40.0, 100.0, f64::NAN].map(stalled), [0.0, 0.0, 1.0, 1.0, 0.0]);
+    let told = |beyond_budget| Memory { beyond_budget, ..available(50) }.squeeze();
+    assert_eq!([-1.0, 0.0, 0.25, 7.0, f64::NAN].map(told), [0.0, 0.0, 0.25, 1.0, 0.0]);
 }
 
 #[test]
@@ -102,9 +110,10 @@ fn frames_move_by_age_importance_and_pressure() {
 #[test]
 fn names_of_states() {
     for (state, name) in State::NAMES {
-        assert_eq!((state.name(), State::from_name(name)), (name, Some(state)));
+        assert_eq!(state.name(), name);
+        assert_eq!(serde_json::from_value::<State>(name.into()).unwrap(), state);
     }
-    assert_eq!(State::from_name("asleep"), None);
+    assert!(serde_json::from_value::<State>("asleep".into()).is_err());
 }
 
 fn any_peer() -> impl Strategy<Value = Peer> {
@@ -118,6 +127,7 @@ fn any_peer() -> impl Strategy<Value = Peer> {
             importance,
             private_bytes: private * 3 * MIB,
             compressed_bytes: compressed * 1000 * MIB,
+            supervisor_bytes: 0,
         },
     )
 }

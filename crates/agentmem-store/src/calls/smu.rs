@@ -3,7 +3,6 @@
 use crate::call::{Call, Caller};
 use crate::engine::State;
 use crate::slots::SLOTS_MAX;
-use crate::smus::Packed;
 use crate::sys;
 use agentmem_core::{Advice, Error, ErrorKind, Result, Tier};
 use serde::{Deserialize, Serialize};
@@ -63,8 +62,11 @@ impl Call for Promote {
     type Answer = ();
 
     fn run(self, at: &mut Caller<'_>) -> Result<()> {
+        let began = std::time::Instant::now();
         let slot = self.smu.holder(at, &at.engine.settled())?;
-        at.engine.promote(slot)
+        at.engine.promote(slot)?;
+        at.engine.view_latencies.add(began.elapsed());
+        Ok(())
     }
 }
 
@@ -83,13 +85,7 @@ impl Call for FindTier {
         let state = at.engine.settled();
         let holder = self.smu.holder(at, &state)?;
         let smu = state.smus.get(holder).ok_or_else(|| self.smu.released(&state))?;
-        let is_warm = |number| state.frames.get(number).is_some_and(|entry| entry.stored.is_some());
-        Ok(match (&smu.raw, smu.packed) {
-            (Some(_), _) | (None, Packed::No) => Tier::Hot,
-            (None, Packed::Item { frame, .. }) if is_warm(frame) => Tier::Warm,
-            (None, Packed::Parts { first, count }) if (first..first + count).all(is_warm) => Tier::Warm,
-            _ => Tier::Cold,
-        })
+        Ok(state.tier(smu))
     }
 }
 

@@ -26,7 +26,7 @@ impl Daemon {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("agentmem.sock");
         let listener = UnixListener::bind(&socket).unwrap();
-        let server = Server::new(domains);
+        let server = Server::new(domains, Box::new(|_, _| {}));
         for governs in [true, false] {
             let (server, listener) = (server.clone(), listener.try_clone().unwrap());
             std::thread::spawn(move || if governs { server.govern() } else { server.run(&listener) });
