@@ -18,8 +18,8 @@ from agentmem.cli.output import Output, with_output
 from agentmem.errors import NotFound
 from agentmem.machine import examine
 
-# These become another program, or say nothing at all.
-WITHOUT_DATA = {"daemon", "run", "adopt", "hint"}
+# These become another program, say nothing at all, or write bytes as they are.
+WITHOUT_DATA = {"daemon", "run", "adopt", "hint", "cat"}
 
 # What a shell runs when it runs `agentmem`, whether or not the script is on its PATH.
 COMMAND = [sys.executable, "-c", "from agentmem.cli import main; main(prog_name='agentmem')"]

@@ -198,8 +198,8 @@ def test_ps_for_people_has_a_row_for_each_and_totals(supervisors: Fleet) -> None
     supervisors.lost("dead")
     lines = run("ps").stdout.splitlines()
     assert lines[0].split() == " ".join(column.title for column in COLUMNS).split()
-    assert lines[1].split() == ["dead", "lost"]
-    shown = "planner paged_out 3 150M 3.0M 25M 0B 5.0x 7 80/144 ms terminal"
+    assert lines[1].split() == ["dead", "tree", "lost"]
+    shown = "planner tree paged_out 3 150M 3.0M 25M 0B 5.0x 7 80/144 ms terminal"
     assert " ".join(lines[2].split()) == shown
     assert "running (paused)" in lines[3]
     assert lines[4].startswith("2 agents")

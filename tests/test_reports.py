@@ -200,10 +200,14 @@ def test_asking_for_figures_changes_nothing(stored: Path) -> None:
     assert record("stats", "planner", "--path", stored)["importance"] == 80
 
 
-def test_stats_without_a_path_or_of_an_unknown_agent(stored: Path) -> None:
-    result = run("stats")
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert "--path" in result.stderr
+@pytest.mark.parametrize("command", ["stats", "df", "verify"])
+def test_without_a_path_and_a_daemon_the_way_out_is_said(command: str, tmp_path: Path) -> None:
+    result = run(command, "--socket", tmp_path / "agentmem.sock")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "agentmem daemon --background" in result.stderr
+
+
+def test_stats_of_an_unknown_agent(stored: Path) -> None:
     result = run("stats", "nobody", "--path", stored)
     assert (result.exit_code, result.stdout) == (1, "")
     assert "planner" in result.stderr

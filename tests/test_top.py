@@ -18,6 +18,7 @@ from agentmem.cli.ps import COLUMNS
 from agentmem.cli.top_app import _KEYS, Top
 from agentmem.errors import NotFound
 from agentmem.fleet import Agent
+from agentmem.listing import Listing
 
 
 def agent(name: str, **changes: Any) -> Agent:
@@ -49,9 +50,13 @@ def names(app: Top) -> list[str]:
     return [str(table.get_row_at(row)[0]) for row in range(table.row_count)]
 
 
+def listed(agents: list[Agent]) -> Listing:
+    return Listing(list(agents), None, "")
+
+
 def quiet(agents: list[Agent] = AGENTS, **more: Any) -> Top:
     """An app that does not look by itself."""
-    return Top(agents, interval_s=3600, **more)
+    return Top(listed(agents), **{"interval_s": 3600, "look": lambda: listed(agents), **more})
 
 
 def test_it_shows_agents_and_totals() -> None:
@@ -94,7 +99,7 @@ def test_every_column_can_be_sorted_by() -> None:
 
 def test_keys_reach_the_selected_agent() -> None:
     sent: list[tuple[str, str]] = []
-    app = quiet(command=lambda name, op: sent.append((name, op)), look=lambda: AGENTS)
+    app = quiet(command=lambda name, op: sent.append((name, op)))
 
     async def steps(pilot: Pilot[None]) -> None:
         await pilot.press("down", "p")
@@ -126,7 +131,7 @@ def test_an_agent_that_cannot_is_said_and_nothing_ends() -> None:
 
 def test_it_looks_again() -> None:
     looks = [AGENTS[:1], []]
-    app = Top(AGENTS, interval_s=0.05, look=lambda: looks.pop(0) if looks else [])
+    app = quiet(interval_s=0.05, look=lambda: listed(looks.pop(0) if looks else []))
 
     async def steps(pilot: Pilot[None]) -> None:
         while names(app):
@@ -137,10 +142,10 @@ def test_it_looks_again() -> None:
 
 
 def test_a_registry_that_is_refused_is_said() -> None:
-    def refuse() -> list[Agent]:
+    def refuse() -> Listing:
         raise NotFound("the folder is open to others")
 
-    app = Top(AGENTS, interval_s=0.05, look=refuse)
+    app = quiet(interval_s=0.05, look=refuse)
 
     async def steps(pilot: Pilot[None]) -> None:
         summary = app.query_one("#summary", Static)
@@ -152,6 +157,7 @@ def test_a_registry_that_is_refused_is_said() -> None:
 
 def test_without_a_terminal_it_prints_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fleet, "agents", lambda verbose=False: AGENTS)
+    monkeypatch.setenv("AGENTMEM_SOCKET", "/nowhere/agentmem.sock")
 
     def run(*arguments: str) -> Any:
         return CliRunner().invoke(main, arguments)
@@ -177,8 +183,9 @@ def test_graphs_begin_at_zero_and_show_whatever_is_not() -> None:
 
 def test_history_forgets_who_is_gone() -> None:
     history = History()
-    history.add(AGENTS)
-    history.add(AGENTS[:1])
-    assert list(history.of("alpha")) == [5 * MIB, 5 * MIB]
-    assert list(history.of("beta")) == []
+    history.add(AGENTS, None)
+    history.add(AGENTS[:1], {"resident_bytes": MIB})
+    assert list(history.of(AGENTS[0])) == [5 * MIB, 5 * MIB]
+    assert list(history.of(AGENTS[1])) == []
+    assert list(history.total) == [255 * MIB, 6 * MIB]
     assert list(history.total) == [255 * MIB, 5 * MIB]

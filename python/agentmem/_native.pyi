@@ -148,8 +148,8 @@ class Store:
         bytes that are compressed in RAM (``warm_bytes``), on SSD (``cold_bytes``), and raw in
         conversations (``tail_bytes``). Shared content counts in full for each that holds it."""
     def limit(self, name: str, quota_bytes: Size | None) -> None:
-        """Change the quota of the agent called ``name``, whoever has it; ``None``: it has none. What
-        it holds already stays.
+        """Change the quota of the agent called ``name``, whoever has it; ``None``: it has none.
+        What it holds already stays.
 
         Raises:
             NotFound: There is no such agent.
@@ -159,12 +159,13 @@ class Store:
         other id), the name of an SMU, or ``AGENT/CONVERSATION``. Looking is no use of it.
 
         Returns for an SMU ``id``, ``kind``, ``names``, ``importance``, ``logical_bytes``,
-        ``stored_bytes``, ``tier``, ``pinned``, ``shared_by``, ``holders`` (up to 1,000 agents, and how
-        many references each has), ``unused_s`` (since it was last seen used) and ``frames``; for a
-        conversation ``agent``, ``conversation``, ``kind`` (``"conversation"``), ``messages``,
-        ``logical_bytes``, ``stored_bytes``, ``tail_bytes`` (raw), ``unused_s`` and ``frames``. Up to
-        1,000 frames are given, each with ``number``, ``codec``, ``logical_bytes``, ``stored_bytes``,
-        ``items``, ``in_ram``, ``on_ssd`` and ``age_s`` (since it was made, or the store opened).
+        ``stored_bytes``, ``tier``, ``pinned``, ``shared_by``, ``holders`` (up to 1,000 agents,
+        and how many references each has), ``unused_s`` (since it was last seen used) and
+        ``frames``; for a conversation ``agent``, ``conversation``, ``kind``
+        (``"conversation"``), ``messages``, ``logical_bytes``, ``stored_bytes``, ``tail_bytes``
+        (raw), ``unused_s`` and ``frames``. Up to 1,000 frames are given, each with ``number``,
+        ``codec``, ``logical_bytes``, ``stored_bytes``, ``items``, ``in_ram``, ``on_ssd`` and
+        ``age_s`` (since it was made, or the store opened).
 
         Raises:
             NotFound: It means nothing here.

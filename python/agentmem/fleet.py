@@ -63,6 +63,8 @@ class Agent:
     page_out_ms: Mapping[str, float] = field(default_factory=dict)
     left_alone: tuple[LeftAlone, ...] = ()
 
+    type = "tree"
+
     @property
     def has_answered(self) -> bool:
         """Whether the figures are its own."""
@@ -97,8 +99,8 @@ class Agent:
         """As one JSON object; without figures when there are none."""
         if not self.has_answered:
             names = ("name", "state", "why", "pid", "root_pid", "command", "started_ms")
-            return {name: getattr(self, name) for name in names}
-        record = asdict(self)
+            return {"type": self.type} | {name: getattr(self, name) for name in names}
+        record = {"type": self.type} | asdict(self)
         del record["why"]
         return record | {
             "ratio": self.ratio,

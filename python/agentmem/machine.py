@@ -9,7 +9,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from agentmem import paging
+from agentmem import connect, listing, paging, registry
+from agentmem.errors import AgentMemError, Unreachable
 from agentmem.finding import Finding
 from agentmem.kernel import kernel_version, meminfo_bytes, read_text
 from agentmem.units import format_bytes
@@ -177,6 +178,23 @@ def _huge_pages() -> Finding:
     return Finding("huge pages (THP)", "ok", chosen[1])
 
 
+def _daemon() -> Finding:
+    socket = registry.socket()
+
+    def budget_bytes() -> int:
+        with connect(socket, start=False) as mem:
+            return mem.memory_max
+
+    try:
+        budget = listing.in_time(budget_bytes)
+    except Unreachable:
+        return Finding("daemon", "ok", "none runs: agentmem.connect() starts one")
+    except AgentMemError as error:
+        way_out = "agentmem daemon --stop, then agentmem daemon --background"
+        return Finding("daemon", "limited", str(error), way_out)
+    return Finding("daemon", "ok", f"listens at {socket}, {format_bytes(budget)} are its engine's")
+
+
 _PROBES: tuple[Callable[[], Finding], ...] = (
     _python,
     _kernel,
@@ -190,4 +208,5 @@ _PROBES: tuple[Callable[[], Finding], ...] = (
     _numa,
     _huge_pages,
     *paging.PROBES,
+    _daemon,
 )

@@ -30,7 +30,7 @@ COMMANDS = {
     "pause": _Entry("agentmem.cli.control:pause", "Page out and freeze agents until they resume."),
     "resume": _Entry("agentmem.cli.control:resume", "Let paused agents run again."),
     "wake": _Entry("agentmem.cli.control:wake", "Bring back the memory of agents now."),
-    "limit": _Entry("agentmem.cli.control:limit", "Change what an agent may hold in RAM."),
+    "limit": _Entry("agentmem.cli.control:limit", "Change what an agent may hold."),
     "admit": _Entry("agentmem.cli.admit:admit", "Say whether there is room for another agent."),
     "hint": _Entry("agentmem.cli.hint:hint", "Tell the supervisor what its agent is doing."),
     "hooks": _Entry("agentmem.cli.hooks:hooks", "Have agents tell when they are idle."),
@@ -43,6 +43,8 @@ COMMANDS = {
         "agentmem.cli.demo:demo", "Hold the memory of 100 agents in a tenth of the RAM."
     ),
     "stats": _Entry("agentmem.cli.stats:stats", "Show the figures of a store, or of one agent."),
+    "inspect": _Entry("agentmem.cli.inspect:inspect", "Say what an SMU or a conversation is."),
+    "cat": _Entry("agentmem.cli.inspect:cat", "Write the bytes of an SMU or a conversation."),
     "df": _Entry("agentmem.cli.df:df", "Show bytes by kind, tier and sharing."),
     "verify": _Entry("agentmem.cli.verify:verify", "Check every frame of a store."),
     "doctor": _Entry(

@@ -8,7 +8,8 @@ import click
 from agentmem import fleet
 from agentmem.cli.output import Output, with_output
 from agentmem.cli.size import size
-from agentmem.errors import AgentMemError
+from agentmem.cli.where import Where, with_daemon
+from agentmem.errors import AgentMemError, InvalidArgument, NotFound, Unreachable
 from agentmem.units import format_bytes
 
 DONE = {"pause": "paused", "resume": "resumed", "wake": "awake"}
@@ -45,8 +46,14 @@ def wake(output: Output, names: tuple[str, ...], is_all: bool) -> None:
     _each(output, "wake", _chosen(names, is_all))
 
 
-def _size_or_none(text: str) -> int | None:
-    return None if text.lower() == "none" else size(text)
+# Not None, which is no limit.
+_UNSAID = object()
+
+
+def _size_or_none(said: object) -> object:
+    if said is _UNSAID:
+        return said
+    return None if str(said).lower() == "none" else size(str(said))
 
 
 @click.command()
@@ -54,16 +61,67 @@ def _size_or_none(text: str) -> int | None:
 @click.option(
     "--memory-max",
     type=_size_or_none,
-    required=True,
+    default=_UNSAID,
     metavar="SIZE|none",
-    help="What its tree may hold in RAM, such as 2G.",
+    help="What a tree of agentmem run may hold in RAM, such as 2G.",
 )
+@click.option(
+    "--quota",
+    type=_size_or_none,
+    default=_UNSAID,
+    metavar="SIZE|none",
+    help="Logical bytes that an agent of the API may hold, such as 500M.",
+)
+@with_daemon
 @with_output
-def limit(output: Output, name: str, memory_max: int | None) -> None:
-    """Change what an agent may hold in RAM, while it runs."""
-    answer = fleet.command(name, "limit", memory_max_bytes=memory_max)
+def limit(output: Output, name: str, memory_max: object, quota: object, where: Where) -> None:
+    """Change what an agent may hold, while it runs.
+
+    A managed tree has a --memory-max, an agent of the API a --quota: NAME is one or the other.
+    """
+    if (memory_max is _UNSAID) == (quota is _UNSAID):
+        raise click.UsageError("give --memory-max for a managed tree, or --quota for the API's")
+    if quota is _UNSAID:
+        _limit_tree(output, name, _amount(memory_max), where)
+    else:
+        _limit_api(output, name, _amount(quota), where)
+
+
+def _limit_tree(output: Output, name: str, memory_max: int | None, where: Where) -> None:
+    try:
+        answer = fleet.command(name, "limit", memory_max_bytes=memory_max)
+    except NotFound as error:
+        if name in _api_names(where):
+            raise InvalidArgument(f"{name!r} is an agent of the API: it has a --quota") from error
+        raise
     done = "no limit" if memory_max is None else f"at most {format_bytes(memory_max)}"
     _report(output, name, done, answer)
+
+
+def _limit_api(output: Output, name: str, quota: int | None, where: Where) -> None:
+    is_tree = any(agent.name == name for agent in fleet.agents())
+    try:
+        with where.connect() as mem:
+            mem.limit(name, quota)
+    except (NotFound, Unreachable) as error:
+        if is_tree:
+            raise InvalidArgument(f"{name!r} is a managed tree: it has a --memory-max") from error
+        raise
+    done = "no quota" if quota is None else f"at most {format_bytes(quota)} of content"
+    _report(output, name, done, {"ok": True})
+
+
+def _api_names(where: Where) -> list[str]:
+    try:
+        with where.connect() as mem:
+            return mem.agents()
+    except Unreachable:
+        return []
+
+
+def _amount(said: object) -> int | None:
+    assert said is None or isinstance(said, int)
+    return said
 
 
 def _chosen(names: tuple[str, ...], is_all: bool) -> tuple[str, ...]:

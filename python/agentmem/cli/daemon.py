@@ -18,7 +18,10 @@ from agentmem.daemon import program
 @click.option(
     "--config", metavar="FILE", help="Instead of $XDG_CONFIG_HOME/agentmem/agentmemd.toml."
 )
-@click.option("--memory-max", metavar="SIZE", help="Budget of all that is kept in RAM: 2G.")
+@click.option(
+    "--memory-max", metavar="SIZE", help="Budget of the fleet, managed trees included: 8G."
+)
+@click.option("--metrics-port", metavar="N", help="Metrics on this port of 127.0.0.1 too.")
 @click.option("--path", metavar="DIR", help="Folder of the cold tier; none for a temporary one.")
 @click.option("--no-keeper", is_flag=True, help="No parent that starts it again: systemd does.")
 def daemon(verb: str | None, *, no_keeper: bool, **given: str | None) -> NoReturn:

@@ -1,12 +1,11 @@
 """`agentmem df`."""
 
-from pathlib import Path
 from typing import Any
 
 import click
 
 from agentmem.cli.output import Output, with_output
-from agentmem.report.stored import open_existing
+from agentmem.cli.where import Where, with_store
 from agentmem.units import format_bytes
 
 _SHARING = ("logical_bytes", "stored_bytes", "saved_bytes", "shared_bytes")
@@ -14,16 +13,11 @@ _PLACES = ("resident_bytes", "disk_bytes")
 
 
 @click.command()
-@click.option(
-    "--path",
-    required=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder of the store: what its program passed to agentmem.open(path).",
-)
+@with_store
 @with_output
-def df(output: Output, path: Path) -> None:
-    """Show bytes by kind, tier and sharing."""
-    with open_existing(path) as mem:
+def df(output: Output, where: Where) -> None:
+    """Show bytes by kind, tier and sharing, of the daemon's store or of a stored one."""
+    with where.open() as mem:
         figures = mem.stats()
     if output.json:
         output.record({name: figures[name] for name in ("by_kind", "by_tier", *_SHARING, *_PLACES)})

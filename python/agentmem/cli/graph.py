@@ -1,9 +1,11 @@
 """Figures over time, drawn in characters."""
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from agentmem.fleet import Agent
+from agentmem.listing import ApiAgent
 
 _LEVELS = " ▁▂▃▄▅▆▇█"
 _SAMPLES_MAX = 400
@@ -28,18 +30,22 @@ class History:
 
     def __init__(self) -> None:
         self.total: deque[int] = deque(maxlen=_SAMPLES_MAX)
-        self._agents: dict[str, deque[int]] = {}
+        self._agents: dict[tuple[str, str], deque[int]] = {}
 
-    def add(self, agents: Iterable[Agent]) -> None:
-        """Take one sample."""
+    def add(self, agents: Iterable[Agent | ApiAgent], store: Mapping[str, Any] | None) -> None:
+        """Take one sample. What the API's agents share is in the figures of the store once."""
         known = [agent for agent in agents if agent.has_answered]
-        self._agents = {
-            agent.name: self._agents.get(agent.name, deque(maxlen=_SAMPLES_MAX)) for agent in known
-        }
+        none: deque[int] = deque(maxlen=_SAMPLES_MAX)
+        self._agents = {_key(agent): self._agents.get(_key(agent), none.copy()) for agent in known}
         for agent in known:
-            self._agents[agent.name].append(agent.resident_bytes)
-        self.total.append(sum(agent.resident_bytes for agent in known))
+            self._agents[_key(agent)].append(agent.resident_bytes)
+        trees = sum(agent.resident_bytes for agent in known if isinstance(agent, Agent))
+        self.total.append(trees + (store["resident_bytes"] if store else 0))
 
-    def of(self, name: str) -> Sequence[int]:
+    def of(self, agent: Agent | ApiAgent) -> Sequence[int]:
         """The samples of an agent."""
-        return self._agents.get(name, ())
+        return self._agents.get(_key(agent), ())
+
+
+def _key(agent: Agent | ApiAgent) -> tuple[str, str]:
+    return agent.type, agent.name

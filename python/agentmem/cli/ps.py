@@ -1,13 +1,16 @@
 """`agentmem ps`, and how an agent looks as a row."""
 
 import sys
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import click
 
 from agentmem import fleet
 from agentmem.cli.output import Output, with_output
+from agentmem.cli.where import Where, with_daemon
 from agentmem.fleet import Agent
+from agentmem.listing import ApiAgent, Listing, look
 from agentmem.units import format_bytes, short_bytes
 
 _NO_AGENTS = "no agents: agentmem run -- COMMAND starts one"
@@ -25,6 +28,7 @@ class Column(NamedTuple):
 
 COLUMNS = (
     Column("name", is_figure=False),
+    Column("type", is_figure=False, is_dropped=6),
     Column("state", is_figure=False),
     Column("procs", is_dropped=4),
     Column("before"),
@@ -41,53 +45,62 @@ COLUMNS = (
 
 @click.command()
 @click.option("-v", "--verbose", is_flag=True, help="With what keeps agents awake or resident.")
+@with_daemon
 @with_output
-def ps(output: Output, verbose: bool) -> None:
-    """List your agents, and what they take.
+def ps(output: Output, verbose: bool, where: Where) -> None:
+    """List your agents, and what they take: trees of processes, and the API's in the daemon.
 
     before and now are the resident memory (PSS) of an agent's processes: before it was last paged
     out, and now. ratio is how many times less RAM it takes, with what agentmem keeps for it:
     before / (now + compressed + its supervisor). p50 and p99 are how long waking took.
+
+    Of an agent of the API, before is what it holds, now what of that is raw in RAM; what it shares
+    counts in full, but once in the sum, which has the daemon's tables too.
     """
-    show(output, fleet.agents(verbose=verbose), verbose=verbose)
+    show(output, look(where.connect, verbose=verbose), verbose=verbose)
 
 
-def show(output: Output, agents: list[Agent], *, verbose: bool) -> None:
+def show(output: Output, listing: Listing, *, verbose: bool) -> None:
     """Print agents: one object a line for programs, a table for people."""
+    if listing.note:
+        output.message(listing.note)
     if output.json:
-        for agent in agents:
+        for agent in listing.agents:
             output.record(agent.as_record())
-    elif not agents:
+    elif not listing.agents:
         output.message(_NO_AGENTS)
     else:
-        _print(output, agents, verbose)
+        _print(output, listing, verbose)
 
 
-def cells(agent: Agent) -> list[str]:
-    """An agent as a row."""
-    if not agent.has_answered:
-        return [agent.name, agent.state, *[""] * (len(COLUMNS) - 3), agent.why or ""]
+def cells(agent: Agent | ApiAgent) -> list[str]:
+    """An agent as a row; what cannot apply is empty."""
+    if isinstance(agent, Agent) and not agent.has_answered:
+        start = [agent.name, agent.type, agent.state]
+        return [*start, *[""] * (len(COLUMNS) - 4), agent.why or ""]
     before = agent.resident_before_bytes
     return [
         agent.name,
+        agent.type,
         f"{agent.state} (paused)" if agent.paused else agent.state,
-        f"{agent.processes}",
+        "" if agent.processes is None else f"{agent.processes}",
         "" if before is None else short_bytes(before),
         short_bytes(agent.resident_bytes),
         short_bytes(agent.compressed_bytes),
         short_bytes(agent.ssd_bytes),
         _times(agent.ratio),
-        f"{agent.woken}",
+        "" if agent.woken is None else f"{agent.woken}",
         _wake(agent),
         agent.last_wake or "",
     ]
 
 
 def total_cells(agents: list[Agent]) -> list[str]:
-    """The sums as a row."""
+    """The sums of trees as a row."""
     total = fleet.totals(agents)
     return [
-        f"{total.agents} agents" if total.agents != 1 else "1 agent",
+        _count(total.agents),
+        "tree",
         "",
         f"{total.processes}",
         short_bytes(total.resident_before_bytes),
@@ -101,26 +114,53 @@ def total_cells(agents: list[Agent]) -> list[str]:
     ]
 
 
+def store_cells(agents: int, store: Mapping[str, Any]) -> list[str]:
+    """The sums of the API's agents as a row: what they share is there once."""
+    resident = store["resident_bytes"]
+    return [
+        _count(agents),
+        "api",
+        "",
+        "",
+        short_bytes(store["logical_bytes"]),
+        short_bytes(resident - store["warm_bytes"]),
+        short_bytes(store["warm_bytes"]),
+        short_bytes(store["cold_bytes"]),
+        _times(store["logical_bytes"] / resident if resident else None),
+        "",
+        "",
+        "",
+    ]
+
+
+def _count(agents: int) -> str:
+    return "1 agent" if agents == 1 else f"{agents} agents"
+
+
 def _times(ratio: float | None) -> str:
     return "" if ratio is None else f"{ratio:.1f}x"
 
 
-def _wake(agent: Agent) -> str:
+def _wake(agent: Agent | ApiAgent) -> str:
     if agent.wake_ms_p50 is None:
         return ""
     p99 = "" if agent.wake_ms_p99 is None else f"/{agent.wake_ms_p99:.0f}"
     return f"{agent.wake_ms_p50:.0f}{p99} ms"
 
 
-def _print(output: Output, agents: list[Agent], verbose: bool) -> None:
+def _print(output: Output, listing: Listing, verbose: bool) -> None:
+    agents = listing.agents
+    trees = [agent for agent in agents if isinstance(agent, Agent)]
     rows = [cells(agent) for agent in agents]
     # Why there are no figures is said below: in a cell it would drive the others out of sight.
     rows = [
         row if agent.has_answered else [*row[:-1], ""]
         for agent, row in zip(agents, rows, strict=True)
     ]
-    if any(agent.has_answered for agent in agents):
-        rows.append(total_cells(agents))
+    if any(agent.has_answered for agent in trees):
+        rows.append(total_cells(trees))
+    if listing.store is not None and (count := len(agents) - len(trees)):
+        rows.append(store_cells(count, listing.store))
     keep = _fitting(rows, _width())
     output.table(
         [COLUMNS[at].title for at in keep],
@@ -128,7 +168,7 @@ def _print(output: Output, agents: list[Agent], verbose: bool) -> None:
         right=[column.title for column in COLUMNS if column.is_figure],
         is_whole=True,
     )
-    for agent in agents:
+    for agent in trees:
         for line in _details(agent, verbose):
             click.echo(line)
 

@@ -1,6 +1,6 @@
 """The screen of `agentmem top`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 from rich.text import Text
@@ -15,6 +15,7 @@ from agentmem.cli.graph import History, graph
 from agentmem.cli.ps import COLUMNS, cells
 from agentmem.errors import AgentMemError
 from agentmem.fleet import Agent
+from agentmem.listing import ApiAgent, Listing
 from agentmem.process import mem_available_bytes, mem_total_bytes
 from agentmem.registry import in_order
 from agentmem.units import format_bytes
@@ -22,19 +23,21 @@ from agentmem.units import format_bytes
 _GRAPH_LINES = 4
 _SPARK_WIDTH = 20
 _SPARK = "resident over time"
-_SPARK_AT = 2
+_SPARK_AT = 3
+_STATE_AT = 2
 
-Key = Callable[[Agent], Any]
+Key = Callable[[Agent | ApiAgent], Any]
 _KEYS: dict[str, Key] = {
     "name": lambda agent: in_order(agent.name),
+    "type": lambda agent: agent.type,
     "state": lambda agent: agent.state,
-    "procs": lambda agent: agent.processes,
+    "procs": lambda agent: agent.processes or 0,
     "before": lambda agent: agent.resident_before_bytes or 0,
     "now": lambda agent: agent.resident_bytes,
     "compressed": lambda agent: agent.compressed_bytes,
     "on SSD": lambda agent: agent.ssd_bytes,
     "ratio": lambda agent: agent.ratio or 0,
-    "woken": lambda agent: agent.woken,
+    "woken": lambda agent: agent.woken or 0,
     "wake p50/p99": lambda agent: agent.wake_ms_p50 or 0,
     "last wake": lambda agent: agent.last_wake or "",
 }
@@ -44,6 +47,9 @@ _STYLES = {
     "paged_out": "cyan",
     "frozen": "blue",
     "waking": "magenta",
+    "active": "green",
+    "paused": "blue",
+    "absent": "dim",
 }
 _IS_FIGURE = {column.title: column.is_figure for column in COLUMNS}
 
@@ -52,9 +58,9 @@ class Top(App[None]):
     """A table of agents with graphs above and beside it.
 
     Args:
-        agents: what there is at the start.
-        interval_s: how often to look again.
-        look: what looks.
+        listing: what there is at the start.
+        look: what looks again.
+        interval_s: how often.
         command: what has a supervisor do something.
     """
 
@@ -81,14 +87,14 @@ class Top(App[None]):
 
     def __init__(
         self,
-        agents: Sequence[Agent],
+        listing: Listing,
         *,
+        look: Callable[[], Listing],
         interval_s: float = 1.0,
-        look: Callable[[], list[Agent]] = fleet.agents,
         command: Callable[[str, str], Any] = fleet.command,
     ) -> None:
         super().__init__()
-        self._agents = list(agents)
+        self._listing = listing
         self._interval_s = interval_s
         self._look = look
         self._command = command
@@ -110,7 +116,7 @@ class Top(App[None]):
 
     def on_mount(self) -> None:
         """Show what there is, and look again from time to time."""
-        self.show(self._agents)
+        self.show(self._listing)
         self.set_interval(self._interval_s, self._begin_look)
 
     def _begin_look(self) -> None:
@@ -121,37 +127,37 @@ class Top(App[None]):
     @work(thread=True)
     def _look_again(self) -> None:
         try:
-            agents = self._look()
+            listing = self._look()
         except AgentMemError as error:
             self.call_from_thread(self._fail, str(error))
         else:
-            self.call_from_thread(self.show, agents)
+            self.call_from_thread(self.show, listing)
         finally:
             self._is_looking = False
 
     def _fail(self, text: str) -> None:
         self.query_one("#summary", Static).update(text)
 
-    def show(self, agents: Sequence[Agent]) -> None:
-        """Take these agents as what there is now."""
-        self._agents = list(agents)
-        self._history.add(agents)
+    def show(self, listing: Listing) -> None:
+        """Take this as what there is now."""
+        self._listing = listing
+        self._history.add(listing.agents, listing.store)
         self._redraw()
 
     def _redraw(self) -> None:
         table = self._table()
         selected, scrolled = self._selected(), table.scroll_offset
         agents = sorted(
-            self._agents,
+            self._listing.agents,
             key=lambda agent: (_KEYS[self._sorted_by](agent), in_order(agent.name)),
             reverse=self._is_reversed,
         )
         with self.batch_update():
-            self.query_one("#summary", Static).update(_summary(self._agents))
+            self.query_one("#summary", Static).update(_summary(self._listing))
             self.query_one("#graph", Static).update(self._graph())
             table.clear()
             for agent in agents:
-                table.add_row(*self._row(agent), key=agent.name)
+                table.add_row(*self._row(agent), key=_row_key(agent))
             if selected in table.rows:
                 table.move_cursor(row=table.get_row_index(selected), scroll=False)
             table.scroll_to(*scrolled, animate=False, immediate=True)
@@ -163,20 +169,20 @@ class Top(App[None]):
         width = max(self.size.width - 2, 1)
         return "\n".join(graph(self._history.total, width, _GRAPH_LINES))
 
-    def _row(self, agent: Agent) -> list[Text]:
+    def _row(self, agent: Agent | ApiAgent) -> list[Text]:
         row = [
             Text(cell, justify="right" if column.is_figure else "left")
             for column, cell in zip(COLUMNS, cells(agent), strict=True)
         ]
-        row[1].stylize(_STYLES.get(agent.state, "red"))
+        row[_STATE_AT].stylize(_STYLES.get(agent.state, "red"))
         # What is small against what it was looks small.
         top = agent.resident_before_bytes or 0
-        (spark,) = graph(self._history.of(agent.name), _SPARK_WIDTH, top=top)
+        (spark,) = graph(self._history.of(agent), _SPARK_WIDTH, top=top)
         row.insert(_SPARK_AT, Text(spark, style="cyan"))
         return row
 
     def _selected(self) -> str:
-        """The name of the agent under the cursor; empty without any."""
+        """The key of the row under the cursor; empty without any."""
         table = self._table()
         if not table.row_count:
             return ""
@@ -197,8 +203,12 @@ class Top(App[None]):
 
     def action_command(self, op: Literal["pause", "resume", "wake"]) -> None:
         """Have the supervisor of the selected agent do something."""
-        if name := self._selected():
+        kind, _, name = self._selected().partition(" ")
+        if kind == Agent.type:
             self._send(name, op)
+        elif name:
+            text = f"{name} is an agent of the API: its own program pauses and resumes it"
+            self.notify(text, severity="warning", markup=False)
 
     @work(thread=True)
     def _send(self, name: str, op: str) -> None:
@@ -215,9 +225,24 @@ def _title(title: str) -> Text:
     return Text(title, justify="right" if _IS_FIGURE[title] else "left")
 
 
-def _summary(agents: Sequence[Agent]) -> str:
-    """Two lines above the graph."""
-    total = fleet.totals(agents)
+def _row_key(agent: Agent | ApiAgent) -> str:
+    """A tree and an agent of the API may have the same name."""
+    return f"{agent.type} {agent.name}"
+
+
+def _summary(listing: Listing) -> str:
+    """Two lines above the graph, and a third for the daemon."""
+    agents, store = listing.agents, listing.store
+    total = fleet.totals(agent for agent in agents if isinstance(agent, Agent))
+    if store is not None:
+        daemon = (
+            f"\ndaemon: agents hold {format_bytes(store['logical_bytes'])}, resident"
+            f" {format_bytes(store['resident_bytes'])}, compressed"
+            f" {format_bytes(store['warm_bytes'])} of it,"
+            f" on SSD {format_bytes(store['cold_bytes'])}"
+        )
+    else:
+        daemon = f"\n{listing.note}" if listing.note else ""
     states = [agent.state for agent in agents]
     counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
     ratio = "" if total.ratio is None else f", {total.ratio:.1f} times less RAM"
@@ -226,5 +251,6 @@ def _summary(agents: Sequence[Agent]) -> str:
         f" {format_bytes(mem_available_bytes())} available of {format_bytes(mem_total_bytes())}\n"
         f"resident {format_bytes(total.resident_bytes)} (before"
         f" {format_bytes(total.resident_before_bytes)}), compressed"
-        f" {format_bytes(total.compressed_bytes)}, on SSD {format_bytes(total.ssd_bytes)}{ratio}"
+        f" {format_bytes(total.compressed_bytes)}, on SSD"
+        f" {format_bytes(total.ssd_bytes)}{ratio}{daemon}"
     )

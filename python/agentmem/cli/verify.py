@@ -6,19 +6,22 @@ from pathlib import Path
 import click
 
 from agentmem.cli.output import Output, with_output
-from agentmem.report.stored import open_existing
+from agentmem.cli.where import Where, with_daemon
 from agentmem.units import format_bytes
 
 
 @click.command()
-@click.argument("path", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument(
+    "path", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path)
+)
+@with_daemon
 @with_output
-def verify(output: Output, path: Path) -> None:
-    """Read and check every frame and every id of the store in PATH.
+def verify(output: Output, where: Where) -> None:
+    """Read and check every frame and every id of the store in PATH, or of the daemon's.
 
     Exits 1 when something is damaged, and names it.
     """
-    with open_existing(path) as mem:
+    with where.open() as mem:
         report = mem.verify()
     if output.json:
         output.record(report)
