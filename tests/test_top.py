@@ -188,4 +188,3 @@ def test_history_forgets_who_is_gone() -> None:
     assert list(history.of(AGENTS[0])) == [5 * MIB, 5 * MIB]
     assert list(history.of(AGENTS[1])) == []
     assert list(history.total) == [255 * MIB, 6 * MIB]
-    assert list(history.total) == [255 * MIB, 5 * MIB]

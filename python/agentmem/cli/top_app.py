@@ -142,7 +142,9 @@ class Top(App[None]):
         """Take this as what there is now."""
         self._listing = listing
         self._history.add(listing.agents, listing.store)
-        self._redraw()
+        # What was looked for last may arrive when the screen is gone.
+        if self.query(DataTable):
+            self._redraw()
 
     def _redraw(self) -> None:
         table = self._table()
