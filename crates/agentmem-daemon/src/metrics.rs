@@ -222,7 +222,7 @@ impl Snapshot {
         let help = "How long views took that asked the daemon to promote; views of what is hot never reach it";
         let unit = Some(&Unit::Seconds);
         let mut views = to.0.encode_descriptor("agentmem_view_duration", help, unit, MetricType::Histogram)?;
-        let bounds = BOUNDS_US.iter().map(|&us| us as f64 / 1e6).chain([f64::MAX]);
+        let bounds = BOUNDS_US.iter().map(|&us| us as f64 / 1e6).chain([f64::INFINITY]);
         let buckets: Vec<(f64, u64)> = bounds.zip(self.views.counts).collect();
         let count = self.views.counts.iter().sum();
         views.encode_histogram::<NoLabelSet>(self.views.sum_us as f64 / 1e6, count, &buckets, None)
