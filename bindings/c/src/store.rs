@@ -87,6 +87,7 @@ impl OpenOptions {
             pressure: self.pressure != 0,
             policy: policy.unwrap_or(defaults.policy),
             lends: false,
+            keeping: None,
         })
     }
 }
