@@ -3,7 +3,8 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,6 +37,16 @@ def daemon(socket: Path, configuration: str = "") -> Iterator[Path]:
         yield socket
     finally:
         subprocess.run([PROGRAM, "--stop", *options], check=True, timeout=60)
+
+
+def until(is_so: Callable[[], bool], timeout_s: float = 30.0) -> bool:
+    """Whether it became so in time."""
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        if is_so():
+            return True
+        time.sleep(0.01)
+    return is_so()
 
 
 @pytest.fixture(params=["embedded", "connected"])

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,16 +11,19 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from conftest import until
 
 import agentmem
 from agentmem.cli.demo import demo
 from agentmem.demo import wire
 from agentmem.demo.fleet import Fleet
+from agentmem.demo.member import Member
 from agentmem.demo.plan import MB, Plan
 from agentmem.demo.readback import ONE_IN, Samples, message_hash
 from agentmem.demo.run import run
 from agentmem.demo.wire import Frame, Kind
 from agentmem.demo.writer import Comparison, frames, load
+from agentmem.process import memory_of
 
 COMMAND = [sys.executable, "-c", "from agentmem.cli import main; main()", "demo"]
 SMALL = Plan(agents=12, scale=0.001, memory_max_bytes=0, cold=True, corpus=(), seed=7).with_budget(
@@ -28,7 +33,7 @@ FIELDS = {
     "agents", "logical_bytes", "stored_bytes", "resident_bytes_peak", "resident_bytes_end",
     "cold_bytes", "reduction", "dedup_effectiveness", "by_kind", "cross_agent_equal_share",
     "ratio_original", "ratio_rewritten", "readback_checked", "readback_failed", "cpu_seconds",
-    "wall_seconds", "corpus", "seed", "digest",
+    "wall_seconds", "corpus", "seed", "digest", "rss_bytes_peak", "processes", "daemon",
 }  # fmt: skip
 
 
@@ -85,10 +90,10 @@ def test_frames_come_back_as_they_were_sent() -> None:
 def test_one_message_of_each_hundred_is_sampled() -> None:
     messages = [b"%d" % n for n in range(10_000)]
     samples, again, other = Samples(1), Samples(1), Samples(2)
-    samples.offer(0, 0, 0, messages)
+    samples.offer(0, 0, messages)
     for first in range(0, len(messages), 7):
-        again.offer(0, 0, first, messages[first : first + 7])
-    other.offer(0, 0, 0, messages)
+        again.offer(0, first, messages[first : first + 7])
+    other.offer(0, 0, messages)
     assert len(samples) == len(messages) // ONE_IN
     assert samples.digest() == again.digest() != other.digest()
     for n, sampled in enumerate(samples.by_conversation()):
@@ -131,6 +136,8 @@ def test_run_reports_everything_and_reads_everything_back() -> None:
     assert record["ratio_rewritten"] == pytest.approx(record["ratio_original"], rel=0.1)
     assert record["by_kind"]["system_prompt"]["logical_bytes"] == 12 * SMALL.prompt_bytes
     assert record["writer"]["resident_bytes_peak"] > 0
+    assert record["processes"]["count"] == SMALL.agents
+    assert record["resident_bytes_end"] > record["processes"]["own_bytes_end"] > 0
     assert outcome.synthetic
 
 
@@ -143,12 +150,29 @@ def test_digest_tells_what_was_put_and_nothing_else() -> None:
 
 
 def test_what_comes_back_wrong_is_counted(mem: agentmem.Store) -> None:
-    fleet = Fleet(mem, 2, seed=1)
-    fleet.take(Frame(Kind.PROMPT, messages=[b"You plan."]))
-    fleet.take(Frame(Kind.WRITE, 1, 0, [b"message %d" % n for n in range(100)]))
-    assert all(fleet.read_back())
-    fleet.samples.offer(1, 0, 0, [b"never put"] * 100)
-    assert list(fleet.read_back()).count(False) == 1
+    member = Member(mem, 0, seed=1)
+    member.take(Frame(Kind.PROMPT, messages=[b"You plan."]))
+    member.take(Frame(Kind.WRITE, 0, 0, [b"message %d" % n for n in range(100)]))
+    assert list(member.read_back()) == [True, True]
+    member.samples.offer(0, 0, [b"never put"] * 100)
+    assert list(member.read_back()).count(False) == 1
+    assert (member.checked, member.failed) == (2 + 3, 1)
+
+
+def test_agents_are_processes_that_map_one_prompt() -> None:
+    plan = replace(SMALL, scale=0.02).with_budget(None)
+    with Fleet(plan) as fleet:
+        fleet.perform(quiet)
+        pids = [*fleet.agents, *fleet.daemon, *fleet.others]
+        assert len(set(pids)) == len(pids) == plan.agents + 2 + 2
+        # All have all of it mapped, and it is there once: what is mapped is not even one copy more.
+        mapped = sum(memory.shared_bytes for memory in fleet.memory_of_agents())
+        once = plan.prompt_bytes + plan.tools_bytes
+        assert once / 2 < mapped < 2 * once + plan.memory_max_bytes
+        assert fleet.resident_bytes() > mapped
+    # The others end with the demonstration.
+    others = set(pids) - {os.getpid()}
+    assert until(lambda: not any(memory_of(pid).own_bytes for pid in others))
 
 
 def test_writer_that_fails_says_why(tmp_path: Path) -> None:
@@ -156,11 +180,18 @@ def test_writer_that_fails_says_why(tmp_path: Path) -> None:
         run(replace(SMALL, corpus=(str(tmp_path / "absent"),)), quiet)
 
 
-def test_writer_that_dies_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    dying = [sys.executable, "-c", "raise SystemExit(3)"]
-    monkeypatch.setattr("agentmem.demo.writer.command", lambda plan: dying)
-    with pytest.raises(agentmem.errors.Io, match="writer"):
-        run(SMALL, quiet)
+def test_budget_that_is_too_small_is_named() -> None:
+    with pytest.raises(agentmem.errors.AgentMemError, match="16"):
+        run(replace(SMALL, memory_max_bytes=1 << 20), quiet)
+
+
+def test_process_that_dies_is_an_error() -> None:
+    def kill(what: str, done: int, total: int) -> None:
+        os.kill(fleet.agents[3], signal.SIGKILL)
+
+    dead = pytest.raises(agentmem.errors.Io, match="agent-003's process ended with -9")
+    with Fleet(replace(SMALL, scale=0.05).with_budget(None)) as fleet, dead:
+        fleet.perform(kill)
 
 
 def test_real_text_is_not_called_synthetic(transcripts: Path) -> None:

@@ -1,10 +1,12 @@
-"""What the kernel says about this process and its machine."""
+"""What the kernel says about processes and their machine."""
 
+import contextlib
 import os
 import re
 import threading
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -22,9 +24,83 @@ def pss_bytes() -> int:
     return _kilobytes("/proc/self/smaps_rollup", "Pss") * 1024
 
 
-def rss_peak_bytes() -> int:
-    """The most pages this process ever had mapped, those of shared libraries in full."""
-    return _kilobytes("/proc/self/status", "VmHWM") * 1024
+class Memory(NamedTuple):
+    """Memory of processes, in bytes."""
+
+    own_bytes: int = 0
+    """PSS without shared memory: heap, stacks, and the share of programs and libraries."""
+    shared_bytes: int = 0
+    """PSS of shared memory: a store's heaps, contents and arenas, as far as they are mapped."""
+
+
+def memory_of(pid: int) -> Memory:
+    """Memory of one process; nothing of one that has ended."""
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return Memory()
+    amounts = {name: int(amount) for name, amount in re.findall(r"^(\w+): +(\d+) kB", text, re.M)}
+    shared = amounts.get("Pss_Shmem", 0)
+    return Memory((amounts.get("Pss", 0) - shared) * 1024, shared * 1024)
+
+
+def summed_bytes(pids: Iterable[int]) -> int:
+    """Memory of processes together, each page once.
+
+    Their PSS, and the pages of their memfds that none of them maps: a store also writes by system
+    calls, and holds what its neighbours map.
+    """
+    own = mapped = 0
+    memfds: dict[tuple[int, int], int] = {}
+    for pid in pids:
+        memory = memory_of(pid)
+        own += memory.own_bytes
+        mapped += memory.shared_bytes
+        memfds |= memfds_of(pid)
+    return own + max(mapped, sum(memfds.values()))
+
+
+def memfds_of(pid: int) -> dict[tuple[int, int], int]:
+    """Bytes that each memfd which a process has open takes in RAM, mapped or not."""
+    found = {}
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                link = f"/proc/{pid}/fd/{name}"
+                if os.readlink(link).startswith("/memfd:"):
+                    status = os.stat(link)
+                    found[status.st_dev, status.st_ino] = status.st_blocks * 512
+    return found
+
+
+def rss_peak_bytes(pid: int) -> int:
+    """The most pages a process ever had mapped, those of shared libraries in full."""
+    return _kilobytes(f"/proc/{pid}/status", "VmHWM") * 1024
+
+
+def descriptors_of(pid: int) -> int:
+    """How many descriptors a process has open."""
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def fork(work: Callable[[], None]) -> int:
+    """Start a copy of this process that does `work` and ends; returns its number.
+
+    Nothing that this process would do at its own end happens in the copy.
+    """
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        except BrokenPipeError:
+            pass  # Who reads has gone, and knows why.
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    return pid
 
 
 def mem_available_bytes() -> int:
@@ -42,20 +118,29 @@ def cpu_seconds() -> float:
     return time.process_time()
 
 
-def engine_cpu_seconds() -> float:
-    """Processor time of the threads of the engines that this process has open."""
-    ticks = 0
-    for task in Path("/proc/self/task").iterdir():
-        if int(task.name) == os.getpid():
-            continue  # The main thread of the command has the same name.
-        try:
-            name, _, fields = (task / "stat").read_text().partition("(")[2].rpartition(")")
-        except OSError:
-            continue  # It ended meanwhile.
-        if name == _ENGINE_THREAD:
-            user, system = fields.split()[11:13]
-            ticks += int(user) + int(system)
-    return ticks / _TICKS_PER_S
+def cpu_seconds_of(pids: Iterable[int]) -> float:
+    """The same of other processes that live, to a hundredth of a second."""
+    return sum(_ticks(Path(f"/proc/{pid}"))[1] for pid in pids) / _TICKS_PER_S
+
+
+def engine_cpu_seconds(pid: int | None = None) -> float:
+    """Processor time of the threads of the engines that a process has open; None: this process."""
+    pid = pid or os.getpid()
+    # The main thread of the command has the same name.
+    others = (task for task in Path(f"/proc/{pid}/task").iterdir() if int(task.name) != pid)
+    return (
+        sum(ticks for name, ticks in map(_ticks, others) if name == _ENGINE_THREAD) / _TICKS_PER_S
+    )
+
+
+def _ticks(task: Path) -> tuple[str, int]:
+    """The name of a thread or process, and its ticks of processor time; 0 if it ended meanwhile."""
+    try:
+        name, _, fields = (task / "stat").read_text().partition("(")[2].rpartition(")")
+    except (FileNotFoundError, ProcessLookupError):
+        return "", 0
+    user, system = fields.split()[11:13]
+    return name, int(user) + int(system)
 
 
 def _kilobytes(path: str, field: str) -> int:
@@ -70,19 +155,24 @@ class Sample(NamedTuple):
     seconds: float
     """Since the watch began."""
     resident_bytes: int
-    """Memory of this process, as `pss_bytes` has it."""
+    """What the watch looks at."""
     logical_bytes: int
     """What agents held, as far as the watcher was told."""
 
 
 class Watch:
-    """Samples this process's memory on a thread, while its `with` block runs."""
+    """Samples memory on a thread while its `with` block runs: this process's, if not told whose."""
 
     def __init__(
-        self, logical_bytes: Callable[[], int] = lambda: 0, *, period_s: float = 0.1
+        self,
+        logical_bytes: Callable[[], int] = lambda: 0,
+        resident_bytes: Callable[[], int] = pss_bytes,
+        *,
+        period_s: float = 0.1,
     ) -> None:
         self.samples: list[Sample] = []
         self._logical_bytes = logical_bytes
+        self._resident_bytes = resident_bytes
         self._period_s = period_s
         self._begin_s = time.monotonic()
         self._stop = threading.Event()
@@ -96,7 +186,7 @@ class Watch:
     def sample(self) -> Sample:
         """Take one sample now."""
         seconds = time.monotonic() - self._begin_s
-        sample = Sample(seconds, pss_bytes(), self._logical_bytes())
+        sample = Sample(seconds, self._resident_bytes(), self._logical_bytes())
         self.samples.append(sample)
         return sample
 

@@ -23,7 +23,7 @@ _SYNTHETIC = "SYNTHETIC: the text was generated. Name real transcripts with --co
 
 
 @click.command()
-@click.option("--agents", type=click.IntRange(1, 10_000), default=100, show_default=True)
+@click.option("--agents", type=click.IntRange(1, 1_000), default=100, show_default=True)
 @click.option(
     "--scale",
     type=click.FloatRange(min=0, max=1, min_open=True),
@@ -53,8 +53,11 @@ def demo(
 ) -> None:
     """Hold the memory of a fleet of agents, and measure what it takes.
 
-    Each agent puts the same system prompt and tool definitions in full, and conversations of its
-    own. At the end one message in a hundred is read back and compared.
+    Each agent is a process with a session to a daemon that the demonstration starts for itself. It
+    puts the same system prompt and tool definitions in full, and conversations of its own. At the
+    end it reads back one message in a hundred, and all that is shared, and compares.
+
+    RAM is that of all processes and the daemon together, each page once.
     """
     from agentmem.demo.plan import Plan
     from agentmem.demo.run import run
@@ -168,7 +171,9 @@ def _lines(outcome: "Outcome") -> list[str]:
     """The other figures, and last the one line that says what it means."""
     from agentmem.demo.plan import MB
 
-    record, writer = outcome.record, outcome.record["writer"]
+    record = outcome.record
+    writer, processes = record["writer"], record["processes"]
+    own_bytes = processes["own_bytes_end"]
     dedup = min(record["dedup_effectiveness"].values())
     good = record["readback_checked"] - record["readback_failed"]
     lines = [
@@ -176,6 +181,8 @@ def _lines(outcome: "Outcome") -> list[str]:
         f"read back    {good:,} of {record['readback_checked']:,} samples are what was put",
         f"shared       {dedup:.1%} of the duplicate bytes of prompts and tools",
         f"on SSD       {record['cold_bytes'] / MB:,.1f} MB",
+        f"processes    {processes['count']}, of the RAM {own_bytes / MB:,.0f} MB their own:"
+        f" {own_bytes / processes['count'] / MB:.1f} MB each",
         f"available    {record['mem_available_bytes_before'] / MB:,.0f} MB before,"
         f" {record['mem_available_bytes_end'] / MB:,.0f} MB at the end (whole machine)",
         f"processor    {record['cpu_seconds']:.1f} s in {record['wall_seconds']:.1f} s,"

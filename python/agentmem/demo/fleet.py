@@ -1,118 +1,166 @@
-"""The agents of the demonstration, as users of the public API."""
+"""All processes of a demonstration, seen from the command that started them."""
 
 import hashlib
-from collections.abc import Iterator
-from typing import Final, Literal
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
 
 import agentmem
-from agentmem.demo.readback import Samples, message_hash
+from agentmem import errors
+from agentmem.demo import stage, wire
+from agentmem.demo.plan import Plan
 from agentmem.demo.wire import Frame, Kind
-from agentmem.errors import AgentMemError
+from agentmem.process import Memory, cpu_seconds_of, memory_of, summed_bytes
 
-SharedKind = Literal["system_prompt", "tool_definition"]
+Progress = Callable[[str, int, int], None]
+"""Told what is being done, how much of it is done, and how much there is."""
 
-_READ_CONVERSATIONS: Final = 2
-_READ_MESSAGES: Final = 3
-
-
-class Member:
-    """One agent: what it holds, and what it does when it wakes."""
-
-    def __init__(self, agent: agentmem.Agent) -> None:
-        self.agent = agent
-        self.shared: list[agentmem.Smu] = []
-        self.conversations: list[agentmem.Conversation] = []
-
-    def wake(self) -> None:
-        """Go on: read the prompt, the tools and the ends of the latest conversations."""
-        self.agent.resume()
-        for smu in self.shared:
-            with smu.view() as buffer:
-                assert len(buffer) == smu.logical_bytes
-        for conversation in self.conversations[-_READ_CONVERSATIONS:]:
-            assert conversation[-_READ_MESSAGES:]
-
-    def conversation(self, number: int) -> agentmem.Conversation:
-        """Its conversation of that number, begun if it is the next."""
-        if number == len(self.conversations):
-            self.conversations.append(self.agent.conversation(f"task-{number}"))
-        return self.conversations[number]
+# What the others may say before this process listens.
+_PIPE_BYTES: Final = 1 << 20
 
 
 class Fleet:
-    """All agents, driven by what the writer says.
+    """Starts everything when entered, and ends it when left.
 
     Attributes:
-        logical_bytes: what they have put so far.
-        samples: what is to be read back.
+        agents: the agents' processes.
+        daemon: the daemon's, its engine last.
+        others: those that belong to it too: their parent and this one. The writer's is none of
+            them: it stands for the world, from which agents get what they hold.
     """
 
-    def __init__(self, mem: agentmem.Store, agents: int, seed: int) -> None:
-        self.logical_bytes = 0
-        self.samples = Samples(seed)
-        self._members = [Member(mem.agent(f"agent-{number:03}")) for number in range(agents)]
-        self._shared_hashes: list[bytes] = []
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self.agents: list[int] = []
+        self.daemon: list[int] = []
+        self.others = [os.getpid()]
+        self._began_cpu_s = cpu_seconds_of(self.others)
+        self._states: dict[int, dict[str, Any]] = {}
+        self._socket = Path()
+        self._process = subprocess.Popen(
+            stage.command(plan),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pipesize=_PIPE_BYTES,
+            # A key that interrupts this process is not for those: they end when it lets go of them.
+            process_group=0,
+        )
 
-    def take(self, frame: Frame) -> None:
-        """Do what one frame says."""
-        match frame.kind:
-            case Kind.PROMPT:
-                self._put_everywhere(frame.messages[0], "system_prompt")
-            case Kind.TOOLS:
-                self._put_everywhere(frame.messages[0], "tool_definition")
-            case Kind.WAKE:
-                self._members[frame.agent].wake()
-            case Kind.WRITE:
-                self._write(frame)
-            case Kind.IDLE:
-                self._members[frame.agent].agent.idle()
-            case Kind.PAUSE:
-                self._members[frame.agent].agent.pause()
-            case other:
-                raise AssertionError(other)
+    def perform(self, progress: Progress) -> dict[str, Any]:
+        """Wait until all is put and read back; what the writer reports.
 
-    def _put_everywhere(self, content: bytes, kind: SharedKind) -> None:
-        """Every agent puts the content in full, as agents do that know nothing of each other."""
-        self._shared_hashes.append(message_hash(content))
-        for member in self._members:
-            member.shared.append(member.agent.put(content, kind=kind))
-            self.logical_bytes += len(content)
+        Raises:
+            Io: The corpus cannot be read, or a process died.
+            OutOfMemory: The budget is too small for what cannot be compressed further.
+        """
+        assert self._process.stdout is not None
+        report: dict[str, Any] | None = None
+        for frame in wire.read(self._process.stdout):
+            match frame.kind:
+                case Kind.STAGE:
+                    self._meet(json.loads(frame.messages[0]))
+                case Kind.STATE:
+                    self._states[frame.agent] = json.loads(frame.messages[0])
+                    self._tell(progress)
+                case Kind.REPORT:
+                    report = json.loads(frame.messages[0])
+                case Kind.FAILED:
+                    raise _error(frame)
+            if report is not None and self.checked == self.samples:
+                return report
+        raise errors.Io("the processes of the demonstration ended before their work was done")
 
-    def _write(self, frame: Frame) -> None:
-        conversation = self._members[frame.agent].conversation(frame.conversation)
-        self.samples.offer(frame.agent, frame.conversation, len(conversation), frame.messages)
-        for message in frame.messages:
-            conversation.append(message)
-            self.logical_bytes += len(message)
+    def _meet(self, who: dict[str, Any]) -> None:
+        match who:
+            case {"process": "agents", "pid": pid}:
+                self.agents.append(pid)
+            case {"process": "daemon", "pid": pid}:
+                self.daemon.append(pid)
+            case {"process": "stage", "pid": pid}:
+                self.others.append(pid)
+            case {"socket": path}:
+                self._socket = Path(path)
 
-    def read_back(self) -> Iterator[bool]:
-        """Read what was sampled, and all that is shared; for each, whether it is what was put."""
-        for n, expected in enumerate(self._shared_hashes):
-            for member in (self._members[0], self._members[-1]):
-                yield self._shared_is(member.shared[n], expected)
-        for sampled in self.samples.by_conversation():
-            conversation = self._members[sampled.agent].conversations[sampled.conversation]
-            try:
-                yield message_hash(conversation[sampled.position]) == sampled.hash
-            except AgentMemError:
-                yield False
+    def _tell(self, progress: Progress) -> None:
+        if self.checked:
+            progress("reading back", self.checked, self.samples)
+        else:
+            progress("putting", self.logical_bytes, self._plan.logical_bytes)
 
-    @staticmethod
-    def _shared_is(smu: agentmem.Smu, expected: bytes) -> bool:
-        try:
-            with smu.view() as buffer:
-                return message_hash(buffer) == expected
-        except AgentMemError:
-            return False
+    def _sum(self, name: str) -> int:
+        return sum(state[name] for state in list(self._states.values()))
+
+    @property
+    def logical_bytes(self) -> int:
+        """What all agents have put so far."""
+        return self._sum("logical_bytes")
+
+    @property
+    def messages(self) -> int:
+        """How many messages that were."""
+        return self._sum("messages")
+
+    @property
+    def samples(self) -> int:
+        """What is read back, or will be."""
+        return self._sum("samples")
+
+    @property
+    def checked(self) -> int:
+        """What was read back so far."""
+        return self._sum("checked")
+
+    @property
+    def failed(self) -> int:
+        """Of these, what was not what had been put."""
+        return self._sum("failed")
 
     def digest(self) -> str:
         """A hash of what was put and chosen: equal whenever the same plan was carried out."""
-        what = [
-            len(self._members),
-            self.logical_bytes,
-            self.samples.seen,
-            [shared.hex() for shared in self._shared_hashes],
-            [len(member.conversations) for member in self._members],
-            self.samples.digest().hex(),
-        ]
-        return hashlib.sha256(repr(what).encode()).hexdigest()
+        each = [self._states[number]["digest"] for number in range(self._plan.agents)]
+        return hashlib.sha256(repr(each).encode()).hexdigest()
+
+    def resident_bytes(self) -> int:
+        """Memory of all processes but the writer's, each page once."""
+        return summed_bytes([*self.others, *self.daemon, *self.agents])
+
+    def memory_of_agents(self) -> list[Memory]:
+        """Memory of each agent's process."""
+        return [memory_of(pid) for pid in self.agents]
+
+    def cpu_seconds(self) -> float:
+        """Processor time of all processes but the writer's, since the beginning."""
+        used_s = cpu_seconds_of([*self.others, *self.daemon, *self.agents])
+        return used_s - self._began_cpu_s
+
+    def connect(self) -> agentmem.Store:
+        """A session of this process with the daemon."""
+        return agentmem.connect(self._socket, start=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        # Whoever is still talking must not wait for a listener.
+        self._process.stdout.close()
+        self._process.wait()
+
+
+def _error(frame: Frame) -> errors.AgentMemError:
+    """The error that a process ended with."""
+    name, text = (message.decode(errors="replace") for message in frame.messages)
+    kind = getattr(errors, name, errors.Io)
+    assert issubclass(kind, errors.AgentMemError)
+    return kind(text)

@@ -40,7 +40,7 @@ def draw(outcome: Outcome, path: Path) -> None:
         ha="right",
         color=_BUDGET,
     )
-    below.set_title("in RAM, enlarged (the whole process, Python too)", loc="left", fontsize=10)
+    below.set_title("in RAM, enlarged (all processes and the daemon)", loc="left", fontsize=10)
     below.set_ylim(0, 1.2 * max(budget, *resident))
     below.set_xlabel("seconds")
     for axes in (above, below):

@@ -13,7 +13,6 @@ _HASH_BYTES: Final = 16
 class Sampled(NamedTuple):
     """A message to be read back, and the hash of what was put."""
 
-    agent: int
     conversation: int
     position: int
     hash: bytes
@@ -25,12 +24,12 @@ def message_hash(message: bytes | memoryview) -> bytes:
 
 
 class Samples:
-    """One of every hundred messages in the order of writing, chosen by a seed.
+    """One of every hundred messages of an agent in the order of writing, chosen by a seed.
 
-    Only places and hashes are kept, in flat arrays: 28 bytes for each.
+    Only places and hashes are kept, in flat arrays: 24 bytes for each.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int | str) -> None:
         self.seen = 0
         """Messages offered so far."""
         self._chance = random.Random(seed)
@@ -38,13 +37,11 @@ class Samples:
         self._places = array("I")
         self._hashes = bytearray()
 
-    def offer(
-        self, agent: int, conversation: int, first_index: int, messages: Sequence[bytes]
-    ) -> None:
+    def offer(self, conversation: int, first_index: int, messages: Sequence[bytes]) -> None:
         """Look at the next messages, which follow each other in a conversation."""
         while self._next < self.seen + len(messages):
             offset = self._next - self.seen
-            self._places.extend((agent, conversation, first_index + offset))
+            self._places.extend((conversation, first_index + offset))
             self._hashes += message_hash(messages[offset])
             self._next += ONE_IN - self._next % ONE_IN + self._chance.randrange(ONE_IN)
         self.seen += len(messages)
@@ -56,12 +53,10 @@ class Samples:
     def by_conversation(self) -> Iterator[Sampled]:
         """All that were chosen, those of a conversation together and in order."""
         places = self._places
-        chosen = sorted(
-            (places[3 * n], places[3 * n + 1], places[3 * n + 2], n) for n in range(len(self))
-        )
-        for agent, conversation, index, n in chosen:
+        chosen = sorted((places[2 * n], places[2 * n + 1], n) for n in range(len(self)))
+        for conversation, index, n in chosen:
             kept = bytes(self._hashes[n * _HASH_BYTES : (n + 1) * _HASH_BYTES])
-            yield Sampled(agent, conversation, index, kept)
+            yield Sampled(conversation, index, kept)
 
     def __len__(self) -> int:
-        return len(self._places) // 3
+        return len(self._places) // 2

@@ -1,10 +1,20 @@
-"""What the writer tells the store's process: frames over a pipe."""
+"""What the processes of the demonstration tell each other: frames over sockets and a pipe.
 
+An agent's process reads frames from its socket and does what they say; that is all that one in
+another language would have to do. It answers over the pipe that all of them share.
+"""
+
+import io
+import json
+import os
+import select
 import struct
 from array import array
 from collections.abc import Iterator, Sequence
 from enum import IntEnum
-from typing import IO, Final, NamedTuple
+from typing import IO, Any, Final, NamedTuple
+
+from agentmem.errors import AgentMemError
 
 
 class Kind(IntEnum):
@@ -22,10 +32,16 @@ class Kind(IntEnum):
     """An agent has nothing to do."""
     PAUSE = 6
     """An agent was stopped."""
-    REPORT = 7
+    READ_BACK = 7
+    """All is written: an agent compares what it holds with what it was given."""
+    STAGE = 8
+    """One of the processes that are there, or where the daemon listens, as JSON."""
+    STATE = 9
+    """What an agent has done so far, as JSON."""
+    REPORT = 10
     """All is written; figures of the writer, as JSON."""
-    FAILED = 8
-    """The writer cannot go on; why, as text."""
+    FAILED = 11
+    """A process cannot go on; the name of the error, and what it says."""
 
 
 class Frame(NamedTuple):
@@ -40,6 +56,8 @@ class Frame(NamedTuple):
 # Kind, agent, conversation, number of messages; the length of each message and the messages follow.
 _HEADER: Final = struct.Struct("<BIII")
 _LENGTH: Final = "I"
+# Of an error's text: so that the frame around it fits into PIPE_BUF.
+_TEXT_BYTES_MAX: Final = 2048
 
 
 def write(stream: IO[bytes], frame: Frame) -> None:
@@ -47,6 +65,29 @@ def write(stream: IO[bytes], frame: Frame) -> None:
     header = _HEADER.pack(frame.kind, frame.agent, frame.conversation, len(frame.messages))
     lengths = array(_LENGTH, map(len, frame.messages))
     stream.write(b"".join([header, lengths.tobytes(), *frame.messages]))
+
+
+def tell(pipe: int, frame: Frame) -> None:
+    """Send one short frame over a pipe that others write to as well.
+
+    What is no longer than PIPE_BUF gets through whole.
+    """
+    stream = io.BytesIO()
+    write(stream, frame)
+    data = stream.getvalue()
+    assert len(data) <= select.PIPE_BUF, f"{len(data)} bytes at once"
+    os.write(pipe, data)
+
+
+def tell_json(pipe: int, kind: Kind, value: dict[str, Any], agent: int = 0) -> None:
+    """The same of a frame that holds JSON."""
+    tell(pipe, Frame(kind, agent, messages=[json.dumps(value).encode()]))
+
+
+def failure(error: AgentMemError) -> Frame:
+    """The frame that says why a process cannot go on."""
+    text = str(error).encode()[:_TEXT_BYTES_MAX]
+    return Frame(Kind.FAILED, messages=[type(error).__name__.encode(), text])
 
 
 def read(stream: IO[bytes]) -> Iterator[Frame]:

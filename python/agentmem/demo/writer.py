@@ -3,20 +3,18 @@
 It decides who wakes when: agents take turns in shifts of ten, and each wakes several times.
 """
 
-import json
-import os
 import random
-import sys
+import socket
 from collections.abc import Iterator
-from dataclasses import asdict
-from typing import IO, Any, Final
+from typing import Final
 
 from agentmem._store import Corpus, MessageSet, Tally, equal_share
 from agentmem.demo import wire
 from agentmem.demo.plan import Plan
 from agentmem.demo.wire import Frame, Kind
-from agentmem.errors import AgentMemError
 from agentmem.process import Watch, cpu_seconds
+
+_FOR_ALL: Final = (Kind.PROMPT, Kind.TOOLS)
 
 SHIFT_AGENTS: Final = 10
 WAKES: Final = 4
@@ -121,43 +119,23 @@ def _shift(authors: list[Author], until_bytes: int, chance: random.Random) -> It
             yield Frame(chance.choice([Kind.IDLE, Kind.IDLE, Kind.PAUSE]), author.number)
 
 
-def serve(plan: Plan, stream: IO[bytes]) -> None:
-    """Send everything, and last what it took."""
+def serve(plan: Plan, feeds: list[socket.socket], pipe: int) -> None:
+    """Send each agent what is its own, and over `pipe` what that took."""
+    began_s = cpu_seconds()
     with Watch() as watch:
+        streams = [feed.makefile("wb") for feed in feeds]
         corpus = load(plan.corpus, plan.seed)
         comparison = Comparison(corpus)
         for frame in frames(plan, corpus, comparison):
-            wire.write(stream, frame)
+            for stream in streams if frame.kind in _FOR_ALL else [streams[frame.agent]]:
+                wire.write(stream, frame)
+                stream.flush()
+        for stream in streams:
+            wire.write(stream, Frame(Kind.READ_BACK))
+            stream.close()
     report = comparison.as_record() | {
         "synthetic": corpus.synthetic,
         "resident_bytes_peak": watch.resident_peak_bytes,
-        "cpu_seconds": cpu_seconds(),
+        "cpu_seconds": cpu_seconds() - began_s,
     }
-    wire.write(stream, Frame(Kind.REPORT, messages=[json.dumps(report).encode()]))
-
-
-def command(plan: Plan) -> list[str]:
-    """What to start for a writer that serves `plan` on its stdout."""
-    return [sys.executable, "-m", "agentmem.demo.writer", json.dumps(asdict(plan))]
-
-
-def main() -> None:
-    """Serve the plan that the only argument describes."""
-    fields: dict[str, Any] = json.loads(sys.argv[1])
-    plan = Plan(**fields | {"corpus": tuple(fields["corpus"])})
-    # What else prints must not end up between the frames.
-    stream = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    try:
-        try:
-            serve(plan, stream)
-        except AgentMemError as error:
-            wire.write(stream, Frame(Kind.FAILED, messages=[str(error).encode()]))
-        stream.close()
-    except BrokenPipeError:
-        # Who reads has gone, and knows why; nothing must be flushed at exit.
-        os._exit(1)
-
-
-if __name__ == "__main__":
-    main()
+    wire.tell_json(pipe, Kind.REPORT, report)

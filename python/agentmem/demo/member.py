@@ -1,0 +1,149 @@
+"""One agent of the demonstration, as a user of the public API, in a process of its own."""
+
+import hashlib
+import mmap
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import agentmem
+from agentmem.demo import wire
+from agentmem.demo.readback import Samples, message_hash
+from agentmem.demo.wire import Frame, Kind
+from agentmem.errors import AgentMemError
+
+SharedKind = Literal["system_prompt", "tool_definition"]
+
+_READ_CONVERSATIONS: Final = 2
+_READ_MESSAGES: Final = 3
+# How far an agent goes on before it says so.
+_TELL_BYTES: Final = 4_000_000
+_TELL_CHECKS: Final = 100
+
+
+class Member:
+    """What one agent holds, and what it does when it is told.
+
+    Attributes:
+        logical_bytes: what it has put so far.
+        samples: what is to be read back.
+        checked: samples and shared contents that were read back.
+        failed: of these, what was not what had been put.
+    """
+
+    def __init__(self, mem: agentmem.Store, number: int, seed: int) -> None:
+        self.logical_bytes = self.checked = self.failed = 0
+        self.samples = Samples(f"{seed} {number}")
+        self._agent = mem.agent(f"agent-{number:03}")
+        self._shared: list[tuple[agentmem.Smu, bytes]] = []
+        self._conversations: list[agentmem.Conversation] = []
+
+    def take(self, frame: Frame) -> None:
+        """Do what one frame says; of reading back, see `read_back`."""
+        match frame.kind:
+            case Kind.PROMPT:
+                self._put(frame.messages[0], "system_prompt")
+            case Kind.TOOLS:
+                self._put(frame.messages[0], "tool_definition")
+            case Kind.WAKE:
+                self._wake()
+            case Kind.WRITE:
+                self._write(frame)
+            case Kind.IDLE:
+                self._agent.idle()
+            case Kind.PAUSE:
+                self._agent.pause()
+            case other:
+                raise AssertionError(other)
+
+    def _put(self, content: bytes, kind: SharedKind) -> None:
+        """Put what others put too, in full, as agents do that know nothing of each other."""
+        self._shared.append((self._agent.put(content, kind=kind), message_hash(content)))
+        self.logical_bytes += len(content)
+
+    def _wake(self) -> None:
+        """Go on: read the prompt, the tools and the ends of the latest conversations."""
+        self._agent.resume()
+        for smu, _ in self._shared:
+            with smu.view() as buffer:
+                # Of each page a byte, so that all of it is mapped, as after reading it.
+                assert len(bytes(buffer[:: mmap.PAGESIZE])) == -(
+                    -smu.logical_bytes // mmap.PAGESIZE
+                )
+        for conversation in self._conversations[-_READ_CONVERSATIONS:]:
+            assert conversation[-_READ_MESSAGES:]
+
+    def _write(self, frame: Frame) -> None:
+        if frame.conversation == len(self._conversations):
+            self._conversations.append(self._agent.conversation(f"task-{frame.conversation}"))
+        conversation = self._conversations[frame.conversation]
+        self.samples.offer(frame.conversation, len(conversation), frame.messages)
+        for message in frame.messages:
+            conversation.append(message)
+            self.logical_bytes += len(message)
+
+    def read_back(self) -> Iterator[bool]:
+        """Read what was sampled, and all that is shared; for each, whether it is what was put."""
+        for smu, expected in self._shared:
+            yield self._note(self._shared_is(smu, expected))
+        for sampled in self.samples.by_conversation():
+            conversation = self._conversations[sampled.conversation]
+            try:
+                yield self._note(message_hash(conversation[sampled.position]) == sampled.hash)
+            except AgentMemError:
+                yield self._note(False)
+
+    def _note(self, is_right: bool) -> bool:
+        self.checked += 1
+        self.failed += not is_right
+        return is_right
+
+    @staticmethod
+    def _shared_is(smu: agentmem.Smu, expected: bytes) -> bool:
+        try:
+            with smu.view() as buffer:
+                return message_hash(buffer) == expected
+        except AgentMemError:
+            return False
+
+    def state(self) -> dict[str, Any]:
+        """How far it is; `digest` is equal whenever the same was put and chosen."""
+        what = [
+            self.logical_bytes,
+            self.samples.seen,
+            [expected.hex() for _, expected in self._shared],
+            len(self._conversations),
+            self.samples.digest().hex(),
+        ]
+        return {
+            "logical_bytes": self.logical_bytes,
+            "messages": self.samples.seen,
+            "samples": len(self.samples) + len(self._shared),
+            "checked": self.checked,
+            "failed": self.failed,
+            "digest": hashlib.sha256(repr(what).encode()).hexdigest(),
+        }
+
+
+def perform(daemon: Path, number: int, seed: int, fed: socket.socket, pipe: int) -> None:
+    """Be agent `number`: do what frames from `fed` say, and say over `pipe` how far that is.
+
+    It holds what it holds until stdin ends.
+    """
+    with agentmem.connect(daemon, start=False) as mem:
+        member, told_bytes = Member(mem, number, seed), -1
+        for frame in wire.read(fed.makefile("rb")):
+            if frame.kind is Kind.READ_BACK:
+                for _ in member.read_back():
+                    if member.checked % _TELL_CHECKS == 0:
+                        wire.tell_json(pipe, Kind.STATE, member.state(), number)
+                told_bytes = -1
+            else:
+                member.take(frame)
+            if told_bytes < 0 or member.logical_bytes >= told_bytes + _TELL_BYTES:
+                told_bytes = member.logical_bytes
+                wire.tell_json(pipe, Kind.STATE, member.state(), number)
+        # Whoever started all this holds the other end.
+        os.read(0, 1)
