@@ -1,4 +1,5 @@
-"""Benchmarks of managing unmodified agents, run in a checkout: `python -m benchmarks --help`.
+"""Benchmarks of managing unmodified agents, and of sharing beside what others offer, run in a
+checkout: `python -m benchmarks --help`.
 
-Those of the store are part of the package: `agentmem bench`.
+Those of the store alone are part of the package: `agentmem bench`.
 """

@@ -27,6 +27,7 @@ BENCHMARKS = {
     "adopted": "--count such cycles of a program that is taken up while it runs",
     "guest": "cycles as an ordinary user under Yama, on Debian's kernel in QEMU",
     "peers": "against nothing, zram swap, and kill and resume",
+    "sharing": "--count processes share 50 MB; 1 KiB put and got: beside Ray, Redis, shared_memory",
     "tmux": "Claude Code in a terminal: idle, paged out, woken by a key",
 }
 

@@ -17,6 +17,7 @@ BENCHMARKS = {
     "policy": "refaults of each policy on replayed transcripts",
     "cpu": "the engine's processor time at the pace that transcripts record",
     "scale": "ten million messages, a million contents, ten thousand agents",
+    "liveness": "agents that are killed, a hundred at once and a thousand times a few",
     "peers": "put and get against LMDB, SQLite and Redis",
 }
 

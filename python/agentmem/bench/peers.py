@@ -117,8 +117,12 @@ def _sqlite(folder: Path) -> Iterator[Peer]:
 
 
 @contextmanager
-def _redis(folder: Path) -> Iterator[Peer]:
-    """A server of our own, over a Unix socket, that writes nothing to disk."""
+def redis_server(folder: Path) -> Iterator[Any]:
+    """A client of a Redis server of our own, over a Unix socket, that writes nothing to disk.
+
+    Raises:
+        Missing: There is no client, or no server.
+    """
     try:
         import redis
     except ImportError:
@@ -138,9 +142,15 @@ def _redis(folder: Path) -> Iterator[Peer]:
                     raise Missing("redis-server did not start")
                 time.sleep(0.02)
             with redis.Redis(unix_socket_path=str(socket)) as client:
-                yield Peer(client.set, client.get)
+                yield client
         finally:
             process.terminate()
+
+
+@contextmanager
+def _redis(folder: Path) -> Iterator[Peer]:
+    with redis_server(folder) as client:
+        yield Peer(client.set, client.get)
 
 
 PEERS: dict[str, Callable[[Path], Any]] = {

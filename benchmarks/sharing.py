@@ -1,0 +1,64 @@
+"""agentmem beside other ways to share: 50 MB with `--count` processes (100); put and get of 1 KiB.
+
+Ray's Plasma store, Redis over a Unix socket, multiprocessing.shared_memory: the same steps, which
+`stores` has, one after the other, in the same interpreter.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from agentmem.bench.result import Figure, Result
+from benchmarks.claude_code import CHECKOUT
+from benchmarks.stage import Settings
+from benchmarks.stores import SHARED_BYTES, VALUE_BYTES, VALUES, WAYS
+
+_FOLDER = CHECKOUT / "target" / "peers"
+_PACKAGES = ("ray", "numpy", "redis")
+_MISSING = 3
+
+
+def interpreter() -> Path:
+    """One like this with the peers installed: they are no dependencies of this project."""
+    python = _FOLDER / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", _FOLDER], check=True)
+    pip = [python, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    for package in _PACKAGES:
+        # One that there is none of for this Python is noted by whoever wants it.
+        subprocess.run([*pip, "install", package], check=False, stdout=sys.stderr)
+    return python
+
+
+async def run(settings: Settings) -> Result:
+    """See the module."""
+    python, count = interpreter(), settings.count_or(100)
+    paths = os.pathsep.join([str(CHECKOUT), str(CHECKOUT / "python")])
+    listed = subprocess.run(
+        [python, "-m", "pip", "--disable-pip-version-check", "freeze"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    pins = [line for line in listed.stdout.split() if line.startswith(_PACKAGES)]
+    figures, notes = [], [f"peers: {', '.join(pins)}"]
+    for name in WAYS:
+        done = subprocess.run(
+            [python, "-m", "benchmarks.stores", name, str(count), str(settings.seed)],
+            env=os.environ | {"PYTHONPATH": paths},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        if done.returncode not in (0, _MISSING):
+            raise SystemExit(f"{name}: the benchmark failed")
+        # Whatever else a peer prints comes before.
+        said = done.stdout.strip().splitlines()[-1]
+        if done.returncode == _MISSING:
+            notes.append(f"{name}: not measured, {said}")
+            continue
+        for what, value in json.loads(said).items():
+            title, _, unit = what.rpartition(", ")
+            figures.append(Figure(f"{name}: {title}", value, unit))
+    return Result(figures, ["sharing", count, SHARED_BYTES, VALUES, VALUE_BYTES, list(WAYS)], notes)
