@@ -3,12 +3,11 @@
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import PythonProcess
+from conftest import PythonProcess, until
 
 import agentmem
 from agentmem.daemon import PROGRAM
@@ -31,16 +30,6 @@ agent.conversation("talk").append(b"a message of " + sys.argv[2].encode())
 print(agent.stats()["smus"])
 time.sleep(600)
 """
-
-
-def until(is_so: Callable[[], bool], timeout_s: float = 30.0) -> bool:
-    """Whether it became so in time."""
-    end = time.monotonic() + timeout_s
-    while time.monotonic() < end:
-        if is_so():
-            return True
-        time.sleep(0.01)
-    return is_so()
 
 
 @pytest.fixture

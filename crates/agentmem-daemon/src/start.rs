@@ -11,7 +11,7 @@ use crate::paths::{Place, io};
 use crate::restarts::Policy;
 use crate::server::serve;
 use crate::shelf::raise_limit;
-use crate::sys::Signals;
+use crate::sys::{Signals, keep_few_heaps};
 use crate::trees::Trees;
 use agentmem_core::{Error, ErrorKind, Result};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -81,6 +81,7 @@ fn engine(settings: &Settings, mut kept: Kept) -> Result<i32> {
     let signals = Signals::block(&[Signal::TERM, Signal::INT, Signal::HUP])
         .map_err(|error| Error::new(ErrorKind::Io, format!("signals: {error}")))?;
     raise_limit();
+    keep_few_heaps();
     let config = Config::load(settings)?;
     let place = Place::find(settings.socket.as_deref())?;
     let _lock = match kept.take_found(LOCK) {

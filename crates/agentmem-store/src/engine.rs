@@ -305,6 +305,9 @@ pub struct Engine {
     pub next_key: AtomicU64,
     /// How long views waited that asked for content to be made hot.
     pub view_latencies: Latencies,
+    /// Held while large content comes in, before any other lock. Two at a time would count on the same room; and a
+    /// prompt that a hundred sessions look at would be decoded a hundred times.
+    pub large: Mutex<()>,
     /// Threads that are just making something smaller.
     demoting: AtomicU64,
     is_closed: AtomicBool,
@@ -366,6 +369,7 @@ impl Engine {
             decompressors: Mutex::default(),
             next_key: AtomicU64::new(1),
             view_latencies: Latencies::default(),
+            large: Mutex::default(),
             demoting: AtomicU64::new(0),
             is_closed: AtomicBool::new(false),
             has_failed: AtomicBool::new(false),
@@ -739,10 +743,9 @@ impl Engine {
                 tick_ms = now_ms;
                 worked |= self.tick(now_ms);
                 worked |= self.compact_journal();
+                self.lock().sessions.trim_quiet(TRIM_TICKS);
                 quiet_ticks += 1;
                 if quiet_ticks == TRIM_TICKS {
-                    let _consumer = self.lock();
-                    self.arenas().iter().for_each(|(_, arena)| arena.ring.trim());
                     self.trim_heaps(u64::MAX);
                 }
             }

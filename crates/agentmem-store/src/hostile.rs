@@ -10,7 +10,7 @@ use crate::socket;
 use crate::store::Store;
 use crate::sync::{AtomicBool, Ordering};
 use crate::sys::Mapping;
-use agentmem_core::Kind;
+use agentmem_core::{ErrorKind, Kind};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -121,6 +121,19 @@ fn beside_an_honest_session(lies: impl Fn(&Path, &mut Random) + Sync) {
     assert!(counts > 10, "the honest session was held up: {counts}");
     let own = server.domains().enter("", b"").unwrap();
     assert!(own.store.verify().unwrap().damaged.is_empty());
+    server.stop().unwrap();
+    let _ = UnixStream::connect(&path);
+}
+
+#[test]
+fn what_is_left_for_a_session_that_has_ended_is_not_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let (server, path) = serve(folder.path());
+    let own = server.domains().enter("", b"").unwrap();
+    let engine = own.store.engine().unwrap();
+    let left = engine.leave_large(u32::MAX, 2 << 20, |_| Ok(()));
+    assert_eq!(left.unwrap_err().kind(), ErrorKind::Closed);
+    assert!(engine.inbox.lock().is_empty());
     server.stop().unwrap();
     let _ = UnixStream::connect(&path);
 }

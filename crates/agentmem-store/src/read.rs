@@ -2,7 +2,7 @@
 
 use crate::engine::{Engine, State};
 use crate::heap::Extent;
-use crate::raw::Raw;
+use crate::raw::{LARGE_BYTES, Raw};
 use crate::smus::Packed;
 use crate::tree::Body;
 use agentmem_core::frame::{Frame, Meta};
@@ -126,6 +126,8 @@ impl Engine {
 
     /// Makes the content of `slot` hot. The caller has pinned the slot, so it stays.
     pub fn promote(&self, slot: u32) -> Result<()> {
+        let is_large = self.lock().smus.get(slot).is_some_and(|smu| smu.logical_bytes >= LARGE_BYTES as u64);
+        let _one = is_large.then(|| self.large.lock());
         for _ in 0..ATTEMPTS {
             let (id, logical_bytes, packed) = {
                 let state = self.lock();

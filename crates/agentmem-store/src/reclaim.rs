@@ -3,6 +3,7 @@
 //! Under the budget nothing is asked; above its high mark batches are sampled, ordered by the
 //! policy and demoted until the low mark. The gap between the marks is the hysteresis.
 
+use crate::calls::store::IMPORTANCE_DEFAULT;
 use crate::cold::DiskPlace;
 use crate::engine::{Engine, State};
 use crate::pack::Effort;
@@ -91,19 +92,23 @@ impl State {
             }
         };
         let owner = self.agents.get(agent);
+        let idle_ms = now_ms.saturating_sub(used_ms);
+        // Of several holders only the last to come is known here, and that one may be gone or asleep while others
+        // work: what they share is as idle as its own use says.
+        let sole = owner.filter(|_| shared_by <= 1 || !matches!(unit, Unit::Smu(_)));
         // Decoding at about 1 GB/s; a read from SSD costs its latency on top.
         let decode_us = (logical_bytes / 1000) as u32;
         let restore_us = if tier == Tier::Hot { 10 + decode_us } else { 200 + decode_us };
         Some(Candidate {
             agent: owner.map_or_else(|| "".into(), |owner| owner.shared.name.clone()),
-            agent_state: owner.map_or(AgentState::Paused, |owner| owner.state),
-            agent_importance: owner.map_or(0, |owner| owner.importance),
-            agent_idle_ms: owner.map_or(u64::MAX / 4, |owner| now_ms.saturating_sub(owner.active_ms)),
+            agent_state: sole.map_or(AgentState::Active, |owner| owner.state),
+            agent_importance: owner.map_or(IMPORTANCE_DEFAULT, |owner| owner.importance),
+            agent_idle_ms: sole.map_or(idle_ms, |owner| now_ms.saturating_sub(owner.active_ms)),
             kind,
             importance,
             tier,
             resident_bytes,
-            idle_ms: now_ms.saturating_sub(used_ms),
+            idle_ms,
             uses,
             restore_us,
             shared_by,

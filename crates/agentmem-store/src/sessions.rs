@@ -48,10 +48,13 @@ pub struct SessionEntry {
     given: Vec<Given>,
     free_claims: Vec<u32>,
     next_claim: u32,
+    /// How far its ring was at the last tick, and for how many ticks it has been there.
+    quiet: (u64, u32),
 }
 
 impl SessionEntry {
     fn empty(arena: Arc<Arena>, pid: u32, started: Option<u64>, is_embedded: bool, secret: Secret) -> Self {
+        let quiet = (arena.ring.head(), 0);
         SessionEntry {
             arena,
             pid,
@@ -64,6 +67,7 @@ impl SessionEntry {
             given: Vec::new(),
             free_claims: Vec::new(),
             next_claim: 0,
+            quiet,
         }
     }
 
@@ -145,6 +149,17 @@ impl SessionEntry {
         Ok(self.next_claim - 1)
     }
 
+    fn trim_quiet(&mut self, ticks: u32) {
+        let ring = &self.arena.ring;
+        let (head, quiet_ticks) = self.quiet;
+        self.quiet = if head == ring.head() { (head, quiet_ticks.saturating_add(1)) } else { (ring.head(), 0) };
+        if self.quiet.1 == ticks {
+            ring.trim();
+            // That the engine trimmed it is no use.
+            self.quiet.0 = ring.head();
+        }
+    }
+
     fn planned_bytes(&self) -> u64 {
         let ring = &self.arena.ring;
         if self.is_embedded { ring.capacity_bytes() } else { ring.resident_bytes() }
@@ -195,6 +210,11 @@ impl Sessions {
             .values()
             .filter(|entry| entry.agents.contains(&agent))
             .for_each(|entry| entry.arena.ring.notify());
+    }
+
+    /// At each tick: rings that nobody used for `ticks` give their pages back, whatever others do.
+    pub fn trim_quiet(&mut self, ticks: u32) {
+        self.by_number.values_mut().for_each(|entry| entry.trim_quiet(ticks));
     }
 
     /// Looks at how much memory the arenas take.

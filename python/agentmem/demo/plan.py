@@ -19,7 +19,7 @@ FULL_AGENTS: Final = 100
 
 # Where the budget is not given: this share of the logical bytes, and what the engine takes whatever
 # it holds; under the floor the largest content would not fit beside what is being done.
-_BUDGET_SHARE_WARM: Final = 1 / 10.8
+_BUDGET_SHARE_WARM: Final = 1 / 10.6
 _BUDGET_SHARE_COLD: Final = 1 / 46
 _BUDGET_FIXED_BYTES: Final = 32 << 20
 
@@ -75,8 +75,10 @@ class Plan:
         """The same with that budget, or with one that makes the store compress what it holds."""
         if memory_max_bytes is None:
             share = _BUDGET_SHARE_COLD if self.cold else _BUDGET_SHARE_WARM
-            largest = 2 * (self.prompt_bytes + self.tools_bytes) if self.cold else self.tools_bytes
-            wanted = max(largest, int(self.logical_bytes * share) + (0 if self.cold else largest))
+            # Some agent always looks at the one while another looks at the other.
+            shared = self.prompt_bytes + self.tools_bytes
+            wanted = int(self.logical_bytes * share)
+            wanted = max(2 * shared, wanted) if self.cold else shared + wanted
             memory_max_bytes = _BUDGET_FIXED_BYTES + wanted
         return replace(self, memory_max_bytes=memory_max_bytes)
 

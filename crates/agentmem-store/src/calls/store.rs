@@ -10,12 +10,18 @@ use crate::sys::{self, PidFd, SealedFile};
 use crate::verify::Verification;
 use agentmem_core::smu::{SMU_LOGICAL_BYTES_MAX, check_importance};
 use agentmem_core::{AgentState, Error, ErrorKind, Result};
+use parking_lot::MutexGuard;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 const NAME_BYTES_MAX: usize = 255;
-const IMPORTANCE_DEFAULT: u8 = 50;
+/// Of an agent, where nothing else is said.
+pub const IMPORTANCE_DEFAULT: u8 = 50;
+/// How long large content waits for what others are about to put, and between two looks.
+const OTHERS_MS: u64 = 10_000;
+const PAUSE: Duration = Duration::from_millis(5);
 /// Large contents of one session on their way through the ring.
 const LEFT_MAX: usize = 256;
 
@@ -288,18 +294,46 @@ impl Call for Goodbye {
 }
 
 impl crate::engine::Engine {
+    /// Waits until `bytes` more may come in, and nobody else's do.
+    fn wait_for_large(&self, bytes: u64) -> Result<MutexGuard<'_, ()>> {
+        let until_ms = self.now_ms() + OTHERS_MS;
+        loop {
+            let one = self.large.lock();
+            // What others left and the engine has not hashed yet cannot be demoted, or is there already.
+            self.drain()?;
+            match self.make_room(bytes) {
+                Err(_) if self.is_taking_in() && self.now_ms() < until_ms => {
+                    drop(one);
+                    self.seal_all()?;
+                    std::thread::sleep(PAUSE);
+                }
+                made => return made.map(|()| one),
+            }
+        }
+    }
+
+    /// Whether there is content that was left and not put yet, or put and not hashed.
+    fn is_taking_in(&self) -> bool {
+        !self.inbox.lock().is_empty() || !self.lock().unsealed.is_empty()
+    }
+
     /// Makes large content that `fill` writes ready to be put by `session` under the key that is returned.
     pub fn leave_large(&self, session: u32, len_bytes: u64, fill: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<u64> {
-        // What others left and the engine has not taken in yet cannot be demoted: take it in first.
-        self.drain()?;
         if self.inbox.lock().keys().filter(|(owner, _)| *owner == session).count() >= LEFT_MAX {
             return Err(Error::new(ErrorKind::LimitReached, format!("{LEFT_MAX} large contents left and not put")));
         }
-        self.make_room(len_bytes)?;
-        let large = Large::with(&self.segments, len_bytes as usize, fill)?;
+        let large = {
+            let _one = self.wait_for_large(len_bytes)?;
+            Large::with(&self.segments, len_bytes as usize, fill)?
+        };
         let key = self.next_key.fetch_add(1, Ordering::Relaxed);
+        let mut state = self.lock();
+        // It may have ended meanwhile, as it has several connections; then nobody would take this out again.
+        if state.sessions.get(session).is_none() {
+            return Err(Error::new(ErrorKind::Closed, "this session"));
+        }
         self.inbox.lock().insert((session, key), Arc::new(Raw::Large(Box::new(large))));
-        self.lock().note(|fresh| fresh.inbox.push(key));
+        state.note(|fresh| fresh.inbox.push(key));
         Ok(key)
     }
 }
