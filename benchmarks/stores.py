@@ -76,15 +76,18 @@ def forked(opened: Callable[[], Touch], count: int, beside: list[int]) -> Iterat
     """A crew of copies of this process: each calls `opened`, is ready, and touches when told."""
     told, tell = os.pipe()
     wait, go = os.pipe()
+    stay, leave = os.pipe()
 
     def work() -> None:
         os.close(go)
+        os.close(leave)
         touch = opened()
         os.write(tell, b".")
         os.read(wait, 1)
         kept = touch()
         os.write(tell, b".")
-        signal.pause()
+        # Whatever becomes of the parent, it ends with it.
+        os.read(stay, 1)
         del kept
 
     def all_tell() -> None:
@@ -106,6 +109,7 @@ def forked(opened: Callable[[], Touch], count: int, beside: list[int]) -> Iterat
             os.kill(pid, signal.SIGKILL)
         for pid in pids:
             os.waitpid(pid, 0)
+        os.close(leave)
 
 
 @contextmanager
@@ -185,7 +189,8 @@ def _redis(folder: Path) -> Iterator[Way]:
             def opened() -> Touch:
                 import redis
 
-                own = redis.Redis(unix_socket_path=str(folder / "redis.sock"))
+                # With so many at once an answer takes longer than the client would wait by itself.
+                own = redis.Redis(unix_socket_path=str(folder / "redis.sock"), socket_timeout=None)
                 own.ping()
 
                 def touch() -> Any:

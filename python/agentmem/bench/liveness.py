@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -78,12 +79,15 @@ class Nursery:
     def kill(self, count: int, ready: int) -> Killed:
         """Start `count` agents, wait until `ready` of them hold all that they want, kill all."""
         told, tell = os.pipe()
+        stay, leave = os.pipe()
         pids = []
         for _ in range(count):
             self._number += 1
             name = f"agent-{self._number}"
-            pids.append(fork(lambda name=name: live(self._socket, name, tell)))  # type: ignore[misc]
+            work = partial(live, self._socket, name, tell, stay, leave)
+            pids.append(fork(work))
         os.close(tell)
+        os.close(stay)
         for _ in range(ready):
             assert os.read(told, 1), "an agent could not get ready"
         if ready == count:
@@ -97,6 +101,7 @@ class Nursery:
         for pid in pids:
             os.waitpid(pid, 0)
         os.close(told)
+        os.close(leave)
         changed = {name: held[name] - was for name, was in self._before.items()}
         return Killed(freed_ms, {name: by for name, by in changed.items() if by})
 
@@ -133,8 +138,12 @@ def nursery() -> Iterator[Nursery]:
             found.close()
 
 
-def live(socket: Path, name: str, tell: int) -> None:
-    """An agent with content of its own and content of all, large and small, until it is killed."""
+def live(socket: Path, name: str, tell: int, stay: int, leave: int) -> None:
+    """An agent with content of its own and content of all, large and small, until it is killed.
+
+    It says over `tell` that it holds everything, and ends with its parent, which has `leave` open.
+    """
+    os.close(leave)
     with agentmem.connect(socket, start=False) as mem:
         agent = mem.agent(name)
         held = [agent.attach("shared"), agent.put(_SHARED, kind="system_prompt")]
@@ -148,7 +157,7 @@ def live(socket: Path, name: str, tell: int) -> None:
         assert agent.stats()["conversations"] == 2
         os.write(tell, b".")
         # With everything pinned.
-        signal.pause()
+        os.read(stay, 1)
         del views
 
 
