@@ -263,12 +263,7 @@ def measure(name: str, count: int, seed: int) -> dict[str, float]:
     chance = random.Random(seed)
     pairs = [(f"key-{number}", chance.randbytes(VALUE_BYTES)) for number in range(VALUES)]
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, WAYS[name](Path(folder)) as way:
-        kept = []
-        puts = each(lambda pair: kept.append(way.put(*pair)), pairs)
-        order = list(range(VALUES))
-        chance.shuffle(order)
-        gets = each(lambda number: way.get(kept[number]), order)
-        assert all(bytes(way.get(kept[n])) == pairs[n][1] for n in order[:100])
+        # Before values are kept: each may be a mapping that all processes would inherit.
         with way.crew(chance.randbytes(SHARED_BYTES), count) as crew:
             before, available = crew.resident_bytes(), mem_available_bytes()
             began_s = time.monotonic()
@@ -276,6 +271,12 @@ def measure(name: str, count: int, seed: int) -> dict[str, float]:
             seconds = time.monotonic() - began_s
             after = crew.resident_bytes()
             available -= mem_available_bytes()
+        kept = []
+        puts = each(lambda pair: kept.append(way.put(*pair)), pairs)
+        order = list(range(VALUES))
+        chance.shuffle(order)
+        gets = each(lambda number: way.get(kept[number]), order)
+        assert all(bytes(way.get(kept[n])) == pairs[n][1] for n in order[:100])
     return {
         "all have touched it, ms": seconds * 1000,
         "memory more, MB": (after - before) / 1e6,
