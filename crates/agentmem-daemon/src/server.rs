@@ -18,6 +18,9 @@ use std::sync::{Arc, Mutex};
 /// Bytes of a file that a token is read from.
 const TOKEN_FILE_BYTES_MAX: u64 = 4096;
 
+/// What a thread of the daemon does.
+type Work = Box<dyn FnOnce(&Arc<Server>) + Send>;
+
 /// How often engines are looked at.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
 
@@ -64,7 +67,7 @@ pub fn serve(config: &Config, trees: &Trees, listener: UnixListener, mut kept: K
         drop(http::answer(stream, |form| on_socket(server, form)));
     };
     let server = Server::new(domains, Box::new(http));
-    let spawn = |work: Box<dyn FnOnce(&Arc<Server>) + Send>| {
+    let spawn = |work: Work| {
         let server = server.clone();
         let named = std::thread::Builder::new().name("agentmemd".into());
         named.spawn(move || work(&server)).map(drop).map_err(failed)
