@@ -12,6 +12,7 @@ use std::io::Write;
 
 #[unsafe(no_mangle)]
 extern "C" fn main(_count: i32, _words: *const *const std::ffi::c_char) -> i32 {
+    agentmem_pager::sys::keep_memory_together();
     // A panic has said what it had to; whatever was open is closed on its way here.
     match std::panic::catch_unwind(supervise) {
         Ok(Ok(exit)) => exit.leave(),

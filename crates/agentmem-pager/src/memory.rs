@@ -7,6 +7,8 @@ pub struct Memory {
     pub resident_bytes: u64,
     /// Anonymous memory, its part of it.
     pub private_bytes: u64,
+    /// Its part of memory without a file: of a supervisor, the frames that it has mapped.
+    pub shared_bytes: u64,
 }
 
 /// Of a process; nothing if it is gone, or may not be looked at.
@@ -35,7 +37,8 @@ fn parse(rollup: &str) -> Memory {
         let line = rollup.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) << 10
     };
-    Memory { resident_bytes: bytes("Pss"), private_bytes: bytes("Pss_Anon") }
+    let [resident_bytes, private_bytes, shared_bytes] = ["Pss", "Pss_Anon", "Pss_Shmem"].map(bytes);
+    Memory { resident_bytes, private_bytes, shared_bytes }
 }
 
 #[cfg(test)]
@@ -44,8 +47,9 @@ mod tests {
 
     #[test]
     fn a_rollup_is_read_and_an_odd_one_is_nothing() {
-        let text = "7f00-7fff ---p 00000000 00:00 0 [rollup]\nRss: 900 kB\nPss: 500 kB\nPss_Anon:   300 kB\n";
-        assert_eq!(parse(text), Memory { resident_bytes: 500 << 10, private_bytes: 300 << 10 });
+        let text = "7f00-7fff ---p 00000000 00:00 0 [rollup]\nRss: 900 kB\nPss: 500 kB\nPss_Anon:   300 kB\nPss_Shmem: 20 kB\n";
+        let memory = Memory { resident_bytes: 500 << 10, private_bytes: 300 << 10, shared_bytes: 20 << 10 };
+        assert_eq!(parse(text), memory);
         assert_eq!(parse("Pss: x kB\n"), Memory::default());
         assert!(of(std::process::id() as i32).resident_bytes > 0);
     }

@@ -138,9 +138,10 @@ impl History {
     }
 }
 
-/// The supervisor's own PSS.
+/// The supervisor's own PSS: all but frames, which are the one thing that it has mapped without a file.
 pub fn supervisor_bytes() -> u64 {
-    crate::memory::of(std::process::id() as i32).resident_bytes
+    let own = crate::memory::of(std::process::id() as i32);
+    own.resident_bytes.saturating_sub(own.shared_bytes)
 }
 
 #[cfg(test)]

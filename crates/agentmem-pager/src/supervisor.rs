@@ -504,7 +504,7 @@ impl Supervisor {
             paused: self.agent.is_paused(),
             idle_ms: self.idle_ms(&quiet),
             busy_with: quiet.busy_with.or_else(|| self.history.refusal()),
-            supervisor_bytes: status::supervisor_bytes().saturating_sub(self.history.held().compressed_bytes),
+            supervisor_bytes: status::supervisor_bytes(),
             measured: self.observer.measure(),
             history: self.history.summary(),
             left_alone: verbose.then(|| self.history.left_alone()),

@@ -214,6 +214,24 @@ pub fn signal(pid: i32, signal: i32) -> Result<()> {
     checked(unsafe { libc::kill(pid, signal) }.into()).map(drop)
 }
 
+/// From this length on, memory of our own is a mapping of its own, which goes back to Linux when it is freed.
+const OWN_MAPPING_BYTES_MIN: i32 = 128 << 10;
+/// As much that is free stays at the end of the heap until [`release_free_memory`], so that it does not come and go.
+const OWN_FREE_BYTES_MAX: i32 = 1 << 20;
+
+/// Has memory of our own kept in one heap, so that what is freed can be given back: by default, glibc gives each
+/// thread one, whose end it keeps, and keeps more the larger the buffers are that it has seen.
+pub fn keep_memory_together() {
+    for (setting, value) in [
+        (libc::M_ARENA_MAX, 1),
+        (libc::M_MMAP_THRESHOLD, OWN_MAPPING_BYTES_MIN),
+        (libc::M_TRIM_THRESHOLD, OWN_FREE_BYTES_MAX),
+    ] {
+        // SAFETY: a call without pointers. What it refuses stays as it was.
+        unsafe { libc::mallopt(setting, value) };
+    }
+}
+
 /// Gives memory of our own that was freed back to Linux.
 pub fn release_free_memory() {
     // SAFETY: a call without pointers.
