@@ -32,6 +32,7 @@ pub mod refusals;
 pub mod regions;
 pub mod registers;
 pub mod registry;
+pub mod rings;
 pub mod root;
 pub mod sample;
 pub mod session;

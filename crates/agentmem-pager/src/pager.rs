@@ -15,7 +15,8 @@ use crate::memory;
 use crate::paging::{Held, LeftAlone};
 use crate::peek;
 use crate::process::{Plan, Process, mappings};
-use crate::refusals::Facts;
+use crate::refusals::{self, Facts};
+use crate::rings;
 use crate::sys;
 use crate::target::Stopped;
 use crate::tree::Member;
@@ -288,15 +289,17 @@ impl Pager {
                 plans.push(None);
                 continue;
             }
-            let keep = stopped.kept_page();
-            let denied = keep.as_ref().err().filter(|error| error.kind() == io::ErrorKind::PermissionDenied);
             // It ran since it was asked.
-            match self.refusal(member).or(denied.map(ToString::to_string)) {
+            let why = match self.refusal(member) {
+                Some(why) => Some(why),
+                None => unseen(stopped, abort)?,
+            };
+            match why {
                 Some(why) => {
                     report.left_alone.push(whole(member.pid, why));
                     plans.push(None);
                 }
-                None => plans.push(Some(self.capture_rest(member, keep?, abort, report)?)),
+                None => plans.push(Some(self.capture_rest(member, stopped.kept_page()?, abort, report)?)),
             }
         }
         Ok(plans)
@@ -409,6 +412,16 @@ fn stop(members: &[Member]) -> Result<Vec<Stopped>, NotOut> {
         process.settle(deadline).map_err(|why| not_now(process.pid(), &why))?;
     }
     Ok(stopped)
+}
+
+/// Why a stopped process cannot be paged, as only its threads can tell.
+fn unseen(stopped: &mut Stopped, abort: &AtomicBool) -> io::Result<Option<String>> {
+    match rings::are_held(stopped, abort) {
+        Ok(is_held) => Ok(is_held.then(|| refusals::writes("io_uring"))),
+        // Then it cannot be made to do anything else either.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(Some(error.to_string())),
+        Err(error) => Err(error),
+    }
 }
 
 /// Nothing of a process is paged out.

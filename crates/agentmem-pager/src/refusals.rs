@@ -47,10 +47,9 @@ impl Facts {
         if self.descriptors.len() > DESCRIPTORS_MAX {
             return Some(format!("more than {DESCRIPTORS_MAX} descriptors"));
         }
-        let writes = |name: &str| Some(format!("uses {name}, which writes without its threads"));
         for (number, target) in &self.descriptors {
             match target.as_str() {
-                "anon_inode:[io_uring]" => return writes("io_uring"),
+                "anon_inode:[io_uring]" => return Some(writes("io_uring")),
                 "anon_inode:[userfaultfd]" if !is_ours(*number) => return Some("uses a userfaultfd of its own".into()),
                 _ => {}
             }
@@ -58,11 +57,16 @@ impl Facts {
         // A ring is mapped for as long as it is used; its descriptor may be closed.
         let is_mapped = |name: &str| self.maps.lines().any(|line| line.contains(name));
         match (is_mapped("anon_inode:[io_uring]"), is_mapped("/[aio]")) {
-            (true, _) => writes("io_uring"),
-            (_, true) => writes("AIO"),
+            (true, _) => Some(writes("io_uring")),
+            (_, true) => Some(writes("AIO")),
             _ => None,
         }
     }
+}
+
+/// The reason to leave alone who uses something of this `name`.
+pub fn writes(name: &str) -> String {
+    format!("uses {name}, which writes without its threads")
 }
 
 #[cfg(test)]

@@ -188,23 +188,52 @@ impl Stopped {
 
     fn find_injector(&self) -> io::Result<Injector> {
         let instruction = find_syscall(self.pid)?;
-        let mut failure = io::Error::other("no thread rests in a system call");
+        let mut failure = not_in_a_call();
         for &Thread { tid, .. } in &self.threads {
-            let registers = sys::registers(tid)?;
-            if registers::interrupted(&registers).is_none() {
-                continue;
+            match self.injector_in(tid, instruction) {
+                Ok(Some(injector)) => return Ok(injector),
+                Ok(None) => {}
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => failure = error,
+                Err(error) => return Err(error),
             }
-            // A filter is a thread's own. Only the thread that calls goes past it.
-            if nonzero(self.pid, tid, "Seccomp").is_some()
-                && let Err(error) = sys::suspend_seccomp(tid)
-            {
-                failure = io::Error::new(error.kind(), format!("its seccomp filter cannot be suspended: {error}"));
-                continue;
-            }
-            let signal_mask = sys::signal_mask(tid)?;
-            return Ok(Injector { tid, registers, signal_mask, instruction, rests: true });
         }
         Err(failure)
+    }
+
+    /// None: this thread did not stop inside a system call.
+    fn injector_in(&self, tid: i32, instruction: u64) -> io::Result<Option<Injector>> {
+        let registers = sys::registers(tid)?;
+        if registers::interrupted(&registers).is_none() {
+            return Ok(None);
+        }
+        // A filter is a thread's own. Only the thread that calls goes past it.
+        if nonzero(self.pid, tid, "Seccomp").is_some() {
+            sys::suspend_seccomp(tid).map_err(|error| {
+                io::Error::new(error.kind(), format!("its seccomp filter cannot be suspended: {error}"))
+            })?;
+        }
+        let signal_mask = sys::signal_mask(tid)?;
+        Ok(Some(Injector { tid, registers, signal_mask, instruction, rests: true }))
+    }
+
+    /// Whether `asked` is true of any thread: one after the other makes the calls, and is put back. None of its memory
+    /// may be missing.
+    ///
+    /// # Errors
+    /// Of `asked`, or if a thread cannot make calls: `PermissionDenied` because of a seccomp filter of it.
+    pub fn any_thread(&mut self, mut asked: impl FnMut(&mut Self) -> io::Result<bool>) -> io::Result<bool> {
+        self.finish_calls()?;
+        let instruction = find_syscall(self.pid)?;
+        for at in 0..self.threads.len() {
+            let injector = self.injector_in(self.threads[at].tid, instruction)?;
+            self.injector = Some(injector.ok_or_else(not_in_a_call)?);
+            let answer = asked(self);
+            self.finish_calls()?;
+            if answer? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The page that the kernel itself touches when the calling thread returns from a call.
@@ -247,10 +276,11 @@ impl Stopped {
     /// # Errors
     /// If it cannot be put back: then it must not run again.
     pub fn finish_calls(&mut self) -> io::Result<()> {
-        match self.injector.take() {
-            Some(mut injector) => injector.rest(),
-            None => Ok(()),
+        if let Some(injector) = &mut self.injector {
+            injector.rest()?;
+            self.injector = None;
         }
+        Ok(())
     }
 
     /// Lets one thread go. Linux detaches only from a stopped thread, and one that we left traced would hang at
@@ -364,6 +394,10 @@ impl Injector {
             stop => Err(io::Error::other(format!("thread {} {stop:?} after its calls", self.tid))),
         }
     }
+}
+
+fn not_in_a_call() -> io::Error {
+    io::Error::other("no thread rests in a system call")
 }
 
 /// Address of a system call instruction in the vdso, which every process maps.

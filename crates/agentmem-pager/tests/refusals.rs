@@ -146,6 +146,8 @@ fn whoever_has_the_kernel_write_is_left_alone() {
     for (habit, why) in [
         ("ring", "uses io_uring"),
         ("ring-unnumbered", "uses io_uring"),
+        ("ring-hidden", "uses io_uring"),
+        ("ring-hidden-thread", "uses io_uring"),
         ("pinned", "pages pinned"),
         ("aio", "uses AIO"),
         ("faults", "userfaultfd of its own"),

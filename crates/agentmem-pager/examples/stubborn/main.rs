@@ -42,6 +42,8 @@ fn habit(name: &str) -> io::Result<Box<dyn Habit>> {
         "pinned" => Box::new(ring::Reader::pinned()?),
         "regions" => Box::new(regions::Regions::new()),
         "ring" => Box::new(ring::Reader::new(0)?),
+        "ring-hidden" => Box::new(ring::Reader::hidden()?),
+        "ring-hidden-thread" => Box::new(ring::Distant::new()?),
         "ring-polled" => Box::new(ring::Reader::new(ring::SETUP_SQPOLL)?),
         "ring-unnumbered" => Box::new(ring::Reader::unnumbered()?),
         "ring-worker" => Box::new(ring::Waiter::new()?),

@@ -1,14 +1,21 @@
 //! io_uring, by hand: the kernel reads what comes through a pipe into memory, without a thread of the process.
 
 use crate::Habit;
-use crate::memory::{Memory, checked};
+use crate::memory::{Memory, PAGE, PRIVATE, checked};
 use std::ffi::c_void;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc;
+use std::thread;
 
 /// A thread of the kernel takes what is submitted.
 pub const SETUP_SQPOLL: u32 = 2;
+
+/// Its queues lie in memory that the program brings.
+const SETUP_NO_MMAP: u32 = 1 << 14;
+/// It never has a descriptor.
+const SETUP_REGISTERED_FD_ONLY: u32 = 1 << 15;
 
 const PAGES: usize = 16;
 const ENTRIES: u32 = 4;
@@ -33,7 +40,9 @@ struct SqOffsets {
     flags: u32,
     dropped: u32,
     array: u32,
-    reserved: [u32; 3],
+    reserved: u32,
+    /// Of the entries, where the program brings memory for them.
+    user_address: u64,
 }
 
 #[repr(C)]
@@ -46,7 +55,9 @@ struct CqOffsets {
     overflow: u32,
     cqes: u32,
     flags: u32,
-    reserved: [u32; 3],
+    reserved: u32,
+    /// Of both rings, where the program brings memory for them.
+    user_address: u64,
 }
 
 #[repr(C)]
@@ -122,6 +133,19 @@ impl Ring {
         checked(unsafe { libc::syscall(libc::SYS_io_uring_register, self.fd, what, argument, 1) }).map(drop)
     }
 
+    /// One of which nothing is to be seen: neither a descriptor nor a mapping. The kernel writes to `memory`, of two
+    /// pages, for ever.
+    fn hidden(memory: &Memory) -> io::Result<Self> {
+        let rings = memory.address() as *mut u8;
+        let mut params = Params { flags: SETUP_NO_MMAP | SETUP_REGISTERED_FD_ONLY, ..Params::default() };
+        params.cq.user_address = rings as u64;
+        params.sq.user_address = rings as u64 + PAGE as u64;
+        // SAFETY: the kernel fills the parameters, whose size it knows, and memory that lives as long as the process.
+        let place = checked(unsafe { libc::syscall(libc::SYS_io_uring_setup, ENTRIES, &raw mut params) })?;
+        let sqes = params.sq.user_address as *mut Sqe;
+        Ok(Ring { fd: place as RawFd, enter_flags: ENTER_REGISTERED_RING, params, rings, sqes })
+    }
+
     /// Goes on without a descriptor.
     fn unnumber(&mut self) -> io::Result<()> {
         // Any place; none; the descriptor.
@@ -182,8 +206,12 @@ pub struct Reader {
 
 impl Reader {
     pub fn new(setup: u32) -> io::Result<Self> {
+        Reader::with(Ring::new(setup)?)
+    }
+
+    fn with(ring: Ring) -> io::Result<Self> {
         let ((input, output), memory) = (io::pipe()?, Memory::anonymous(PAGES));
-        Ok(Reader { ring: Ring::new(setup)?, input, output, memory, opcode: OP_READ, flags: 0 })
+        Ok(Reader { ring, input, output, memory, opcode: OP_READ, flags: 0 })
     }
 
     /// Its ring has no descriptor any more.
@@ -191,6 +219,11 @@ impl Reader {
         let mut reader = Reader::new(0)?;
         reader.ring.unnumber()?;
         Ok(reader)
+    }
+
+    /// Of its ring nothing is to be seen.
+    pub fn hidden() -> io::Result<Self> {
+        Reader::with(Ring::hidden(&Memory::empty(2, PRIVATE, -1)?)?)
     }
 
     /// Its memory is pinned: the kernel looks it up once, and writes to those pages for ever.
@@ -252,5 +285,38 @@ impl Habit for Waiter {
         self.0.write()?;
         self.0.end()?;
         self.0.begin()
+    }
+}
+
+/// Has a thread with a ring of which nothing is to be seen.
+pub struct Distant {
+    tell: mpsc::Sender<()>,
+    hear: mpsc::Receiver<Result<(), String>>,
+}
+
+impl Distant {
+    pub fn new() -> io::Result<Self> {
+        let ((tell, told), (say, hear)) = (mpsc::channel(), mpsc::channel());
+        let (started, start) = mpsc::channel();
+        thread::spawn(move || {
+            let made = Reader::hidden();
+            let mut reader = match made {
+                Ok(reader) => reader,
+                Err(error) => return started.send(Err(error)).expect("somebody who waits"),
+            };
+            started.send(Ok(())).expect("somebody who waits");
+            for () in told {
+                say.send(reader.practise()).expect("somebody who waits");
+            }
+        });
+        start.recv().map_err(io::Error::other)??;
+        Ok(Distant { tell, hear })
+    }
+}
+
+impl Habit for Distant {
+    fn practise(&mut self) -> Result<(), String> {
+        self.tell.send(()).map_err(|error| error.to_string())?;
+        self.hear.recv().map_err(|error| error.to_string())?
     }
 }
