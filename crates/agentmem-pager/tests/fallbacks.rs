@@ -76,8 +76,8 @@ fn said(program: &str, arguments: &[&str]) -> Result<String, String> {
 }
 
 impl Swap {
-    fn on() -> Result<Self, String> {
-        let swap = Swap::of_memory().or_else(|_| Swap::of_file())?;
+    fn on(make: fn() -> Result<Self, String>) -> Result<Self, String> {
+        let swap = make()?;
         let device = swap.device.to_str().expect("a plain name");
         said("mkswap", &[device])?;
         said("swapon", &[device])?;
@@ -115,14 +115,14 @@ fn swapped_kib(status: &Value) -> u64 {
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// Swap, and the lock that is needed to have it. None, and it says so: this user may not have any.
-fn swap() -> Option<(Swap, File)> {
-    let alone = alone();
-    match Swap::on() {
-        Ok(swap) => Some((swap, alone)),
-        Err(why) => {
-            lacking(&format!("swap for tests: {why}"));
-            None
+/// Runs `test` with swap in compressed memory, then with a file. Where there is none, it says so: this user may not
+/// have any.
+fn with_swap(test: impl Fn()) {
+    let _alone = alone();
+    for (kind, make) in [("compressed memory", Swap::of_memory as fn() -> _), ("a file", Swap::of_file)] {
+        match Swap::on(make) {
+            Ok(_swap) => test(),
+            Err(why) => lacking(&format!("swap to {kind}: {why}")),
         }
     }
 }
@@ -130,7 +130,10 @@ fn swap() -> Option<(Swap, File)> {
 #[test]
 #[ignore = "switches swap on for a moment: as root, cargo test -p agentmem-pager --test fallbacks -- --ignored"]
 fn swap_takes_what_nobody_may_guard() {
-    let Some(_swap) = swap() else { return };
+    with_swap(nobody_may_guard);
+}
+
+fn nobody_may_guard() {
     let place = Place::new();
     let Some(mut command) = place.powerless(&OPTIONS) else { return };
     let (mut untouched, mut managed) = (Target::start(SHAPES), shapes(&mut command));
@@ -153,8 +156,11 @@ fn refused(place: &Place, habit: &str) -> Target {
 #[test]
 #[ignore = "switches swap on for a moment: as root, cargo test -p agentmem-pager --test fallbacks -- --ignored"]
 fn swap_takes_what_is_refused() {
-    let Some(_swap) = swap() else { return };
-    for habit in ["ring", "pinned", "aio", "faults"] {
+    with_swap(what_is_refused);
+}
+
+fn what_is_refused() {
+    for habit in ["ring", "ring-hidden", "pinned", "aio", "faults"] {
         let place = Place::new();
         let mut managed = refused(&place, habit);
         for _ in 0..2 {
