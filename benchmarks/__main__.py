@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from agentmem.bench.result import Figure, Result, commit, machine
-from benchmarks.claude_code import CHECKOUT, VERSION
+from benchmarks.claude_code import VERSION
+from benchmarks.npm import CHECKOUT
 from benchmarks.stage import Settings
 
 BENCHMARKS = {
@@ -26,6 +27,7 @@ BENCHMARKS = {
     "cycles": "--count times: a turn, idle, paged out, woken; four programs",
     "adopted": "--count such cycles of a program that is taken up while it runs",
     "guest": "cycles as an ordinary user under Yama, on Debian's kernel in QEMU",
+    "others": "opencode, Gemini CLI, Codex: --count times idle, paged out, woken by a turn",
     "peers": "against nothing, zram swap, and kill and resume",
     "sharing": "--count processes share 50 MB; 1 KiB put and got: beside Ray, Redis, shared_memory",
     "tmux": "Claude Code in a terminal: idle, paged out, woken by a key",

@@ -3,19 +3,17 @@
 import contextlib
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import script
+from benchmarks.npm import CHECKOUT, Package
 from benchmarks.tree import Tree, TreeError, Turn
 
-CHECKOUT = Path(__file__).resolve().parents[1]
 PACKAGE = "@anthropic-ai/claude-code"
 VERSION = "2.1.328"
 AGENTS = Path(__file__).resolve().parent / "agents"
@@ -32,45 +30,14 @@ _STREAMS = "-p --output-format stream-json --input-format stream-json --include-
 _OPTIONS = [*_STREAMS.split(" "), "--verbose", "--dangerously-skip-permissions"]
 
 
-def cache_folder() -> Path:
-    """Where what is installed for benchmarks is kept, outside of what git has."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return Path(base) / "agentmem-bench" if base else CHECKOUT / "target" / "npm-cache"
-
-
 def install() -> Path:
     """The binary of Claude Code, installed if it is not there yet."""
-    folder = cache_folder() / f"claude-code-{VERSION}"
-    if not (found := _binaries(folder)):
-        if shutil.which("npm") is None:
-            raise SystemExit("npm is missing, and Claude Code is installed by it: install Node.js")
-        # Built beside its place and moved there whole, so that half an installation never counts.
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-            _npm_install(Path(scratch) / "made", Path(scratch) / "npm")
-            (Path(scratch) / "made").rename(folder)
-        found = _binaries(folder)
-    if not found:
-        raise SystemExit(f"{PACKAGE} {VERSION} has no binary for this machine")
-    return found[0]
+    # The build for musl is installed beside the other one on some machines, and sorts behind it.
+    return Package(PACKAGE, VERSION, "@anthropic-ai/claude-code-linux-*/claude").install()
 
 
-def _binaries(folder: Path) -> list[Path]:
-    # The build for musl is installed beside the other one on some machines.
-    return sorted(folder.glob("node_modules/@anthropic-ai/claude-code-linux-*/claude"))
-
-
-def _npm_install(folder: Path, npm_cache: Path) -> None:
-    command = ["npm", "install", "--no-save", "--no-audit", "--no-fund", "--ignore-scripts"]
-    where = ["--prefix", str(folder), "--cache", str(npm_cache)]
-    folder.mkdir()
-    subprocess.run(
-        [*command, *where, f"{PACKAGE}@{VERSION}"], check=True, stdout=sys.stderr, cwd=folder
-    )
-
-
-def environment(folder: Path, port: int) -> dict[str, str]:
-    """All that an instance is told: a fresh home, no servers but the model on loopback."""
+def surroundings(folder: Path) -> dict[str, str]:
+    """What every agent is told: a fresh home, and of ours only what agentmem goes by."""
     home, scratch = folder / "home", folder / "tmp"
     home.mkdir(parents=True, exist_ok=True)
     scratch.mkdir(exist_ok=True)
@@ -79,10 +46,17 @@ def environment(folder: Path, port: int) -> dict[str, str]:
         "LANG": "C.UTF-8",
         "HOME": str(home),
         "TMPDIR": str(scratch),
+        **{name: value for name, value in os.environ.items() if name.startswith("AGENTMEM_")},
+    }
+
+
+def environment(folder: Path, port: int) -> dict[str, str]:
+    """All that an instance is told: no servers but the model on loopback."""
+    return {
+        **surroundings(folder),
         "ANTHROPIC_BASE_URL": f"http://127.0.0.1:{port}",
         "ANTHROPIC_API_KEY": "test",
         **dict.fromkeys(_SHUT_OFF, "1"),
-        **{name: value for name, value in os.environ.items() if name.startswith("AGENTMEM_")},
     }
 
 

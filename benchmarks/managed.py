@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.claude_code import CHECKOUT
+from benchmarks.npm import CHECKOUT
 
 _POLL_S = 0.05
 _REQUEST_S = 20.0

@@ -1,5 +1,7 @@
 """A mock model on loopback that speaks the Anthropic Messages API, as far as agents use it.
 
+Other clients are answered in their own dialects (`dialects`), without tools.
+
 It answers as `script` says: without state, from the conversation in each request. Anything that is
 not about a task (titles, quota checks) gets a short harmless answer. Connections are kept open for
 as long as the client wants: a server that closes an idle one would wake a frozen agent.
@@ -16,7 +18,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from benchmarks import script
+from benchmarks import dialects, script
 
 _BODY_BYTES_MAX = 64 << 20
 _DELTA_CHARACTERS = 24
@@ -228,30 +230,33 @@ class ModelServer:
         elif path == "/v1/messages/count_tokens":
             tokens = len(json.dumps(body)) // _TOKEN_CHARACTERS
             await _send_json(writer, 200, {"input_tokens": tokens})
+        elif dialect := dialects.of(path):
+            message = message_of(dialect.request_of(body), self.seed)
+            await self._stream(list(dialect.events_of(message)), writer)
         elif path != "/v1/messages":
             await _send_json(writer, 200, {})
         elif body.get("stream"):
-            await self._stream(message_of(body, self.seed), writer)
+            await self._stream(list(events_of(message_of(body, self.seed))), writer)
         else:
             await asyncio.sleep((self.pace.first_ms + self.pace.stream_ms) / 1000)
             await _send_json(writer, 200, message_of(body, self.seed))
 
-    async def _stream(self, message: Event, writer: asyncio.StreamWriter) -> None:
-        """Send a message as a stream of events, spread evenly over the pace's time."""
+    async def _stream(self, events: list[Event], writer: asyncio.StreamWriter) -> None:
+        """Send a message's events as a stream, spread evenly over the pace's time."""
         pace = self.pace
         await asyncio.sleep(pace.first_ms / 1000)
         writer.write(
             b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
             b"cache-control: no-cache\r\nrequest-id: %s\r\ntransfer-encoding: chunked\r\n\r\n"
-            % message["id"].encode()
+            % script.hexdigest(events)[:24].encode()
         )
-        events = list(events_of(message))
         began_s = time.monotonic()
         for number, event in enumerate(events):
-            due_s = began_s + pace.stream_ms / 1000 * number / (len(events) - 1)
+            due_s = began_s + pace.stream_ms / 1000 * number / max(1, len(events) - 1)
             if (wait_s := due_s - time.monotonic()) > 0:
                 await asyncio.sleep(wait_s)
-            line = f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode()
+            name = f"event: {event['type']}\n" if "type" in event else ""
+            line = f"{name}data: {json.dumps(event)}\n\n".encode()
             writer.write(b"%x\r\n%s\r\n" % (len(line), line))
             await writer.drain()
         writer.write(b"0\r\n\r\n")

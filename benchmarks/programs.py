@@ -4,7 +4,8 @@ import os
 import sys
 from pathlib import Path
 
-from benchmarks.claude_code import AGENTS, CHECKOUT
+from benchmarks.claude_code import AGENTS
+from benchmarks.npm import CHECKOUT
 
 _RELEASE = CHECKOUT / "target" / "release" / "examples" / "shapes"
 _BUILD = "cargo build --release -p agentmem-pager --example shapes"

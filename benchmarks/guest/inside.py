@@ -26,6 +26,7 @@ _DEVICE = Path("/dev/userfaultfd")
 _CGROUPS = Path("/sys/fs/cgroup")
 _BENCH_S = 1500.0
 _REACH_S = 120.0
+_TRIES_S = 3.0
 
 Step = Callable[[], str]
 """Does something, and says what was seen; an assertion that fails says what is wrong."""
@@ -38,7 +39,7 @@ class Session:
         self.user, self.count, self.seed = user, count, seed
         self.steps: list[dict[str, Any]] = []
         self.benchmarks: dict[str, dict[str, Any]] = {}
-        self.before = _granted()
+        self.before, self.began_scope = _granted(), int(SCOPE.read_text())
         self.began_s = time.monotonic()
 
     def do(self, name: str, step: Step) -> None:
@@ -74,8 +75,18 @@ class Session:
         self.do("a part of the cgroup tree is delegated", self.delegate)
         self.do("an agent pages out and wakes, by cgroup", lambda: self.agent("S"))
         self.bench("cgroup", "cycles")
+        SCOPE.write_text("2")
+        self.do("ptrace_scope 2: who is not root is refused", lambda: self.untraced("2"))
+        self.do("ptrace_scope 2: adopt by root pages out and wakes", self.adopt_by_root)
+        self.do("ptrace_scope 2: --best-effort runs", self.best_effort)
+        SCOPE.write_text("1")
         self.do("setup --undo", self.undo)
         self.do("run after it is refused", self.refused)
+        # From here there is no way back before the next start.
+        SCOPE.write_text("3")
+        self.do("ptrace_scope 3: everybody is refused", lambda: self.untraced("3"))
+        self.do("ptrace_scope 3: adopt by root is refused", self.adopt_untraced)
+        self.do("ptrace_scope 3: --best-effort runs", self.best_effort)
 
     def refused(self) -> str:
         said = self.user.agentmem("run", "--", "true")
@@ -138,6 +149,37 @@ class Session:
                 said = _asked(process)
             assert adopter.returncode == 0, adopter.returncode
         return f"{said}; held {found['held_bytes']} bytes"
+
+    def untraced(self, scope: str) -> str:
+        """Under a rule by which the user may trace nothing, nor root under the strictest."""
+        said = [self.user.agentmem("run", "--", "true")]
+        said += [_as_root("run", "--", "true")] if scope == "3" else []
+        for each in said:
+            assert each.code == 125, each
+            assert f"ptrace_scope is {scope}" in each.err, each
+        return _line(said[-1])
+
+    def adopt_untraced(self) -> str:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        with self.user.start(["cat"], **pipes) as process:
+            said = _as_root("adopt", str(process.pid))
+            _asked(process)
+        assert said.code == 125, said
+        assert "restart the machine" in said.err, said
+        return _line(said)
+
+    def best_effort(self) -> str:
+        """Who asks for no more runs, all the same, and is never paged out."""
+        command = [AGENTMEM, "run", "--name=cat", "--best-effort", "--idle-after=300ms"]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        with self.user.start([*command, "--", "cat"], **pipes) as process:
+            time.sleep(_TRIES_S)
+            said = self.user.agentmem("ps", "-v", "--json")
+            (found,) = [json.loads(line) for line in said.out.splitlines()]
+            assert found["state"] in ("running", "idle"), found
+            answered = _asked(process)
+        assert process.returncode == 0, process.returncode
+        return f"--best-effort: {answered}; {found['busy_with']}"
 
     def delegate(self) -> str:
         """What systemd does for a user who logs in; from here on, this process is in there."""
@@ -207,7 +249,7 @@ def main() -> None:
     session.all()
     report = {
         "kernel": platform.release(),
-        "ptrace_scope": int(SCOPE.read_text()),
+        "ptrace_scope": session.began_scope,
         "uid": session.user.uid,
         "steps": session.steps,
         "benchmarks": session.benchmarks,

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.claude_code import CHECKOUT
+from benchmarks.npm import CHECKOUT
 
 FOLDER = CHECKOUT / "target" / "guest"
 # The first that names a kernel which is new enough: older releases have it beside their own.

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.claude_code import CHECKOUT
 from benchmarks.guest.initramfs import Entry, archive
 from benchmarks.guest.kernel import Kernel
+from benchmarks.npm import CHECKOUT
 
 _QEMU = "qemu-system-x86_64"
 _MODULES = ("virtio_pci", "9pnet_virtio", "9p", "overlay")

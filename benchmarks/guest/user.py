@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.claude_code import CHECKOUT
+from benchmarks.npm import CHECKOUT
 
 NAME = "agentmem-guest"
 AGENTMEM = str(CHECKOUT / ".venv" / "bin" / "agentmem")

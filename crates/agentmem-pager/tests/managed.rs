@@ -125,3 +125,35 @@ fn what_is_never_frozen_keeps_its_memory_and_its_timers() {
     assert!(answer["text"].as_str().unwrap().contains("--no-freeze"), "{answer}");
     assert_eq!(managed.check(), before);
 }
+
+/// Says what comes by UDP, the way that its argument names; a lock of its own on a file is held all the while.
+const DATAGRAMS: &str = "
+import fcntl, selectors, socket, sys
+lock = open(sys.argv[2], 'w'); fcntl.flock(lock, fcntl.LOCK_EX)
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('127.0.0.1', 0))
+selector = selectors.DefaultSelector(); selector.register(s, selectors.EVENT_READ)
+print(s.getsockname()[1], flush=True)
+while True:
+    if sys.argv[1] == 'epoll': selector.select()
+    print(s.recv(100).decode(), flush=True)
+";
+
+#[test]
+fn datagrams_wake_what_is_away_and_its_locks_hold() {
+    for way in ["epoll", "recv"] {
+        let place = Place::new();
+        let locked = place.runtime().with_file_name("lock");
+        let words = ["run", "--name=a", "--idle-after-ms=300", "--breath-ms=0", "--", "python3", "-c", DATAGRAMS, way];
+        let mut program = Target::of(place.supervisor(&words).arg(&locked));
+        let port: u16 = program.hear().parse().unwrap();
+        let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        for word in ["first", "second"] {
+            paged_out(&place);
+            let lock = std::fs::File::open(&locked).unwrap();
+            assert!(lock.try_lock().is_err(), "who is frozen keeps what it locked");
+            sender.send_to(word.as_bytes(), ("127.0.0.1", port)).unwrap();
+            assert_eq!(program.hear(), word, "{way}");
+            eventually("the wake", || (place.status()["last_wake"] == "input").then_some(()));
+        }
+    }
+}

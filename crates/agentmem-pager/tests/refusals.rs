@@ -173,6 +173,17 @@ fn whoever_is_traced_or_waits_for_who_knows_what_runs_on() {
     }
 }
 
+/// A thread of io_uring's that is left over keeps its program from being frozen, for as long as it is there.
+#[test]
+fn what_runs_on_says_why() {
+    if let Some(managed) = Managed::start("ring-worker") {
+        assert_eq!(managed.place.ask("a", r#"{"op":"pause"}"#)["ok"], false);
+        eventually("the reason, as `ps -v` shows it", || {
+            managed.place.status()["busy_with"].as_str().is_some_and(|busy| busy.contains("io_uring")).then_some(())
+        });
+    }
+}
+
 #[test]
 fn a_filter_is_passed_by_who_may() {
     if !rustix::process::geteuid().is_root() {
