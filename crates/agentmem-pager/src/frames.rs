@@ -6,7 +6,7 @@ use agentmem_core::{Error, ErrorKind, Result};
 use agentmem_store::{Cold, DiskPlace, Extent, Heap, Segments};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Address range of a block.
@@ -20,6 +20,10 @@ const BATCH_BYTES: usize = 1 << 20;
 /// Six percent smaller than the level for pages that somebody waits for, for four times the work, and decoded in two
 /// thirds of the time.
 const SQUEEZE_LEVEL: i32 = 8;
+/// One block of so many is squeezed first, and tells whether the others are worth that.
+const SAMPLE_EVERY: usize = 16;
+/// Those are not that would get smaller by less.
+const SQUEEZED_PERCENT_MIN: u64 = 3;
 /// Above this share the payload stays raw.
 const WORTH_PERCENT: usize = 95;
 
@@ -42,7 +46,7 @@ enum Held {
     Ram {
         payload: Extent,
         codec: Codec,
-        /// Whether it was compressed with time.
+        /// Whether it was compressed with time, or would hardly get smaller by that.
         squeezed: bool,
     },
     Ssd {
@@ -175,16 +179,36 @@ impl Frames {
         }
     }
 
-    /// Compresses blocks in RAM again, with more time than there was when their pages were taken. What was done when
-    /// it fails stays done.
-    pub fn squeeze<'a>(&self, blocks: impl Iterator<Item = &'a mut Block>) -> Result<()> {
-        let (mut compressor, mut reader) = (Compressor::new(SQUEEZE_LEVEL)?, Reader::new()?);
-        let mut content = vec![0; BLOCK_BYTES as usize];
-        for block in blocks.filter(|block| block.loose_bytes() > 0) {
-            let content = &mut content[..block.stored_bytes() as usize];
-            self.give(block, &mut reader, content)?;
-            let compressed = compressor.compress(&[content])?;
-            let Held::Ram { payload, codec, squeezed } = &mut block.place else { continue };
+    /// Compresses blocks in RAM again, with more time than there was when their pages were taken, until `abort` turns
+    /// true; no more of them than a sample if that hardly gets smaller. What was done when it fails stays done.
+    pub fn squeeze<'a>(&self, blocks: impl Iterator<Item = &'a mut Block>, abort: &AtomicBool) -> Result<()> {
+        let mut loose: Vec<&mut Block> = blocks.filter(|block| block.loose_bytes() > 0).collect();
+        let mut press = Press::new()?;
+        let (mut before_bytes, mut after_bytes) = (0, 0);
+        for block in loose.iter_mut().step_by(SAMPLE_EVERY) {
+            if abort.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            before_bytes += block.ram_bytes();
+            self.squeeze_block(block, &mut press)?;
+            after_bytes += block.ram_bytes();
+        }
+        let pays = (before_bytes - after_bytes) * 100 >= before_bytes * SQUEEZED_PERCENT_MIN;
+        for block in loose.into_iter().filter(|block| block.loose_bytes() > 0) {
+            match &mut block.place {
+                _ if abort.load(Ordering::Relaxed) => break,
+                Held::Ram { squeezed, .. } if !pays => *squeezed = true,
+                _ => self.squeeze_block(block, &mut press)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn squeeze_block(&self, block: &mut Block, press: &mut Press) -> Result<()> {
+        let content = &mut press.content[..block.stored_bytes() as usize];
+        self.give(block, &mut press.reader, content)?;
+        let compressed = press.compressor.compress(&[content])?;
+        if let Held::Ram { payload, codec, squeezed } = &mut block.place {
             if compressed.len() < payload.len_bytes() {
                 *payload = self.heap.store(&compressed)?;
                 *codec = Codec::Zstd;
@@ -259,6 +283,20 @@ impl Drop for Frames {
     }
 }
 
+/// What squeezing blocks takes.
+struct Press {
+    compressor: Compressor,
+    reader: Reader,
+    content: Vec<u8>,
+}
+
+impl Press {
+    fn new() -> Result<Self> {
+        let compressor = Compressor::new(SQUEEZE_LEVEL)?;
+        Ok(Press { compressor, reader: Reader::new()?, content: vec![0; BLOCK_BYTES as usize] })
+    }
+}
+
 /// What giving blocks takes, worth keeping while many are given, in order best.
 pub struct Reader {
     decompressor: Decompressor,
@@ -315,7 +353,7 @@ mod tests {
             for (squeeze, on_ssd) in [(false, false), (true, false), (false, true)] {
                 if squeeze {
                     let before: u64 = blocks.iter().map(Block::ram_bytes).sum();
-                    frames.squeeze(blocks.iter_mut()).unwrap();
+                    frames.squeeze(blocks.iter_mut(), &AtomicBool::new(false)).unwrap();
                     prop_assert!(blocks.iter().map(Block::ram_bytes).sum::<u64>() <= before);
                     prop_assert!(blocks.iter().all(|block| block.loose_bytes() == 0));
                 }
@@ -333,6 +371,49 @@ mod tests {
             prop_assert!(std::fs::read_dir(folder.path().join("pages")).map_or(0, Iterator::count) == 0, "no file has a name");
             drop(blocks);
             prop_assert!(frames.disk_bytes() <= 4096, "a block that a live one may have shared");
+        }
+    }
+
+    /// Records, in which there is more to find for who takes the time.
+    fn records() -> Vec<u8> {
+        let mut state = 1u64;
+        let mut next = |below: u64| {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 33) % below
+        };
+        let names: Vec<String> = (0..200).map(|_| format!("{:x}", next(1 << 16))).collect();
+        let mut record = |_| {
+            let (id, name, value, kind) = (next(1_000_000), next(200) as usize, next(1000), next(8) as usize);
+            format!(r#"{{"id":{id},"name":"{}","value":{value},"kind":"{}"}}"#, names[name], names[kind])
+        };
+        let text: String = (0..2_000).map(&mut record).collect();
+        text.into_bytes()[..BLOCK_BYTES as usize].to_vec()
+    }
+
+    #[test]
+    fn what_hardly_gets_smaller_is_not_squeezed() {
+        let folder = tempfile::tempdir().unwrap();
+        let frames = Frames::new(folder.path(), 3).unwrap();
+        let (never, abort) = (AtomicBool::new(false), AtomicBool::new(true));
+        let (records, noise) = (records(), content(16, 63));
+        // The first block is the sample.
+        for (first, pays) in [(&records, true), (&noise, false)] {
+            let contents: Vec<&Vec<u8>> = std::iter::once(first).chain(std::iter::repeat_n(&records, 15)).collect();
+            let mut compressor = frames.compressor().unwrap();
+            let hold = |content: &&Vec<u8>| frames.hold(&mut compressor, content, u16::MAX, 0).unwrap();
+            let mut blocks: Vec<Block> = contents.iter().map(hold).collect();
+            let before: Vec<u64> = blocks.iter().map(Block::ram_bytes).collect();
+            frames.squeeze(blocks.iter_mut(), &abort).unwrap();
+            assert!(blocks.iter().all(|block| block.loose_bytes() > 0), "nothing is done once it is aborted");
+            frames.squeeze(blocks.iter_mut(), &never).unwrap();
+            let smaller = blocks.iter().zip(&before).filter(|(block, before)| block.ram_bytes() < **before).count();
+            assert_eq!(smaller, if pays { 16 } else { 0 });
+            assert!(blocks.iter().all(|block| block.loose_bytes() == 0), "it is not tried again");
+            for (block, content) in blocks.iter().zip(contents) {
+                let mut got = vec![0; BLOCK_BYTES as usize];
+                frames.give(block, &mut Reader::new().unwrap(), &mut got).unwrap();
+                assert_eq!(&got, content);
+            }
         }
     }
 

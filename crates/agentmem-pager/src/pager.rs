@@ -155,10 +155,10 @@ impl Pager {
         outcome
     }
 
-    /// Compresses frames in RAM again, with more time, until `abort` turns true.
+    /// Compresses frames in RAM again, with more time, where that pays, until `abort` turns true.
     pub fn squeeze(&mut self, abort: &AtomicBool) -> agentmem_core::Result<()> {
         let blocks = self.processes.values_mut().flat_map(Process::blocks_mut);
-        let outcome = self.frames.squeeze(blocks.take_while(|_| !abort.load(Ordering::Relaxed)));
+        let outcome = self.frames.squeeze(blocks, abort);
         self.release_free_memory();
         outcome
     }
