@@ -1,5 +1,6 @@
 """The demonstration, small: that it measures what it says, and says what it found."""
 
+import contextlib
 import io
 import json
 import os
@@ -187,7 +188,9 @@ def test_budget_that_is_too_small_is_named() -> None:
 
 def test_process_that_dies_is_an_error() -> None:
     def kill(what: str, done: int, total: int) -> None:
-        os.kill(fleet.agents[3], signal.SIGKILL)
+        # It may be gone already when this is called again.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(fleet.agents[3], signal.SIGKILL)
 
     dead = pytest.raises(agentmem.errors.Io, match="agent-003's process ended with -9")
     with Fleet(replace(SMALL, scale=0.05).with_budget(None)) as fleet, dead:

@@ -159,7 +159,8 @@ impl Engine {
         while excess() > 0 {
             if !is_possible {
                 self.lock().counters.reject_memory += 1;
-                let what = format!("{bytes} bytes more than the budget holds");
+                let planned_bytes = self.planned_bytes(&self.lock());
+                let what = format!("{bytes} bytes more than the budget holds ({planned_bytes} of {max} are in use)");
                 return Err(Error::new(ErrorKind::OutOfMemory, what));
             }
             // Room that was made and is gone again was taken by others: that is no reason to refuse.

@@ -34,6 +34,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+/// The ring of the engine's own process, where it lends its memory.
+const CELLS_BESIDE_OTHERS: usize = 1 << 8;
+const DATA_BYTES_BESIDE_OTHERS: usize = 256 << 10;
 /// What the lock of a temporary folder is kept as.
 const LOCK: &str = "lock";
 
@@ -85,7 +88,12 @@ impl Store {
             }
             None => (None, DomainKey(sys::random()?)),
         };
-        let shape = Shape { cells: CELLS, data_bytes: options.arena_bytes as usize, claims: SLOTS_MAX };
+        // Where others have sessions, hardly anything is put from this process, and its ring counts in full.
+        let (cells, data_bytes) = match options.lends {
+            true => (CELLS_BESIDE_OTHERS, DATA_BYTES_BESIDE_OTHERS.min(options.arena_bytes as usize)),
+            false => (CELLS, options.arena_bytes as usize),
+        };
+        let shape = Shape { cells, data_bytes, claims: SLOTS_MAX };
         let engine = Arc::new(match keeping {
             None => Engine::new(options, key, cold, ledger)?,
             Some(keeping) => {

@@ -183,13 +183,13 @@ def run(settings: Settings) -> Result:
         Figure("of what they held, figures not as before", len(hundred.still_held), "", 0),
         Figure("descriptors left", after.descriptors - before.descriptors, "", 0),
         Figure("memfds left", after.memfds - before.memfds, "", 0),
-        Figure("memory left", (after.resident_bytes - before.resident_bytes) / 1e6, "MB"),
+        Figure("memory left", max(0, after.resident_bytes - before.resident_bytes) / 1e6, "MB"),
         Figure(f"{rounds} rounds of {ROUND_AGENTS}: slowest freed after", slowest_ms, "ms", 1000),
         Figure("rounds after which a figure was not as before", wrong, "", 0),
         Figure(f"descriptors more than after {first}", late.descriptors - early.descriptors, "", 0),
         Figure("memfds more", late.memfds - early.memfds, "", 0),
-        Figure("tables more", (late.table_bytes - early.table_bytes) / 1e6, "MB", 0.1),
-        Figure("memory more", (late.resident_bytes - early.resident_bytes) / 1e6, "MB", 2),
+        Figure("tables more", max(0, late.table_bytes - early.table_bytes) / 1e6, "MB", 0.1),
+        Figure("memory more", max(0, late.resident_bytes - early.resident_bytes) / 1e6, "MB", 2),
         Figure("memory of the daemon in the end", late.resident_bytes / 1e6, "MB"),
     ]
     meaning = ["liveness", at_once, rounds, ROUND_AGENTS, _ROUND_READY, len(_SHARED), _LARGE_BYTES]
