@@ -1,7 +1,7 @@
 //! The way to a daemon's engine, from a process that has a session with it.
 //!
-//! A connection carries one call at a time. Threads that call at the same time open more of them, which join the
-//! session of the first by its secret. The session ends with the first.
+//! A connection carries one call at a time. The session lives by its first one, and a process whose threads do not
+//! call at the same time needs no other. Those that do open more, which join the session by its secret.
 
 use crate::agents::AgentShared;
 use crate::arena::{Arena, Shape};
@@ -31,6 +31,8 @@ use std::sync::{Arc, Weak};
 pub const VERSION: u32 = 1;
 /// Connections of one session that are kept when nobody uses them.
 const IDLE_MAX: usize = 4;
+/// The longest call.
+pub const CALL_BYTES_MAX: usize = 1 << 20;
 /// The longest answer: a message of 1 GiB, with what is around it.
 const ANSWER_BYTES_MAX: usize = (1 << 30) + (1 << 20);
 /// Numbers of the calls that a connection begins with.
@@ -81,8 +83,10 @@ pub struct Join {
 pub struct Remote {
     path: PathBuf,
     join: Join,
-    /// The one that the session lives by. It carries the goodbye only.
+    /// The one that the session lives by.
     first: UnixStream,
+    /// Held while a call is under way on it.
+    first_is_busy: Mutex<()>,
     idle: Mutex<Vec<UnixStream>>,
     agents: Mutex<HashMap<u32, Arc<AgentShared>>>,
     conversations: Mutex<HashMap<u32, Weak<ConversationShared>>>,
@@ -132,6 +136,7 @@ pub fn connect(path: &Path, domain: Option<(&str, &[u8])>, on_full: OnFull) -> R
         path: path.into(),
         join: Join { secret },
         first,
+        first_is_busy: Mutex::default(),
         idle: Mutex::default(),
         agents: Mutex::default(),
         conversations: Mutex::default(),
@@ -156,6 +161,21 @@ impl Remote {
     /// Asks; also returns a descriptor that came with the answer.
     pub fn call<C: Call>(&self, call: &C, lent: Option<BorrowedFd<'_>>) -> Result<(C::Answer, Option<OwnedFd>)> {
         let body = call::encode(call)?;
+        if body.len() > CALL_BYTES_MAX {
+            // The daemon would hang up, which ends the session.
+            let what = format!("a name or list of {} bytes (a call has {CALL_BYTES_MAX} at most)", body.len());
+            return Err(Error::new(ErrorKind::InvalidArgument, what));
+        }
+        let lent: Vec<BorrowedFd<'_>> = lent.into_iter().collect();
+        let mut answer = match self.first_is_busy.try_lock() {
+            Some(_busy) => exchange(&self.first, C::NUMBER, &body, &lent),
+            None => self.exchange_beside(C::NUMBER, &body, &lent),
+        }?;
+        Ok((call::decode_answer::<C>(&answer.body)?, answer.descriptors.pop()))
+    }
+
+    /// One call and its answer while the first connection is busy with another.
+    fn exchange_beside(&self, number: u16, body: &[u8], lent: &[BorrowedFd<'_>]) -> Result<Message> {
         let kept = self.idle.lock().pop();
         let stream = match kept {
             Some(stream) => stream,
@@ -165,8 +185,7 @@ impl Remote {
                 stream
             }
         };
-        let lent: Vec<BorrowedFd<'_>> = lent.into_iter().collect();
-        let outcome = exchange(&stream, C::NUMBER, &body, &lent);
+        let outcome = exchange(&stream, number, body, lent);
         // One that failed may have half an answer under way.
         if !matches!(&outcome, Err(error) if error.kind() == ErrorKind::Unreachable) {
             let mut idle = self.idle.lock();
@@ -174,8 +193,7 @@ impl Remote {
                 idle.push(stream);
             }
         }
-        let mut answer = outcome?;
-        Ok((call::decode_answer::<C>(&answer.body)?, answer.descriptors.pop()))
+        outcome
     }
 
     /// See [`Link::leave_large`].
@@ -230,6 +248,7 @@ impl Remote {
             agent.close();
         }
         // The session itself lives until nothing looks at what it pinned any more.
+        let _busy = self.first_is_busy.lock();
         exchange(&self.first, Goodbye::NUMBER, &call::encode(&Goodbye)?, &[]).map(drop)
     }
 }
