@@ -36,7 +36,8 @@ class Current(NamedTuple):
 
 
 _current: Current | None = None
-_session_socket: Path | None = None
+_session: tuple[Path, agentmem.Store] | None = None
+"""What a spare child opened, and where."""
 
 
 def current() -> Current:
@@ -98,17 +99,16 @@ class Birth(NamedTuple):
             raise InvalidArgument("what a child is to be cannot be understood; update agentmem")
         return birth
 
-    def live(self, store: agentmem.Store | None, descriptors: list[int]) -> NoReturn:
-        """Be that, with a session that is open already, if it is the right one. `descriptors` are
-        stdin, stdout, stderr and the working folder."""
+    def live(self, descriptors: list[int]) -> NoReturn:
+        """Be that. `descriptors` are stdin, stdout, stderr and the working folder."""
         code, has_begun = EXIT_CODE, False
         try:
             self._become(descriptors)
             function = self._found()
+            store = _take_session()
             if self.register:
                 self._register(store)
-            elif store is not None:
-                store.close()
+            del store  # Of an agent's, there is another reference.
             has_begun = True
             code = _exit_code(function())
         except SystemExit as exit_:
@@ -143,8 +143,8 @@ class Birth(NamedTuple):
         global _current
         name = self.name or own_name(self.module, os.getpid())
         agent = None
-        if store is not None and _session_socket == registry.socket():
-            # Its daemon may have been started anew meanwhile, or be another's.
+        if store is not None:
+            # Its daemon may have been started anew meanwhile.
             with suppress(Unreachable, Closed):
                 agent = store.agent(name, importance=self.importance)
         if store is None or agent is None:
@@ -169,13 +169,12 @@ class Birth(NamedTuple):
 
 def wait(module: str, connection: socket.socket) -> NoReturn:
     """Be a spare child: make ready what every child needs, wait to be told, and be that."""
-    global _session_socket
+    global _session
     _reseed()
     gc.enable()
-    store = None
-    _session_socket = registry.socket()
+    path = registry.socket()
     with suppress(AgentMemError):
-        store = agentmem.connect(_session_socket, start=False)
+        _session = path, agentmem.connect(path, start=False)
     rehearse(module)
     line = wire.Line()
     request = None
@@ -185,7 +184,16 @@ def wait(module: str, connection: socket.socket) -> NoReturn:
     except (EOFError, OSError):
         os._exit(0)  # The zygote is over, and nobody needs a spare.
     connection.close()
-    Birth.parse(module, request).live(store, line.descriptors)
+    Birth.parse(module, request).live(line.descriptors)
+
+
+def _take_session() -> agentmem.Store | None:
+    """The session that was opened beforehand, if it is with the daemon that is meant now."""
+    global _session
+    taken, _session = _session, None
+    if taken is None or taken[0] != registry.socket():
+        return None
+    return taken[1]
 
 
 def rehearse(module: str) -> None:
@@ -194,10 +202,11 @@ def rehearse(module: str) -> None:
     here, there = socket.socketpair()
     request = {"op": "spawn", "function": "", "environment": dict(os.environ)}
     with here, there, wire.Line() as line:
-        wire.send(here, request, [here.fileno()] * wire.DESCRIPTORS_MAX)
+        wire.send(here, wire.encoded(request), [here.fileno()] * wire.DESCRIPTORS_MAX)
         received = line.receive(there) or request
         birth = Birth.parse(module, received)
-        wire.send(there, {"ok": True, "pid": os.getpid(), "name": own_name(module, os.getpid())})
+        answer = {"ok": True, "pid": os.getpid(), "name": own_name(module, os.getpid())}
+        wire.send(there, wire.encoded(answer))
     _set_environment(birth.environment)
 
 

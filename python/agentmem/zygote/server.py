@@ -278,7 +278,7 @@ class Server:
             self._spare, self._makes_spare = None, True
             with spare.connection:
                 try:
-                    wire.send_line(spare.connection, line.received, line.descriptors)
+                    wire.send(spare.connection, line.received, line.descriptors)
                 except OSError:
                     os.kill(spare.pid, signal.SIGKILL)  # It may be stopped, and never be told.
                     self._orphans.add(spare.pid)
@@ -399,7 +399,7 @@ def _answer(
 ) -> bool:
     """Whether it could be said."""
     try:
-        wire.send(connection, answer, descriptors or [])
+        wire.send(connection, wire.encoded(answer), descriptors or [])
     except OSError:
         return False
     return True

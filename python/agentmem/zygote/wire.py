@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from agentmem import control
-from agentmem.errors import Io, Unreachable
+from agentmem.errors import InvalidArgument, Io, Unreachable
 
 REQUEST_BYTES_MAX = 4 << 20
 """Arguments and environment together; execve allows about as much."""
@@ -66,18 +66,16 @@ class Line:
         self.close()
 
 
-def send(
-    connection: socket.socket, message: Mapping[str, Any], descriptors: Sequence[int] = ()
-) -> None:
-    """Send one line; the descriptors stay open here."""
+def encoded(message: Mapping[str, Any]) -> bytes:
+    """The line that says `message`."""
     # ASCII alone: what is no UTF-8 is escaped as a lone surrogate, and comes back as that.
-    send_line(connection, json.dumps(message).encode() + b"\n", descriptors)
+    return json.dumps(message).encode() + b"\n"
 
 
-def send_line(
+def send(
     connection: socket.socket, line: bytes | bytearray, descriptors: Sequence[int] = ()
 ) -> None:
-    """Send a line that is one already."""
+    """Send one line; the descriptors stay open here."""
     sent = socket.send_fds(connection, [line], descriptors) if descriptors else 0
     if sent < len(line):
         connection.sendall(line[sent:])
@@ -92,13 +90,20 @@ def ask(
     """The answer to `request`, once it says `ok`, and the descriptors that came with it.
 
     Raises:
+        InvalidArgument: It is too long.
         Unreachable: `whom` is not there any more.
         Io: It answered with something that cannot be read.
         AgentMemError: What it says, with its class.
     """
+    asked = encoded(request)
+    if len(asked) > REQUEST_BYTES_MAX:
+        raise InvalidArgument(
+            f"arguments and environment take {len(asked)} bytes, and {whom} takes"
+            f" {REQUEST_BYTES_MAX} at most: pass a file"
+        )
     with Line() as line:
         try:
-            send(connection, request, descriptors)
+            send(connection, asked, descriptors)
             answer = None
             while answer is None:
                 answer = line.receive(connection)
