@@ -27,6 +27,8 @@ BENCHMARKS = {
     "adopted": "--count such cycles of a program that is taken up while it runs",
     "guest": "cycles as an ordinary user under Yama, on Debian's kernel in QEMU",
     "peers": "against nothing, zram swap, and kill and resume",
+    "zygote": "--count agents in processes forked from a zygote, a message a second each",
+    "frameworks": "children of zygotes that imported real frameworks, against plain processes",
     "tmux": "Claude Code in a terminal: idle, paged out, woken by a key",
 }
 
