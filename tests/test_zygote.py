@@ -154,6 +154,17 @@ def test_a_child_has_what_it_was_given(zygote: Make, tmp_path: Path) -> None:
     assert (found["cwd"], found["umask"], found["marked"]) == (str(tmp_path), 0o077, "x")
 
 
+def test_what_one_caller_had_the_next_has_not(
+    zygote: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = zygote()
+    for marked in ("a", "b", None, "c"):
+        monkeypatch.delenv("MARK", raising=False)
+        if marked is not None:
+            monkeypatch.setenv("MARK", marked)
+        assert facts(made)["marked"] == marked
+
+
 def test_nothing_of_the_zygote_is_left_in_a_child(zygote: Make) -> None:
     made = zygote()
     others = [zygote() for _ in range(5)]
@@ -425,6 +436,7 @@ def test_a_folder_that_is_open_to_others_is_refused(modules: Path, tmp_path: Pat
         b'{"op": null}\n',
         b'{"op": "spawn"}\n',
         b'{"op": "spawn", "arguments": 1, "environment": []}\n',
+        b'{"op": "spawn", "function": "main", "environment": "=a"}\n',
         b'{"op": "reap", "pid": 1}\n',
         b'{"op": "reap", "pid": []}\n',
         b"\xff" * (wire.REQUEST_BYTES_MAX + 1),
@@ -447,8 +459,11 @@ def test_garbage_is_refused_and_hurts_nobody(zygote: Make, line: bytes) -> None:
 
 def test_limits_are_said(zygote: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     made = zygote()
+    for name, value in (("A", "b\0c"), ("", "b"), ("A=", "b")):
+        with pytest.raises(InvalidArgument, match="variable"):
+            made.spawn(env={name: value})
     with pytest.raises(InvalidArgument, match="understood"):
-        made.spawn(env={"A": "b\0c"})
+        made.spawn("b\0c")
     with pytest.raises(Io, match="cannot work in"):
         made.spawn(cwd="/no/such/folder")
     with pytest.raises(InvalidArgument, match="no descriptor"):

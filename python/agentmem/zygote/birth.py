@@ -36,8 +36,10 @@ class Current(NamedTuple):
 
 
 _current: Current | None = None
-_session: tuple[Path, agentmem.Store] | None = None
-"""What a spare child opened, and where."""
+_session: tuple[str, Path, agentmem.Store] | None = None
+"""What a spare child opened, in which environment, and where."""
+_environment = ""
+"""That of this process, as it was told."""
 
 
 def current() -> Current:
@@ -64,7 +66,8 @@ class Birth(NamedTuple):
     importance: int | None
     register: bool
     arguments: list[str]
-    environment: dict[str, str]
+    environment: str
+    """See `surround`."""
     umask: int
 
     @classmethod
@@ -81,7 +84,7 @@ class Birth(NamedTuple):
             importance=request.get("importance"),
             register=request.get("register", True),
             arguments=request.get("arguments", []),
-            environment=request.get("environment", {}),
+            environment=request.get("environment", ""),
             umask=request.get("umask", 0o077),
         )
         is_sound = (
@@ -92,8 +95,7 @@ class Birth(NamedTuple):
             and 0 <= birth.umask <= 0o777
             and isinstance(birth.arguments, list)
             and all(map(_is_text, birth.arguments))
-            and isinstance(birth.environment, dict)
-            and all(map(_is_text, birth.environment.values()))
+            and isinstance(birth.environment, str)
         )
         if not is_sound:
             raise InvalidArgument("what a child is to be cannot be understood; update agentmem")
@@ -128,15 +130,16 @@ class Birth(NamedTuple):
 
     def _become(self, descriptors: list[int]) -> None:
         """Take on what the caller has and its zygote has not."""
-        for number, descriptor in zip(_STANDARD, descriptors, strict=False):
+        *streams, folder = descriptors
+        for number, descriptor in zip(_STANDARD, streams, strict=True):
             os.dup2(descriptor, number)
-        os.fchdir(descriptors[len(_STANDARD)])
+        os.fchdir(folder)
         for descriptor in descriptors:
             os.close(descriptor)
-        unbuffered = bool(self.environment.get("PYTHONUNBUFFERED"))
+        surround(self.environment)
+        unbuffered = bool(os.environ.get("PYTHONUNBUFFERED"))
         sys.stdout.reconfigure(line_buffering=os.isatty(1), write_through=unbuffered)  # type: ignore[union-attr]
         os.umask(self.umask)
-        _set_environment(self.environment)
         sys.argv = [self.module, *self.arguments]
 
     def _register(self, store: agentmem.Store | None) -> None:
@@ -174,7 +177,9 @@ def wait(module: str, connection: socket.socket) -> NoReturn:
     gc.enable()
     path = registry.socket()
     with suppress(AgentMemError):
-        _session = path, agentmem.connect(path, start=False)
+        _session = _environment, path, agentmem.connect(path, start=False)
+        # The first call is dearer than the next.
+        _session[2].agent_stats("")
     rehearse(module)
     line = wire.Line()
     request = None
@@ -191,23 +196,30 @@ def _take_session() -> agentmem.Store | None:
     """The session that was opened beforehand, if it is with the daemon that is meant now."""
     global _session
     taken, _session = _session, None
-    if taken is None or taken[0] != registry.socket():
+    if taken is None:
         return None
-    return taken[1]
+    environment, path, store = taken
+    # The same environment leads to the same daemon, and costs less to compare.
+    return store if environment == _environment or path == registry.socket() else None
 
 
 def rehearse(module: str) -> None:
     """Do what a birth takes, to no effect. Each page that this process writes to after a fork is
     copied first; so that is done before anybody waits for it."""
     here, there = socket.socketpair()
-    request = {"op": "spawn", "function": "", "environment": dict(os.environ)}
+    folder = os.open(".", os.O_PATH | os.O_DIRECTORY)
+    umask = os.umask(0o077)
+    request = {"op": "spawn", "environment": environment_text(), "umask": umask}
     with here, there, wire.Line() as line:
-        wire.send(here, wire.encoded(request), [here.fileno()] * wire.DESCRIPTORS_MAX)
-        received = line.receive(there) or request
-        birth = Birth.parse(module, received)
+        wire.send(here, wire.encoded(request), [*_STANDARD, folder])
+        os.close(folder)
+        birth = Birth.parse(module, line.receive(there) or request)
+        birth._become(line.descriptors)
+        line.descriptors = []
+        with suppress(NotFound):
+            birth._found()
         answer = {"ok": True, "pid": os.getpid(), "name": own_name(module, os.getpid())}
         wire.send(there, wire.encoded(answer))
-    _set_environment(birth.environment)
 
 
 def _is_text(value: object) -> bool:
@@ -224,16 +236,32 @@ def _close(agent: agentmem.Agent) -> None:
         agent.close()
 
 
-def _set_environment(wanted: dict[str, str]) -> None:
-    """Make the environment `wanted`; what is so already is not touched, and costs no page."""
+def environment_text() -> str:
+    """The environment of this process as one text: `NAME=VALUE`, with a NUL between two."""
+    return os.fsdecode(b"\0".join(b"%s=%s" % each for each in os.environb.items()))
+
+
+def surround(environment: str) -> None:
+    """Make that the environment of this process; what is so already is not touched.
+
+    Raises:
+        InvalidArgument: It cannot be one.
+    """
+    global _environment
+    if environment == _environment:
+        return
+    wanted = dict(each.partition("=")[::2] for each in environment.split("\0") if each)
+    if "" in wanted:
+        raise InvalidArgument("a variable of the environment has no name; give it one")
+    zone = os.environ.get("TZ")
     for key in [key for key in os.environ if key not in wanted]:
         del os.environ[key]
-    zone = os.environ.get("TZ")
     for key, value in wanted.items():
         if os.environ.get(key) != value:
             os.environ[key] = value
     if os.environ.get("TZ") != zone:
         time.tzset()
+    _environment = environment
 
 
 def _reseed() -> None:

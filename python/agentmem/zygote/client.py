@@ -24,6 +24,7 @@ from agentmem.errors import (
     Unsupported,
 )
 from agentmem.zygote import wire
+from agentmem.zygote.birth import environment_text
 from agentmem.zygote.child import Child
 from agentmem.zygote.place import Place, Target
 
@@ -142,7 +143,7 @@ class Zygote:
             "importance": importance,
             "register": register,
             "arguments": list(arguments),
-            "environment": dict(os.environ if env is None else env),
+            "environment": environment_text() if env is None else _environment(env),
             "umask": _umask() if umask is None else umask,
         }
         with ExitStack() as opened:
@@ -284,6 +285,13 @@ def _descriptor(opened: ExitStack, given: Stream, own: int) -> int:
         raise InvalidArgument(f"{given} is no descriptor: give one, a file, or subprocess.DEVNULL")
     given.flush()
     return given.fileno()
+
+
+def _environment(env: Mapping[str, str]) -> str:
+    for name, value in env.items():
+        if not name or "=" in name or "\0" in name + value:
+            raise InvalidArgument(f"{name!r} cannot be a variable of the environment, as it is")
+    return "\0".join(f"{name}={value}" for name, value in env.items())
 
 
 def _folder(opened: ExitStack, path: str | os.PathLike[str] | None) -> int:

@@ -25,7 +25,7 @@ from agentmem.errors import (
     Unsupported,
 )
 from agentmem.zygote import pages, wire
-from agentmem.zygote.birth import Birth, own_name, rehearse
+from agentmem.zygote.birth import Birth, own_name, rehearse, surround
 
 CHILDREN_MAX = 4096
 """Children of one zygote, those that have ended and were not waited for included."""
@@ -265,6 +265,8 @@ class Server:
             raise LimitReached(
                 f"{CHILDREN_MAX} children of one zygote; wait for some, or close them"
             )
+        # Whoever comes next is likely to have the same one, and the next spare has it already.
+        surround(birth.environment)
         pid = self._bear(line)
         caller.children.add(pid)
         lent.append(os.pidfd_open(pid))
