@@ -30,6 +30,8 @@ BENCHMARKS = {
     "others": "opencode, Gemini CLI, Codex: --count times idle, paged out, woken by a turn",
     "peers": "against nothing, zram swap, and kill and resume",
     "sharing": "--count processes share 50 MB; 1 KiB put and got: beside Ray, Redis, shared_memory",
+    "zygote": "--count agents in processes forked from a zygote, a message a second each",
+    "frameworks": "children of zygotes that imported real frameworks, against plain processes",
     "tmux": "Claude Code in a terminal: idle, paged out, woken by a key",
 }
 

@@ -3,7 +3,9 @@
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -159,3 +161,29 @@ def test_domains_are_entered_by_their_token(daemon_socket: Path) -> None:
         for wrong in (("tenant", None), (None, "a token that is long"), ("tenant", "short")):
             with pytest.raises(InvalidArgument):
                 enter(*wrong)
+
+
+def test_a_call_that_is_too_long_ends_no_session(daemon_socket: Path) -> None:
+    with agentmem.connect(daemon_socket, start=False) as mem:
+        agent = mem.agent("agent")
+        kept = agent.put(b"kept", name="kept")
+        with pytest.raises(InvalidArgument, match="at most"):
+            agent.attach("x" * 2_000_000)
+        assert mem.agents() == ["agent"]
+        assert agent.attach("kept").id == kept.id
+
+
+def test_threads_that_call_at_the_same_time_share_a_session(daemon_socket: Path) -> None:
+    with agentmem.connect(daemon_socket, start=False) as mem:
+        agents = [mem.agent(f"agent-{number}") for number in range(8)]
+
+        def talk(agent: agentmem.Agent) -> int:
+            conversation = agent.conversation()
+            for number in range(50):
+                conversation.append(b"%d" % number)
+                assert agent.stats()["messages"] == number + 1
+            return len(conversation)
+
+        with ThreadPoolExecutor(len(agents)) as pool:
+            assert list(pool.map(talk, agents)) == [50] * len(agents)
+        assert mem.stats()["messages"] == 400

@@ -92,6 +92,9 @@ class Store:
     @property
     def memory_max(self) -> int:
         """The budget, in bytes."""
+    @property
+    def is_closed(self) -> bool:
+        """Whether it can be used no more: it was closed, or is the parent's of this process."""
     def agent(
         self,
         name: str,

@@ -154,6 +154,11 @@ def _close_all() -> None:
         store.close()
 
 
+def open_stores() -> list[Store]:
+    """The stores of this process that nobody closed, sessions with a daemon included."""
+    return [store for store in _stores if not store.is_closed]
+
+
 class _Named:
     """A policy for the engine, which sends plain tuples where the policy wants named fields."""
 

@@ -1,14 +1,13 @@
 """One request to one supervisor: a JSON object a line, there and back."""
 
 import json
-import os
 import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from agentmem import errors
+from agentmem import errors, registry
 from agentmem.errors import AgentMemError, Io, NotFound
 
 ANSWER_BYTES_MAX = 8 * 1024 * 1024
@@ -41,22 +40,18 @@ def ask(agents: Path, name: str, request: Mapping[str, Any], *, timeout_s: float
     if not isinstance(answer, dict):
         raise Io(f"agent {name!r} answered with something else than an object")
     if answer.get("ok") is not True:
-        raise _said(name, answer)
+        raise said(f"agent {name!r}", answer)
     return answer
 
 
 def _exchange(agents: Path, name: str, line: bytes, deadline_s: float) -> bytes:
     """Send one line, and read one."""
-    # By way of the folder's descriptor: the path of a socket may have 107 bytes, no more.
-    descriptor = os.open(agents, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(_left(deadline_s))
-            connection.connect(f"/proc/self/fd/{descriptor}/{name}.sock")
-            connection.sendall(line)
-            return _line(connection, deadline_s)
-    finally:
-        os.close(descriptor)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(_left(deadline_s))
+        with registry.address(agents / f"{name}.sock") as address:
+            connection.connect(address)
+        connection.sendall(line)
+        return _line(connection, deadline_s)
 
 
 def _line(connection: socket.socket, deadline_s: float) -> bytes:
@@ -79,12 +74,10 @@ def _left(deadline_s: float) -> float:
     return left_s
 
 
-def _said(name: str, answer: Mapping[str, Any]) -> AgentMemError:
-    """The exception that an answer names."""
+def said(whom: str, answer: Mapping[str, Any]) -> AgentMemError:
+    """The exception that an answer of `whom` names."""
     kind = getattr(errors, str(answer.get("error")), None)
     text = answer.get("text")
     if not (isinstance(kind, type) and issubclass(kind, AgentMemError)):
         kind = Io
-    return kind(
-        f"agent {name!r}: {text if isinstance(text, str) else 'it refused, without a word'}"
-    )
+    return kind(f"{whom}: {text if isinstance(text, str) else 'it refused, without a word'}")

@@ -7,10 +7,12 @@ ARCHITECTURE.md. Little is imported here: hooks of agents run through this at ev
 import json
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from agentmem.errors import PermissionDenied
+from agentmem.errors import Io, PermissionDenied
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 """What an agent can be called."""
@@ -80,6 +82,38 @@ def folder() -> Path | None:
             return None
         _check(each, found)
     return path / "agents"
+
+
+def made(name: str) -> Path:
+    """The folder `name` beside that of the agents, made where there is none.
+
+    Raises:
+        PermissionDenied: Somebody else could have put something there.
+        Io: It cannot be made.
+    """
+    path = base()
+    for each in (path, path / name):
+        try:
+            # What is above the base belongs to the system, or to whoever named it.
+            each.mkdir(mode=0o700, parents=each == path, exist_ok=True)
+            found = each.lstat()
+        except OSError as error:
+            raise Io(f"{each} cannot be made: {error.strerror}; set {_VARIABLE}") from error
+        _check(each, found)
+    return path / name
+
+
+@contextmanager
+def address(path: Path) -> Iterator[str]:
+    """Where to bind or connect a socket at `path`, while the `with` block runs.
+
+    By way of the folder's descriptor: the path of a socket may have 107 bytes, no more.
+    """
+    descriptor = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{descriptor}/{path.name}"
+    finally:
+        os.close(descriptor)
 
 
 def _check(path: Path, found: os.stat_result) -> None:

@@ -125,6 +125,11 @@ impl Store {
         self.engine.memory_max_bytes()
     }
 
+    #[getter]
+    fn is_closed(&self) -> bool {
+        self.engine.is_closed()
+    }
+
     #[pyo3(signature = (name, *, importance=None, quota_bytes=None, pid=None))]
     fn agent(
         &self,

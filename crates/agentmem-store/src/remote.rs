@@ -1,7 +1,7 @@
 //! The way to a daemon's engine, from a process that has a session with it.
 //!
-//! A connection carries one call at a time. Threads that call at the same time open more of them, which join the
-//! session of the first by its secret. The session ends with the first.
+//! A connection carries one call at a time. The session lives by its first one, and a process whose threads do not
+//! call at the same time needs no other. Those that do open more, which join the session by its secret.
 
 use crate::agents::AgentShared;
 use crate::arena::{Arena, Shape};
@@ -32,6 +32,8 @@ use std::time::{Duration, Instant};
 pub const VERSION: u32 = 1;
 /// Connections of one session that are kept when nobody uses them.
 const IDLE_MAX: usize = 4;
+/// The longest call.
+pub const CALL_BYTES_MAX: usize = 1 << 20;
 /// The longest answer: a message of 1 GiB, with what is around it.
 const ANSWER_BYTES_MAX: usize = (1 << 30) + (1 << 20);
 /// Numbers of the calls that a connection begins with.
@@ -93,7 +95,7 @@ pub struct Join {
 pub struct Remote {
     path: PathBuf,
     join: Join,
-    /// The one that the session lives by. It carries the goodbye only.
+    /// The one that the session lives by.
     first: Mutex<UnixStream>,
     idle: Mutex<Vec<UnixStream>>,
     agents: Mutex<HashMap<u32, Arc<AgentShared>>>,
@@ -169,12 +171,18 @@ impl Remote {
     /// is asked: then it may be that both carried it out.
     pub fn call<C: Call>(&self, call: &C, lent: Option<BorrowedFd<'_>>) -> Result<(C::Answer, Option<OwnedFd>)> {
         let body = call::encode(call)?;
-        let mut outcome = self.ask(C::NUMBER, &body, lent);
+        if body.len() > CALL_BYTES_MAX {
+            // The daemon would hang up, which ends the session.
+            let what = format!("a name or list of {} bytes (a call has {CALL_BYTES_MAX} at most)", body.len());
+            return Err(Error::new(ErrorKind::InvalidArgument, what));
+        }
+        let lent: Vec<BorrowedFd<'_>> = lent.into_iter().collect();
+        let mut outcome = self.ask(C::NUMBER, &body, &lent);
         for _ in 0..REPEATS_MAX {
             match outcome {
                 Err(error) if error.kind() == ErrorKind::Unreachable && self.check_open().is_ok() => {
                     self.revive(PATIENCE)?;
-                    outcome = self.ask(C::NUMBER | REPEATED, &body, lent);
+                    outcome = self.ask(C::NUMBER | REPEATED, &body, &lent);
                 }
                 _ => break,
             }
@@ -208,7 +216,15 @@ impl Remote {
     }
 
     /// Asks once.
-    fn ask(&self, number: u16, body: &[u8], lent: Option<BorrowedFd<'_>>) -> Result<Message> {
+    fn ask(&self, number: u16, body: &[u8], lent: &[BorrowedFd<'_>]) -> Result<Message> {
+        match self.first.try_lock() {
+            Some(first) => exchange(&first, number, body, lent),
+            None => self.ask_beside(number, body, lent),
+        }
+    }
+
+    /// Asks while the first connection is busy with another call.
+    fn ask_beside(&self, number: u16, body: &[u8], lent: &[BorrowedFd<'_>]) -> Result<Message> {
         let kept = self.idle.lock().pop();
         let stream = match kept {
             Some(stream) => stream,
@@ -218,8 +234,7 @@ impl Remote {
                 stream
             }
         };
-        let lent: Vec<BorrowedFd<'_>> = lent.into_iter().collect();
-        let outcome = exchange(&stream, number, body, &lent);
+        let outcome = exchange(&stream, number, body, lent);
         // One that failed may have half an answer under way.
         if !matches!(&outcome, Err(error) if error.kind() == ErrorKind::Unreachable) {
             let mut idle = self.idle.lock();

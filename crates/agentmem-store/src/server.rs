@@ -4,7 +4,7 @@ use crate::arena::Shape;
 use crate::call::{self, Caller};
 use crate::domains::{Domain, Domains};
 use crate::engine::Engine;
-use crate::remote::{HELLO, Hello, JOIN, Join, REPEATED, RESUME, Secret, VERSION, Welcome};
+use crate::remote::{CALL_BYTES_MAX, HELLO, Hello, JOIN, Join, REPEATED, RESUME, Secret, VERSION, Welcome};
 use crate::socket::{self, Message};
 use crate::sync::{AtomicBool, AtomicUsize, Ordering};
 use crate::sys;
@@ -15,8 +15,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 
-/// The longest call.
-const CALL_BYTES_MAX: usize = 1 << 20;
 /// Stack of a thread that answers.
 const STACK_BYTES: usize = 256 << 10;
 /// An arena is a small part of the budget, since there may be thousands.

@@ -137,6 +137,11 @@ impl Store {
         self.engine().map_or(self.session.memory_max_bytes, |engine| engine.memory_max_bytes())
     }
 
+    /// Whether it can be used no more: it was closed, or is the parent's of this process.
+    pub fn is_closed(&self) -> bool {
+        self.session.check_usable().is_err()
+    }
+
     /// Registers an agent, or takes up the one of that name that a reopened store knows. `pid` is
     /// the process it belongs to, this one by default.
     ///

@@ -25,6 +25,7 @@ COMMANDS = {
         "agentmem.cli.run:run", "Run a command as an agent that shrinks when it is idle."
     ),
     "adopt": _Entry("agentmem.cli.run:adopt", "Supervise a process that runs already."),
+    "spawn": _Entry("agentmem.cli.spawn:spawn", "Fork agents from a parent that has imported."),
     "ps": _Entry("agentmem.cli.ps:ps", "List your agents, and what they take."),
     "top": _Entry("agentmem.cli.top:top", "Watch your agents, and pause or wake them."),
     "pause": _Entry("agentmem.cli.control:pause", "Page out and freeze agents until they resume."),

@@ -3,7 +3,6 @@
 Neither Rich nor Textual is imported here: an agent should start as quickly as without agentmem.
 """
 
-import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -11,50 +10,12 @@ import click
 
 from agentmem import supervisor
 from agentmem.cli.duration import duration_ms
+from agentmem.cli.prefix import Prefix, agent_name
 from agentmem.cli.size import size
-from agentmem.errors import AgentMemError
-from agentmem.registry import AGENTS_MAX, NAME
+from agentmem.registry import AGENTS_MAX
 from agentmem.supervisor import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-EXIT_CODE = 125
-"""What `agentmem run` ends with when it fails itself, as env, nice and timeout do."""
-
-
-class _Prefix(click.Command):
-    """A command whose own errors are one line and 125: none looks as if its agent had made it."""
-
-    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        try:
-            return super().make_context(*args, **kwargs)
-        except click.UsageError as error:
-            raise _failure(error.format_message()) from error
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except AgentMemError as error:
-            raise _failure(str(error)) from error
-        except click.UsageError as error:
-            raise _failure(error.format_message()) from error
-
-
-class _Failure(click.ClickException):
-    exit_code = EXIT_CODE
-
-
-def _failure(text: str) -> click.ClickException:
-    return _Failure(" ".join(text.split()))
-
-
-def _name(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    if value is not None and re.fullmatch(NAME, value) is None:
-        raise click.BadParameter(
-            f"{value!r}: a name has up to 64 letters, digits, dots, dashes and underscores, and"
-            " begins with a letter or digit"
-        )
-    return value
 
 
 def _positive(convert: Callable[[str], int]) -> Callable[[str], int]:
@@ -73,7 +34,7 @@ def _settings(command: F) -> F:
     """The options that `run` and `adopt` share."""
     options = [
         click.option(
-            "--name", callback=_name, help="What the agent is called; else as its command."
+            "--name", callback=agent_name, help="What the agent is called; else as its command."
         ),
         click.option(
             "--importance",
@@ -141,7 +102,7 @@ def _made(options: dict[str, Any], count: int | None = None) -> Settings:
 
 
 # No interspersed arguments: options end at the command, whose own options follow it.
-@click.command(cls=_Prefix, context_settings={"allow_interspersed_args": False})
+@click.command(cls=Prefix, context_settings={"allow_interspersed_args": False})
 @_settings
 @click.option(
     "-n",
@@ -160,7 +121,7 @@ def run(command: tuple[str, ...], count: int | None, **options: Any) -> None:
     supervisor.become(["run", *_made(options, count).arguments(), "--", *command])
 
 
-@click.command(cls=_Prefix)
+@click.command(cls=Prefix)
 @_settings
 @click.option("--tree", is_flag=True, help="With its children, and theirs.")
 @click.argument("pid", type=click.IntRange(min=1))

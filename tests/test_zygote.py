@@ -1,0 +1,612 @@
+"""Zygotes: what their children are, and what hurts nobody."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from test_daemon import until
+
+import agentmem
+from agentmem import registry
+from agentmem.errors import (
+    Closed,
+    ForkedChild,
+    InvalidArgument,
+    Io,
+    NotFound,
+    PermissionDenied,
+    Unreachable,
+    Unsupported,
+)
+from agentmem.zygote import Zygote, client, current, server, wire
+from agentmem.zygote.place import Place, Target
+
+AGENT = """
+import json, os, random, signal, sys, time
+from agentmem.zygote import current
+
+DRAWN = random.random()
+
+def main():
+    print(json.dumps({
+        "arguments": sys.argv[1:], "cwd": os.getcwd(), "umask": os.umask(0), "pid": os.getpid(),
+        "group": os.getpgrp(), "marked": os.environ.get("MARK"), "drawn": random.random(),
+        "descriptors": sorted(int(fd) for fd in os.listdir("/proc/self/fd")),
+    }))
+    return int(sys.argv[1]) if sys.argv[1:] and sys.argv[1].isdigit() else None
+
+def talk():
+    agent = current().agent
+    agent.put(f"mine {sys.argv[1]}", name=f"of-{sys.argv[1]}")
+    agent.conversation().append(b"first")
+    print("put", flush=True)
+    sys.stdin.read()
+
+def upper():
+    sys.stdout.write(sys.stdin.read().upper())
+
+def fail():
+    raise ValueError("as planned")
+
+def say():
+    sys.exit("said")
+
+def handle():
+    signal.signal(signal.SIGUSR1, lambda *_: sys.exit(7))
+    print("ready", flush=True)
+    time.sleep(600)
+
+def group():
+    child = os.fork()
+    if child == 0:
+        time.sleep(600)
+    print(child, flush=True)
+    time.sleep(600)
+"""
+
+Make = Callable[..., Zygote]
+
+
+@pytest.fixture
+def modules(tmp_path: Path, daemon_socket: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that modules are imported from; zygotes that were started are stopped at the end."""
+    folder = tmp_path / "modules"
+    folder.mkdir()
+    (folder / "zygote_agent.py").write_text(AGENT)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv("AGENTMEM_RUNTIME_DIR", str(tmp_path / "run"))
+    monkeypatch.setenv("AGENTMEM_SOCKET", str(daemon_socket))
+    yield folder
+    for found in (tmp_path / "run" / "zygotes").glob("*.sock"):
+        module = found.name.rpartition("-")[0]
+        try:
+            with Zygote(module, start=False) as zygote:
+                zygote.stop()
+        except (NotFound, Unreachable):
+            continue
+
+
+@pytest.fixture
+def zygote(modules: Path) -> Iterator[Make]:
+    opened: list[Zygote] = []
+
+    def make(target: str = "zygote_agent", **options: object) -> Zygote:
+        opened.append(Zygote(target, **options))  # type: ignore[arg-type]
+        return opened[-1]
+
+    yield make
+    for each in opened:
+        each.close()
+
+
+def module(folder: Path, name: str, code: str) -> str:
+    (folder / f"{name}.py").write_text(textwrap.dedent(code))
+    return name
+
+
+def output(zygote: Zygote, *arguments: str, code: int = 0, **options: object) -> str:
+    """What a child printed, once it ended with `code`."""
+    reading, writing = os.pipe()
+    with os.fdopen(reading) as file:
+        with zygote.spawn(*arguments, stdout=writing, **options) as child:  # type: ignore[arg-type]
+            os.close(writing)
+            text = file.read()
+        assert child.returncode == code
+    return text
+
+
+def facts(zygote: Zygote, *arguments: str, **options: object) -> dict[str, object]:
+    import json
+
+    found = json.loads(output(zygote, *arguments, **options))
+    assert isinstance(found, dict)
+    return found
+
+
+def test_a_child_has_what_its_caller_has(
+    zygote: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MARK", "caf\xe9 \udcff")
+    monkeypatch.chdir(tmp_path)
+    before = os.umask(0o027)
+    try:
+        found = facts(zygote(), "a", "\udcfe b")
+    finally:
+        os.umask(before)
+    assert found["arguments"] == ["a", "\udcfe b"]
+    assert (found["cwd"], found["umask"], found["marked"]) == (
+        str(tmp_path),
+        0o027,
+        "caf\xe9 \udcff",
+    )
+    assert found["group"] == found["pid"]
+
+
+def test_a_child_has_what_it_was_given(zygote: Make, tmp_path: Path) -> None:
+    found = facts(zygote(), cwd=tmp_path, umask=0o077, env={"MARK": "x"})
+    assert (found["cwd"], found["umask"], found["marked"]) == (str(tmp_path), 0o077, "x")
+
+
+def test_what_one_caller_had_the_next_has_not(
+    zygote: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = zygote()
+    for marked in ("a", "b", None, "c"):
+        monkeypatch.delenv("MARK", raising=False)
+        if marked is not None:
+            monkeypatch.setenv("MARK", marked)
+        assert facts(made)["marked"] == marked
+
+
+def test_nothing_of_the_zygote_is_left_in_a_child(zygote: Make) -> None:
+    made = zygote()
+    others = [zygote() for _ in range(5)]
+    descriptors = facts(made, register=False)["descriptors"]
+    # Those of the standard, and the one that lists them.
+    assert descriptors == [0, 1, 2, 3]
+    assert len(others) == made.status()["connections"] - 1
+
+
+def test_no_two_children_draw_the_same_numbers(zygote: Make) -> None:
+    made = zygote()
+    assert len({facts(made)["drawn"] for _ in range(5)}) == 5
+
+
+def test_stdin_reaches_a_child(zygote: Make) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"quiet")
+    os.close(writing)
+    try:
+        assert output(zygote("zygote_agent:upper"), stdin=reading) == "QUIET"
+    finally:
+        os.close(reading)
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "code", "said"),
+    [
+        ("main", ["3"], 3, ""),
+        ("main", ["259"], 3, ""),
+        ("fail", [], 1, "ValueError: as planned"),
+        ("say", [], 1, "said"),
+        ("nothing", [], 125, "agentmem: module zygote_agent has no function nothing"),
+    ],
+)
+def test_the_end_of_a_child_is_that_of_a_script(
+    zygote: Make, tmp_path: Path, function: str, arguments: list[str], code: int, said: str
+) -> None:
+    with (tmp_path / "stderr").open("w+") as stderr:
+        made = zygote(f"zygote_agent:{function}")
+        with made.spawn(*arguments, stdout=subprocess.DEVNULL, stderr=stderr) as child:
+            assert child.wait(60) == code
+        assert said in (tmp_path / "stderr").read_text()
+
+
+def test_a_signal_reaches_a_child_and_its_end_its_caller(zygote: Make) -> None:
+    made = zygote("zygote_agent:handle")
+    reading, writing = os.pipe()
+    with os.fdopen(reading) as file, made.spawn(stdout=writing) as child:
+        os.close(writing)
+        assert file.readline() == "ready\n"
+        assert child.poll() is None
+        with pytest.raises(TimeoutError):
+            child.wait(0)
+        child.send_signal(signal.SIGUSR1)
+        assert child.wait(60) == 7
+        child.kill()  # Too late, and no error.
+    child = made.spawn(stdout=subprocess.DEVNULL)
+    child.kill()
+    assert child.wait(60) == child.poll() == -signal.SIGKILL
+    child.close()
+
+
+def test_a_group_is_signalled_together(zygote: Make) -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(reading) as file:
+        with zygote("zygote_agent:group").spawn(stdout=writing) as child:
+            os.close(writing)
+            grandchild = int(file.readline())
+            child.send_signal(signal.SIGTERM, group=True)
+            assert child.wait(60) == -signal.SIGTERM
+        assert until(lambda: has_ended(grandchild))
+
+
+def has_ended(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except FileNotFoundError:
+        return True
+
+
+def test_children_are_registered_agents(zygote: Make, daemon_socket: Path) -> None:
+    made = zygote("zygote_agent:talk")
+    ends, children = [], []
+    with agentmem.connect(daemon_socket, start=False) as mem:
+        for number in range(3):
+            (reading, writing), (stdin, end) = os.pipe(), os.pipe()
+            children.append(
+                made.spawn(
+                    str(number), name="named" if number else None, stdin=stdin, stdout=writing
+                )
+                if number < 2
+                else made.spawn("2", stdin=stdin, stdout=writing)
+            )
+            ends.append(end)
+            os.close(stdin)
+            os.close(writing)
+            with os.fdopen(reading) as file:
+                assert file.readline() == "put\n"
+        assert sorted(mem.agents()) == sorted(child.name for child in children)
+        assert children[1].name == "named"
+        assert mem.agent_stats("named")["pid"] == children[1].pid
+        for end, child in zip(ends, children, strict=True):
+            os.close(end)
+            assert child.wait(60) == 0
+            child.close()
+        # Who has a name can be taken up again; who has none is gone, with all that it held.
+        assert until(lambda: mem.agents() == ["named"])
+        assert mem.agent("named").attach("of-1").text() == "mine 1"
+        with pytest.raises(NotFound):
+            mem.agent("other").attach("of-0")
+
+
+def test_a_name_that_is_taken_ends_the_child_with_a_line(
+    zygote: Make, daemon_socket: Path, tmp_path: Path
+) -> None:
+    with agentmem.connect(daemon_socket, start=False) as mem:
+        mem.agent("taken")
+        with (
+            (tmp_path / "stderr").open("w") as stderr,
+            zygote().spawn(name="taken", stderr=stderr) as child,
+        ):
+            assert child.wait(60) == 125
+        (line,) = (tmp_path / "stderr").read_text().splitlines()
+        assert line.startswith("agentmem: ")
+        assert "taken" in line
+
+
+def test_a_spare_whose_daemon_went_connects_again(
+    zygote: Make, tmp_path: Path, daemon_socket: Path
+) -> None:
+    from conftest import daemon
+
+    made = zygote()
+    facts(made)
+    time.sleep(0.1)  # The spare for the next has its session.
+    with daemon(tmp_path / "other.sock") as other:
+        environment = dict(os.environ) | {"AGENTMEM_SOCKET": str(other)}
+        facts(made, env=environment, name="there")
+        with agentmem.connect(other, start=False) as mem:
+            assert mem.agents() == ["there"]
+
+
+def test_one_zygote_serves_all_who_ask(zygote: Make) -> None:
+    first, second = zygote(), zygote("zygote_agent:upper")
+    assert first.status()["pid"] == second.status()["pid"]
+    assert first.status()["module"] == "zygote_agent"
+
+
+def test_what_one_asked_for_no_other_can_wait_for(zygote: Make) -> None:
+    first, second = zygote("zygote_agent:handle"), zygote()
+    with first.spawn(stdout=subprocess.DEVNULL) as child:
+        with pytest.raises(NotFound):
+            second._ask({"op": "reap", "pid": child.pid})
+        with pytest.raises(InvalidArgument):
+            first._ask({"op": "reap", "pid": child.pid})
+        child.kill()
+
+
+def test_children_outlive_their_caller_and_are_reaped(zygote: Make) -> None:
+    made, other = zygote("zygote_agent:handle"), zygote()
+    kept, let_go = (made.spawn(stdout=subprocess.DEVNULL) for _ in range(2))
+    let_go.close()
+    made.close()
+    assert not has_ended(kept.pid)
+    assert other.status()["children"] == 2
+    for child in (kept, let_go):
+        os.kill(child.pid, signal.SIGKILL)
+    assert until(lambda: other.status()["children"] == 0)
+    with pytest.raises(Closed):
+        kept.wait(60)
+
+
+def test_a_killed_spare_or_child_harms_nobody(zygote: Make) -> None:
+    made = zygote()
+    pid = made.status()["pid"]
+    facts(made)
+
+    def spares() -> list[int]:
+        return [int(each) for each in children_file(pid).read_text().split()]
+
+    assert until(lambda: len(spares()) == 1)
+    os.kill(spares()[0], signal.SIGKILL)
+    assert until(lambda: spares() == [])
+    assert facts(made)["arguments"] == []
+    assert until(lambda: len(spares()) == 1)
+
+
+def children_file(pid: int) -> Path:
+    return Path(f"/proc/{pid}/task/{pid}/children")
+
+
+def test_a_zygote_ends_when_it_is_idle(zygote: Make, modules: Path) -> None:
+    made = zygote(idle_after_s=0.2)
+    pid = made.status()["pid"]
+    time.sleep(0.5)
+    assert not has_ended(pid)  # Somebody has a session.
+    made.close()
+    assert until(lambda: has_ended(pid))
+    place = Place.of("zygote_agent")
+    assert not place.socket.exists()
+    with pytest.raises(Unreachable):
+        zygote(start=False)
+    assert zygote().status()["pid"] != pid
+
+
+@pytest.mark.parametrize("signalled", [False, True])
+def test_a_zygote_that_is_stopped_leaves_its_children(zygote: Make, signalled: bool) -> None:
+    made = zygote("zygote_agent:handle")
+    pid = made.status()["pid"]
+    child = made.spawn(stdout=subprocess.DEVNULL)
+    if signalled:
+        os.kill(pid, signal.SIGTERM)
+    else:
+        made.stop()
+    assert until(lambda: has_ended(pid))
+    assert not has_ended(child.pid)
+    child.kill()
+    with pytest.raises(Unreachable):
+        child.wait(60)
+    with pytest.raises(Unreachable):
+        made.spawn()
+
+
+@pytest.mark.parametrize(
+    ("code", "error", "said"),
+    [
+        (
+            "import threading, time\n"
+            "threading.Thread(target=time.sleep, args=(600,), daemon=True).start()",
+            Unsupported,
+            "started threads",
+        ),
+        ("import agentmem; MEM = agentmem.connect()", Unsupported, "1 store open"),
+        ("import no_such_module_at_all", NotFound, "no_such_module_at_all"),
+        ("1 / 0", Io, "ZeroDivisionError"),
+    ],
+)
+def test_what_a_fork_would_break_is_refused(
+    zygote: Make, modules: Path, code: str, error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        zygote(module(modules, "zygote_refused", code))
+
+
+@pytest.mark.parametrize("target", ["", "a b", "a..b", "__main__", "a:b:c", "a:", "../a", "a;b"])
+def test_what_is_no_module_is_refused(modules: Path, target: str) -> None:
+    with pytest.raises(InvalidArgument):
+        Target.parse(target)
+
+
+def test_a_module_that_is_nowhere_is_refused(modules: Path) -> None:
+    with pytest.raises(NotFound, match="looked in"):
+        Zygote("zygote_nowhere")
+
+
+def test_a_folder_that_is_open_to_others_is_refused(modules: Path, tmp_path: Path) -> None:
+    Place.of("zygote_agent")
+    (tmp_path / "run").chmod(0o755)
+    with pytest.raises(PermissionDenied, match="chmod 700"):
+        Zygote("zygote_agent")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"\n",
+        b"[]\n",
+        b"[" * 100_000 + b"\n",
+        b'{"op": null}\n',
+        b'{"op": "spawn"}\n',
+        b'{"op": "spawn", "arguments": 1, "environment": []}\n',
+        b'{"op": "spawn", "function": "main", "environment": "=a"}\n',
+        b'{"op": "reap", "pid": 1}\n',
+        b'{"op": "reap", "pid": []}\n',
+        b"\xff" * (wire.REQUEST_BYTES_MAX + 1),
+    ],
+)
+def test_garbage_is_refused_and_hurts_nobody(zygote: Make, line: bytes) -> None:
+    made = zygote()
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(60)
+        with registry.address(Place.of("zygote_agent").socket) as address:
+            connection.connect(address)
+        try:
+            connection.sendall(line)
+            said = connection.recv(4096)
+        except ConnectionError:
+            said = b""
+        assert said == b"" or b'"ok": false' in said
+    assert facts(made)["arguments"] == []
+
+
+def test_limits_are_said(zygote: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = zygote()
+    for name, value in (("A", "b\0c"), ("", "b"), ("A=", "b")):
+        with pytest.raises(InvalidArgument, match="variable"):
+            made.spawn(env={name: value})
+    with pytest.raises(InvalidArgument, match="understood"):
+        made.spawn("b\0c")
+    with pytest.raises(Io, match="cannot work in"):
+        made.spawn(cwd="/no/such/folder")
+    with pytest.raises(InvalidArgument, match="no descriptor"):
+        made.spawn(stdout=-7)
+    with pytest.raises(InvalidArgument, match="at most"):
+        made.spawn("x" * wire.REQUEST_BYTES_MAX)
+    assert facts(made)["arguments"] == []
+
+
+def test_a_session_is_not_for_a_forked_child(zygote: Make) -> None:
+    made = zygote()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            made.spawn()
+        except ForkedChild:
+            code = 0
+        made.close()
+        os._exit(code)
+    assert os.waitpid(child, 0)[1] == 0
+    assert facts(made)["arguments"] == []
+
+
+def test_a_process_that_nobody_spawned_has_no_agent() -> None:
+    with pytest.raises(NotFound, match="agentmem spawn"):
+        current()
+
+
+def test_the_umask_is_found_with_threads_and_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = os.umask(0o026)
+    try:
+        assert client._umask() == 0o026
+        monkeypatch.setattr("threading.active_count", lambda: 2)
+        assert client._umask() == 0o026
+    finally:
+        os.umask(before)
+
+
+def test_more_children_than_allowed_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "CHILDREN_MAX", 1)
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as other:
+        served = server.Server("module", listener, idle_after_s=1)
+        caller = server._Caller(other)
+        caller.children.add(1)
+        served._callers.add(caller)
+        with wire.Line() as line, open(os.devnull) as file:
+            line.descriptors = [os.dup(file.fileno()) for _ in range(4)]
+            with pytest.raises(MemoryError, match="1 children"):
+                served._spawn(caller, {"op": "spawn", "function": "main"}, line, [])
+        served._close()
+
+
+def command(*arguments: str, **options: object) -> "subprocess.Popen[str]":
+    return subprocess.Popen(  # type: ignore[call-overload,no-any-return]
+        [Path(sys.executable).with_name("agentmem"), "spawn", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--zygote", "zygote_agent", "--", "5"], 5, ""),
+        (["--zygote", "zygote_agent", "-n", "3", "--name", "w", "0"], 0, ""),
+        (["--zygote", "zygote_agent:fail"], 1, "ValueError: as planned"),
+        (["--zygote", "zygote_nowhere"], 125, "there is no module"),
+        (["--zygote", "a b"], 125, "is no MODULE"),
+        ([], 125, "--zygote"),
+    ],
+)
+def test_the_command_ends_as_its_child(
+    modules: Path, arguments: list[str], code: int, said: str
+) -> None:
+    process = command(*arguments, cwd=modules)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, said in err) == (code, True), err
+    assert len(out.splitlines()) == (3 if "-n" in arguments else code == 5)
+
+
+def test_the_command_passes_signals_on_and_dies_of_them(modules: Path) -> None:
+    process = command("--zygote", "zygote_agent:handle", cwd=modules)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(timeout=60) == 7
+    process.communicate()
+    process = command("--zygote", "zygote_agent:group", cwd=modules)
+    assert process.stdout is not None
+    grandchild = int(process.stdout.readline())
+    process.send_signal(signal.SIGTSTP)
+    assert until(lambda: state(process.pid) == "T" and state(grandchild) == "T")
+    process.send_signal(signal.SIGCONT)
+    assert until(lambda: state(grandchild) == "S")
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGTERM
+    assert until(lambda: has_ended(grandchild))
+
+
+def state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def test_the_command_shows_and_stops_a_zygote(modules: Path) -> None:
+    def asked(option: str) -> tuple[str, str]:
+        process = command("--zygote", "zygote_agent", option, cwd=modules)
+        return process.communicate(timeout=60)
+
+    assert asked("--status") == ("", "the zygote of zygote_agent does not run\n")
+    # As `python -m agentmem` finds it: from there, and not from what these tests import.
+    command("--zygote", "zygote_agent", cwd=modules).communicate(timeout=60)
+    assert "zygote_agent" in asked("--status")[0]
+    assert "spawned" in asked("--stop")[0]
+    assert until(lambda: asked("--status")[0] == "")
+
+
+def test_a_zygote_in_the_foreground(modules: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "agentmem.zygote", "zygote_agent"],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=modules,
+    )
+    try:
+        assert until(lambda: Place.of("zygote_agent").socket.exists())
+        with Zygote("zygote_agent", start=False) as made:
+            assert made.status()["pid"] == process.pid
+            assert facts(made)["arguments"] == []
+            again = subprocess.run(
+                [sys.executable, "-m", "agentmem.zygote", "zygote_agent"],
+                capture_output=True,
+                text=True,
+                timeout=60,
+                cwd=modules,
+            )
+            assert (again.returncode, "runs already" in again.stderr) == (1, True)
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+    assert process.returncode == 0
