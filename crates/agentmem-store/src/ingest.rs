@@ -93,7 +93,7 @@ impl Engine {
             }
             _ => true,
         };
-        if !is_own || !(entry.speaks_for(cell.agent) || cell.operation == Operation::Nothing) {
+        if !is_own || !entry.speaks_for(cell.agent) {
             return Err(&mut state.counters.reject_cell);
         }
         let left_bytes = |key| self.inbox.lock().get(&(session, key)).map_or(0, |raw| raw.len());
@@ -101,7 +101,7 @@ impl Engine {
             Operation::Put { key: 0, name_bytes, .. } => bytes.len() - usize::from(name_bytes),
             Operation::Append { key: 0, .. } => bytes.len(),
             Operation::Put { key, .. } | Operation::Append { key, .. } => left_bytes(key),
-            Operation::Release { .. } | Operation::Nothing => 0,
+            Operation::Release { .. } => 0,
         } as u64;
         // A session compares with the quota before it puts. What it had put when the quota was lowered is kept.
         let grace_bytes = entry.arena.ring.capacity_bytes();
@@ -151,7 +151,6 @@ impl Engine {
                 }
             }
             Operation::Release { slot, generation } => self.release_slot(state, cell.agent, slot, generation),
-            Operation::Nothing => {}
         }
         Ok(())
     }

@@ -6,13 +6,13 @@
 //! a slot and a claim that the engine assigned before it gave the cell back, so a put knows them at once.
 //!
 //! ```text
-//! head, tail: cells claimed (24 bits) and units of 64 bytes claimed (40 bits), both modular
+//! head, tail: cells claimed (24 bits), a flag, and units of 64 bytes claimed (39 bits), both modular
 //! cell:       stamp, start, operation, target, len, around, slot and claim, key
 //! ```
 //! The engine takes nothing on trust: what it reads from a cell is checked against the ring.
 
 use crate::ranges::Range;
-use crate::sync::{AtomicU64, Ordering, Words, fence};
+use crate::sync::{AtomicU64, Ordering, Words, fence, yield_now};
 use crate::sys::{EventFd, Mapping, PAGE_BYTES};
 use agentmem_core::frame::Meta;
 use agentmem_core::place::UNIT_BYTES;
@@ -24,8 +24,12 @@ use std::sync::Arc;
 pub const CELLS: usize = 1 << 14;
 /// Words of one cell.
 pub const CELL_WORDS: usize = 8;
-const UNIT_BITS: u32 = 40;
-const UNIT_MASK: u64 = (1 << UNIT_BITS) - 1;
+const CELL_SHIFT: u32 = 40;
+const UNIT_MASK: u64 = (1 << 39) - 1;
+/// In the head: the engine is giving free pages back, and nobody claims any.
+const TRIMMING: u64 = 1 << 39;
+/// How often a put looks again whether it still is, before it takes the ring for full.
+const TRIMMING_LOOKS: u32 = 1000;
 const CELL_MASK: u64 = (1 << 24) - 1;
 // Control words, a cache line apart.
 const HEAD: usize = 0;
@@ -65,8 +69,6 @@ pub enum Operation {
         /// Its generation, as the handle knows it.
         generation: u64,
     },
-    /// The engine trimmed the ring.
-    Nothing,
 }
 
 /// An operation as the engine finds it.
@@ -109,11 +111,11 @@ struct Position {
 
 impl Position {
     fn from_word(word: u64) -> Self {
-        Position { cell: word >> UNIT_BITS, unit: word & UNIT_MASK }
+        Position { cell: word >> CELL_SHIFT, unit: word & UNIT_MASK }
     }
 
     fn to_word(self) -> u64 {
-        (self.cell & CELL_MASK) << UNIT_BITS | self.unit & UNIT_MASK
+        (self.cell & CELL_MASK) << CELL_SHIFT | self.unit & UNIT_MASK
     }
 
     fn since(self, earlier: Position) -> Position {
@@ -182,6 +184,10 @@ impl Ring {
     /// drained up to `tail`.
     pub fn kept(self, tail: u64) -> Self {
         let trimmed = Mutex::new((Position::from_word(tail).unit, self.data_units));
+        let head_word = self.control[HEAD].load(Ordering::Acquire);
+        if head_word & TRIMMING != 0 {
+            self.end_trimming(head_word);
+        }
         self.control[TAIL].store(tail, Ordering::Release);
         Ring { settles: true, tail: AtomicU64::new(tail), settled: AtomicU64::new(tail), trimmed, ..self }
     }
@@ -248,8 +254,8 @@ impl Ring {
         touched * UNIT_BYTES + (self.cells.len() * 8) as u64
     }
 
-    /// Engine: gives the pages of all free bytes back. It claims them first, as a put would, so
-    /// that no put writes to what is being given back.
+    /// Engine: gives the pages of all free bytes back. Meanwhile nobody claims any, so that no put writes to
+    /// what is being given back; and an engine that is killed meanwhile leaves no claim behind.
     pub fn trim(&self) {
         let tail = Position::from_word(self.settled.load(Ordering::Acquire));
         let head_word = self.control[HEAD].load(Ordering::Acquire);
@@ -259,10 +265,9 @@ impl Ring {
             return;
         }
         let units = self.data_units - used.unit;
-        let next = Position { cell: head.cell + 1, unit: head.unit + units };
-        let claimed =
-            self.control[HEAD].compare_exchange(head_word, next.to_word(), Ordering::AcqRel, Ordering::Relaxed);
-        if claimed.is_err() {
+        let held =
+            self.control[HEAD].compare_exchange(head_word, head_word | TRIMMING, Ordering::AcqRel, Ordering::Relaxed);
+        if head_word & TRIMMING != 0 || held.is_err() {
             return; // somebody puts: it is no time to trim
         }
         let (first, size) = (head.unit % self.data_units, self.data_units * UNIT_BYTES);
@@ -272,9 +277,14 @@ impl Ring {
                 self.memory.punch(self.data_at as u64 + pages.start, pages.len());
             }
         }
-        *self.trimmed.lock() = (next.unit & UNIT_MASK, used.unit);
-        let none = encode(Operation::Nothing);
-        self.publish(head.cell, next.unit & UNIT_MASK, u64::from(u32::MAX), none, 0);
+        *self.trimmed.lock() = (head.unit, used.unit);
+        self.end_trimming(head_word | TRIMMING);
+    }
+
+    /// Puts go on. What a session made of its head meanwhile is its own affair.
+    fn end_trimming(&self, head_word: u64) {
+        let free = head_word & !TRIMMING;
+        let _ = self.control[HEAD].compare_exchange(head_word, free, Ordering::AcqRel, Ordering::Relaxed);
     }
 
     /// Nobody sleeps at the other end any more.
@@ -331,10 +341,19 @@ impl Ring {
     #[inline]
     fn claim(&self, len: u64) -> std::result::Result<(Position, u64), Full> {
         let units = len.div_ceil(UNIT_BYTES);
+        let mut looks = 0;
         loop {
             // Tail before head: what is used is then never underestimated.
             let tail = Position::from_word(self.control[TAIL].load(Ordering::Acquire));
             let head_word = self.control[HEAD].load(Ordering::Acquire);
+            if head_word & TRIMMING != 0 {
+                looks += 1;
+                if looks > TRIMMING_LOOKS {
+                    return Err(Full);
+                }
+                yield_now();
+                continue;
+            }
             let head = Position::from_word(head_word);
             let to_end = self.data_units - head.unit % self.data_units;
             let pad = if units > to_end { to_end } else { 0 };
@@ -466,7 +485,6 @@ fn encode(operation: Operation) -> (u64, u64, u64, u64) {
             key,
         ),
         Operation::Release { slot, generation } => (3, slot.into(), 0, generation),
-        Operation::Nothing => (4, 0, 0, 0),
     }
 }
 
@@ -491,7 +509,6 @@ fn decode(code: u32, target: u64, around: u64, key: u64, len: u64) -> Option<Ope
             fits.then_some(Operation::Append { conversation: u32::try_from(target).ok()?, meta, key })
         }
         3 => Some(Operation::Release { slot: u32::try_from(target).ok()?, generation: key }),
-        4 => Some(Operation::Nothing),
         _ => None,
     }
 }
@@ -558,7 +575,6 @@ mod tests {
                 key: 0,
             },
             Operation::Release { slot: 77, generation: 1 << 40 },
-            Operation::Nothing,
         ] {
             let (code, target, around, key) = encode(operation);
             assert_eq!(decode(code as u32, target, around, key, 100), Some(operation));
@@ -575,19 +591,29 @@ mod tests {
         let before = ring.resident_bytes();
         ring.trim();
         assert!(ring.resident_bytes() <= before - 9_000);
-        assert_eq!(ring.push(1, PUT, [&[9; 10], &[]]), Err(Full), "until the engine has drained");
-        let (second, bytes) = ring.peek().unwrap().unwrap();
-        assert_eq!(bytes, [8; 10_000]);
-        ring.advance(&second);
-        let (nothing, _) = ring.peek().unwrap().unwrap();
-        assert_eq!(nothing.operation, Operation::Nothing);
-        ring.advance(&nothing);
+        ring.push(1, PUT, [&[9; 10], &[]]).unwrap();
+        for expected in [&[8; 10_000][..], &[9; 10]] {
+            let (cell, bytes) = ring.peek().unwrap().unwrap();
+            assert_eq!(bytes, expected);
+            ring.advance(&cell);
+        }
         for turn in 0..20u8 {
             ring.push(1, PUT, [&[turn; 16_000], &[]]).unwrap();
             let (cell, bytes) = ring.peek().unwrap().unwrap();
             assert_eq!(bytes, [turn; 16_000]);
             ring.advance(&cell);
         }
+    }
+
+    #[test]
+    fn an_engine_that_was_killed_while_it_trimmed_is_in_nobodys_way() {
+        let ring = ring(8, 1 << 16);
+        ring.push(1, PUT, [&[7; 100], &[]]).unwrap();
+        ring.control[HEAD].fetch_or(TRIMMING, Ordering::AcqRel);
+        assert_eq!(ring.push(1, PUT, [&[8; 100], &[]]), Err(Full));
+        let ring = ring.kept(0);
+        ring.push(1, PUT, [&[8; 100], &[]]).unwrap();
+        assert_eq!(ring.waiting().map(|(_, bytes)| bytes.to_vec()).collect::<Vec<_>>(), [[7; 100], [8; 100]]);
     }
 
     #[test]
@@ -613,6 +639,9 @@ mod tests {
                     assert_eq!(bytes, &vec![(cell.agent * 31 + *turn) as u8; *turn as usize % 100][..]);
                     *turn += 1;
                     ring.advance(&cell);
+                }
+                if seen.iter().sum::<u32>().is_multiple_of(64) {
+                    ring.trim();
                 }
             }
         });

@@ -5,8 +5,12 @@
 
 #[cfg(loom)]
 pub use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+#[cfg(loom)]
+pub use loom::thread::yield_now;
 #[cfg(not(loom))]
 pub use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+#[cfg(not(loom))]
+pub use std::thread::yield_now;
 
 /// A counter outside of every protocol, with a `const` constructor that loom's lacks.
 #[cfg(feature = "faults")]
