@@ -150,7 +150,12 @@ def test_a_child_has_what_its_caller_has(
 
 
 def test_a_child_has_what_it_was_given(zygote: Make, tmp_path: Path) -> None:
-    found = facts(zygote(), cwd=tmp_path, umask=0o077, env={"MARK": "x"})
+    found = facts(
+        zygote(),
+        cwd=tmp_path,
+        umask=0o077,
+        env={"MARK": "x", "AGENTMEM_SOCKET": os.environ["AGENTMEM_SOCKET"]},
+    )
     assert (found["cwd"], found["umask"], found["marked"]) == (str(tmp_path), 0o077, "x")
 
 

@@ -112,11 +112,11 @@ def _run(
     importance: int | None,
 ) -> list[int]:
     """Return codes of the children, in their order."""
-    children: list[Child] = []
-    _stand_in_for(children)
+    family = _Family()
     for number in range(1, (count or 1) + 1):
         numbered = f"{name}-{number}" if name and count else name
-        children.append(zygote.spawn(*arguments, name=numbered, importance=importance))
+        family.add(zygote.spawn(*arguments, name=numbered, importance=importance))
+    children = family.children
     waiting = {child.fileno(): child for child in children}
     poll = select.poll()
     for descriptor in waiting:
@@ -131,23 +131,41 @@ def _run(
     return codes
 
 
-def _stand_in_for(children: list[Child]) -> None:
-    """What is sent to this process goes to them; they stop and go on when it does."""
+class _Family:
+    """What is sent to this process goes to its children; they stop and go on when it does."""
 
-    def send(number: int) -> None:
-        for child in children:
+    def __init__(self) -> None:
+        self.children: list[Child] = []
+        self._sent: set[int] = set()
+        self._heeded = {
+            number for number in _PASSED_ON if signal.getsignal(number) != signal.SIG_IGN
+        }
+        for number in self._heeded:
+            signal.signal(number, self._pass_on)
+        signal.signal(signal.SIGTSTP, self._stop)
+
+    def add(self, child: Child) -> None:
+        """`child` hears of everything, also of what was sent while it was being born."""
+        # Meanwhile nothing is sent: it would be heard twice, or not at all.
+        signal.pthread_sigmask(signal.SIG_BLOCK, self._heeded)
+        self.children.append(child)
+        for number in sorted(self._sent):
+            child.send_signal(number, group=True)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._heeded)
+
+    def _pass_on(self, number: int, _: object) -> None:
+        self._sent.add(number)
+        self._send(number)
+
+    def _send(self, number: int) -> None:
+        for child in self.children:
             child.send_signal(number, group=True)
 
-    def stop(*_: object) -> None:
+    def _stop(self, *_: object) -> None:
         # They have no terminal, and in a group without one SIGTSTP does nothing.
-        send(signal.SIGSTOP)
+        self._send(signal.SIGSTOP)
         os.kill(os.getpid(), signal.SIGSTOP)
-        send(signal.SIGCONT)
-
-    for number in _PASSED_ON:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, lambda number, _: send(number))
-    signal.signal(signal.SIGTSTP, stop)
+        self._send(signal.SIGCONT)
 
 
 def _end_as(codes: list[int]) -> NoReturn:
