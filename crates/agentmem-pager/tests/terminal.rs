@@ -183,6 +183,7 @@ fn a_session_that_began_outside_of_the_pid_namespace_works_alike() {
     let supervisor = place.script(&script);
     command.args(&unshare[1..]).arg(supervisor.get_program()).args(supervisor.get_args());
     command.env("AGENTMEM_RUNTIME_DIR", place.runtime());
+    common::heed(&mut command);
     let mut screen = Screen::start(command);
     screen.wait_for("on");
     screen.type_("typed\n");

@@ -223,11 +223,12 @@ impl DerefMut for StateGuard<'_> {
 
 impl Drop for StateGuard<'_> {
     fn drop(&mut self) {
-        // What a panic left half-changed is not told to anybody.
-        if let Some(mut state) = self.state.take()
-            && !std::thread::panicking()
-        {
+        let Some(mut state) = self.state.take() else { return };
+        if !std::thread::panicking() {
             self.engine.settle(&mut state);
+        } else if state.kept.is_some() {
+            // What a panic left half-changed is told to nobody, now or by who has the lock next.
+            self.engine.mark_failed();
         }
     }
 }

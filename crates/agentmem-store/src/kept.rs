@@ -106,6 +106,9 @@ impl State {
 impl Engine {
     /// The end of a critical section: what was changed is published, and what depends on that happens.
     pub fn settle(&self, state: &mut State) {
+        if self.has_failed() {
+            return;
+        }
         let Some(mut kept) = state.kept.take() else { return };
         if !kept.fresh.is_empty() {
             let fresh = std::mem::take(&mut kept.fresh);

@@ -21,6 +21,19 @@ pub fn lacking(what: &str) {
     let _ = writeln!(std::io::stderr(), "NOT TESTED: this machine lacks {what}");
 }
 
+/// Lets `command` heed signals that whoever runs the tests in the background may ignore.
+pub fn heed(command: &mut Command) {
+    let heed = || {
+        for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP] {
+            // SAFETY: between fork and exec, a call that is allowed there.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+        Ok(())
+    };
+    // SAFETY: it makes only those calls.
+    unsafe { command.pre_exec(heed) };
+}
+
 /// A registry, and supervisors in it.
 pub struct Place {
     folder: tempfile::TempDir,
@@ -48,16 +61,7 @@ impl Place {
     pub fn supervisor(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command.args(arguments).env("AGENTMEM_RUNTIME_DIR", self.runtime()).env_remove("AGENTMEM_AGENT");
-        // Whoever runs the tests in the background may ignore these.
-        let heed = || {
-            for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP] {
-                // SAFETY: between fork and exec, a call that is allowed there.
-                unsafe { libc::signal(signal, libc::SIG_DFL) };
-            }
-            Ok(())
-        };
-        // SAFETY: it makes only those calls.
-        unsafe { command.pre_exec(heed) };
+        heed(&mut command);
         command
     }
 
