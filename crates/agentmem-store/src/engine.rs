@@ -702,7 +702,9 @@ impl Engine {
                 }
                 Ingest::Empty if is_refused => {
                     arena.ring.trim();
-                    return Err(Error::new(ErrorKind::OutOfMemory, "this store"));
+                    drop(state);
+                    // What was taken in may have been releases, which make room.
+                    return self.make_room(0).map_err(|error| Error::new(error.kind(), "this store"));
                 }
                 Ingest::Empty => return Ok(()),
                 Ingest::More => {
