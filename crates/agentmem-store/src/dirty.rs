@@ -2,7 +2,7 @@
 
 use crate::cold::DiskPlace;
 use crate::engine::State;
-use crate::records::{agent_record, conversation_record, frame_record, node_record, smu_record, tail_row};
+use crate::records::{agent_record, conversation_record, frame_record, node_record, smu_record, tags_row, tail_row};
 use crate::smus::Packed;
 use crate::tree::{Body, Node};
 use std::collections::{HashMap, HashSet};
@@ -201,7 +201,7 @@ impl State {
         }
         for (&number, tags) in &dirty.tags {
             if self.frames.get(number).is_some() {
-                rows.tags.push((number, tags.iter().flat_map(|tag| tag.to_le_bytes()).collect()));
+                rows.tags.push((number, tags_row(tags)));
             }
         }
         self.dirty.as_mut().expect("seen above").merge(later);

@@ -24,7 +24,7 @@ use crate::options::Options;
 use crate::raw::Raw;
 use crate::remote::Secret;
 use crate::segments::Segments;
-use crate::sessions::{Arenas, SessionEntry, Sessions};
+use crate::sessions::{Arenas, Deserted, SessionEntry, Sessions};
 use crate::slots::{SLOTS_MAX, Slots};
 use crate::smus::Smus;
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
@@ -148,7 +148,7 @@ pub struct State {
     /// Frames that are in RAM only, where there is a ledger that must not name them yet.
     pub undurable: BTreeSet<u32>,
     /// What a later engine goes on from if this one is killed; `None` where nothing is kept.
-    pub kept: Option<Kept>,
+    pub kept: Option<Box<Kept>>,
     /// How often anything had to wait for pins.
     pub waited: u64,
 }
@@ -330,14 +330,13 @@ impl Drop for Demoting<'_> {
 impl Engine {
     /// An engine that knows what `ledger` knows.
     pub fn new(mut options: Options, key: DomainKey, cold: Option<Cold>, mut ledger: Option<Ledger>) -> Result<Self> {
-        let Memory { segments, hot_heap, frame_heap, slots, bell } = Memory::new(&options)?;
+        let memory = Memory::new(&options)?;
         let policy = std::mem::replace(&mut options.policy, Box::new(agentmem_core::policy::Lru));
         let mut state = State::empty(ledger.is_some());
         if let Some(ledger) = &mut ledger {
-            let places = ledger.load(&mut state, &slots, &hot_heap)?;
+            let places = ledger.load(&mut state, &memory.slots, &memory.hot_heap)?;
             cold.as_ref().expect("a ledger has files beside it").adopt(places)?;
         }
-        let memory = Memory { segments, hot_heap, frame_heap, slots, bell };
         Ok(Self::over(options, key, memory, state, cold, ledger, policy))
     }
 
@@ -467,11 +466,10 @@ impl Engine {
         for number in state.sessions.get_mut(session).map(SessionEntry::take_agents).unwrap_or_default() {
             let Some(agent) = state.agents.get_mut(number) else { continue };
             (agent.pid, agent.pidfd) = (0, None);
-            state.mark_agent(number);
-            let Some(agent) = state.agents.get_mut(number) else { continue };
             let aliases: Vec<u32> = agent.aliases.iter().copied().collect();
             let surplus = agent.leases.iter().filter(|(_, count)| **count > 1);
             let surplus: Vec<(u32, u32)> = surplus.map(|(&slot, &count)| (slot, count - 1)).collect();
+            state.mark_agent(number);
             aliases.into_iter().for_each(|alias| self.retire_alias(&mut state, number, alias));
             surplus.into_iter().for_each(|(slot, count)| self.unlease(&mut state, number, slot, count));
         }
@@ -511,9 +509,10 @@ impl Engine {
     /// Ends sessions of processes that ended while no engine was there, or that do not come back.
     pub fn end_deserted(&self, now_ms: u64) {
         let is_over = |entry: &SessionEntry| {
-            entry.deserted.as_ref().is_some_and(|deserted| match &deserted.pidfd {
-                Some(pidfd) => pidfd.is_dead(),
-                None => deserted.is_over || now_ms >= deserted.since_ms + DESERTED_MS,
+            entry.deserted.as_ref().is_some_and(|deserted| match deserted {
+                Deserted::Ended => true,
+                Deserted::Process(pidfd) => pidfd.is_dead(),
+                Deserted::Unseen => now_ms >= DESERTED_MS,
             })
         };
         let over: Vec<u32> =

@@ -28,9 +28,11 @@ impl Engine {
         };
         let ring = &arena.ring;
         let mut room = self.budget_bytes() as i64 - self.planned_bytes(state) as i64;
-        state.note(|fresh| fresh.rings.push(session));
-        for _ in 0..limit {
+        for turn in 0..limit {
             let Some(found) = ring.peek() else { return Ingest::Empty };
+            if turn == 0 {
+                state.note(|fresh| fresh.rings.push(session));
+            }
             let Ok((cell, bytes)) = found else {
                 // The ring lies in the agent's memory: it lost its own put, nothing else.
                 state.counters.reject_cell += 1;

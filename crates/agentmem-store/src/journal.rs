@@ -14,6 +14,8 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+/// What journals are kept as: two in turn, of which one is there at a time but for a moment.
+pub const JOURNALS: [&str; 2] = ["journal.0", "journal.1"];
 const MAGIC: u64 = u64::from_le_bytes(*b"AMJRNL01");
 const SEQUENCE: usize = 1;
 const PUBLISHED: usize = 2;
@@ -144,6 +146,11 @@ impl Journal {
     /// Which of several it is.
     pub fn sequence(&self) -> u64 {
         self.words[SEQUENCE].load(Ordering::Relaxed)
+    }
+
+    /// What it is kept as.
+    pub fn name(&self) -> &'static str {
+        JOURNALS[(self.sequence() % 2) as usize]
     }
 
     /// Bytes of RAM that it takes.

@@ -9,15 +9,13 @@ use crate::journal::{Journal, Table};
 use crate::keeping::Keeping;
 use crate::records::{
     EngineRecord, KeptFrame, KeptSlot, KeptWaiting, agent_kept, conversation_record, encode, node_record,
-    session_record, slot_kept, tail_kept,
+    session_record, slot_kept, tags_row, tail_kept,
 };
 use crate::sync::Ordering;
 use crate::tree::Body;
 use agentmem_core::Result;
 use std::sync::Arc;
 
-/// The names of the two journals, of which one is there at a time but for a moment.
-pub const JOURNALS: [&str; 2] = ["journal.0", "journal.1"];
 /// History that is not worth a compaction.
 const SLACK_BYTES: usize = 4 << 20;
 /// Address space of a journal, in budgets: rows are a small part of what they speak of.
@@ -63,6 +61,24 @@ impl Fresh {
             && self.limbo.is_empty()
             && self.departed.is_empty()
     }
+
+    /// Says each thing once.
+    fn dedup(&mut self) {
+        dedup(&mut self.given);
+        dedup(&mut self.inbox);
+        dedup(&mut self.leases);
+        dedup(&mut self.limbo);
+        let numbers = [
+            &mut self.sessions,
+            &mut self.rings,
+            &mut self.agents,
+            &mut self.slots,
+            &mut self.conversations,
+            &mut self.nodes,
+            &mut self.frames,
+        ];
+        numbers.into_iter().for_each(dedup);
+    }
 }
 
 /// The journal of an engine, and what it is to hear next.
@@ -75,11 +91,9 @@ pub struct Kept {
     pub engine: EngineRecord,
 }
 
-/// Each once.
-fn once<T: Ord>(mut keys: Vec<T>) -> Vec<T> {
+fn dedup<T: Ord>(keys: &mut Vec<T>) {
     keys.sort_unstable();
     keys.dedup();
-    keys
 }
 
 impl State {
@@ -111,7 +125,8 @@ impl Engine {
         }
         let Some(mut kept) = state.kept.take() else { return };
         if !kept.fresh.is_empty() {
-            let fresh = std::mem::take(&mut kept.fresh);
+            let mut fresh = std::mem::take(&mut kept.fresh);
+            fresh.dedup();
             let written = self.write_fresh(state, &mut kept, &fresh);
             match written {
                 Ok(()) => kept.journal.publish(),
@@ -123,7 +138,7 @@ impl Engine {
                     return;
                 }
             }
-            for session in once(fresh.rings) {
+            for &session in &fresh.rings {
                 if let Some(entry) = state.sessions.get(session) {
                     entry.arena.ring.settle();
                 }
@@ -141,14 +156,14 @@ impl Engine {
         if state.renew(self, &mut kept.engine) || fresh.engine {
             journal.put(Table::Engine, 0, Some(&encode(&kept.engine)))?;
         }
-        for session in once(fresh.sessions.clone()) {
+        for &session in &fresh.sessions {
             let row = state.sessions.get(session).filter(|entry| !entry.is_embedded).map(session_record);
             journal.put(Table::Sessions, session.into(), row.as_deref())?;
             if row.is_none() {
                 journal.put(Table::Rings, session.into(), None)?;
             }
         }
-        for (session, cell) in once(fresh.given.clone()) {
+        for &(session, cell) in &fresh.given {
             let entry = state.sessions.get(session);
             if entry.is_some_and(|entry| entry.is_embedded) {
                 continue;
@@ -157,37 +172,37 @@ impl Engine {
             let row = given.map(|given| encode(&(given.slot, given.claim, self.slots.generation(given.slot))));
             journal.put(Table::Given, u64::from(session) << 32 | u64::from(cell), row.as_deref())?;
         }
-        for session in once(fresh.rings.clone()) {
+        for &session in &fresh.rings {
             if let Some(entry) = state.sessions.get(session).filter(|entry| !entry.is_embedded) {
                 journal.put(Table::Rings, session.into(), Some(&entry.arena.ring.tail_word().to_le_bytes()))?;
             }
         }
-        for key in once(fresh.inbox.clone()) {
+        for &key in &fresh.inbox {
             let inbox = self.inbox.lock();
             let row = inbox.iter().find(|((_, other), _)| *other == key);
             let row = row.map(|((session, _), raw)| encode(&(*session, raw.kept())));
             journal.put(Table::Inbox, key, row.as_deref())?;
         }
-        for number in once(fresh.agents.clone()) {
+        for &number in &fresh.agents {
             let agent = state.agents.get(number);
             let row = agent.map(|agent| agent_kept(agent, state.sessions.of_agent(number)));
             journal.put(Table::Agents, number.into(), row.as_deref())?;
         }
-        for slot in once(fresh.slots.clone()) {
+        for &slot in &fresh.slots {
             let row = slot_kept(&state.smus, slot, self.slots.generation(slot));
             journal.put(Table::Slots, slot.into(), row.map(|row: KeptSlot| encode(&row)).as_deref())?;
         }
-        for key in once(fresh.leases.clone()) {
+        for &key in &fresh.leases {
             let (slot, agent) = ((key >> 32) as u32, key as u32);
             let count =
                 state.agents.get(agent).and_then(|entry| entry.leases.get(&slot)).map(|count| count.to_le_bytes());
             journal.put(Table::Leases, key, count.as_ref().map(|count| &count[..]))?;
         }
-        for number in once(fresh.conversations.clone()) {
+        for &number in &fresh.conversations {
             let row = state.conversations.get(&number).map(conversation_record);
             journal.put(Table::Conversations, number.into(), row.as_deref())?;
         }
-        for number in once(fresh.nodes.clone()) {
+        for &number in &fresh.nodes {
             let row = state.tree.get(number).map(node_record);
             journal.put(Table::Nodes, number.into(), row.as_deref())?;
             match state.tree.get_mut(number).map(|node| &mut node.body) {
@@ -202,7 +217,7 @@ impl Engine {
                 _ => journal.put(Table::Tails, number.into(), None)?,
             }
         }
-        for number in once(fresh.frames.clone()) {
+        for &number in &fresh.frames {
             let row = state.frames.get(number).map(KeptFrame::of);
             if row.is_none() {
                 journal.put(Table::Tags, number.into(), None)?;
@@ -211,11 +226,10 @@ impl Engine {
         }
         for (frame, tags) in &fresh.tags {
             if state.frames.get(*frame).is_some() {
-                let row: Vec<u8> = tags.iter().flat_map(|tag| tag.to_le_bytes()).collect();
-                journal.put(Table::Tags, (*frame).into(), Some(&row))?;
+                journal.put(Table::Tags, (*frame).into(), Some(&tags_row(tags)))?;
             }
         }
-        for number in once(fresh.limbo.clone()) {
+        for &number in &fresh.limbo {
             let row = state.limbo.iter().find(|waiting| waiting.number == number).map(KeptWaiting::of);
             journal.put(Table::Limbo, number, row.map(|row| encode(&row)).as_deref())?;
         }
@@ -235,13 +249,12 @@ impl Engine {
         let mut state = self.lock();
         let Some(kept) = &mut state.kept else { return false };
         let caught_up = fresh.catch_up(&kept.journal, &past);
-        let name = |journal: &Journal| JOURNALS[(journal.sequence() % 2) as usize];
-        let stored = caught_up.and_then(|()| fresh.descriptor()).and_then(|fd| kept.keeping.keep(name(&fresh), fd));
+        let stored = caught_up.and_then(|()| fresh.descriptor()).and_then(|fd| kept.keeping.keep(fresh.name(), fd));
         if stored.is_err() {
             return false;
         }
         let older = std::mem::replace(&mut kept.journal, fresh);
-        kept.keeping.let_go(name(&older));
+        kept.keeping.let_go(older.name());
         true
     }
 }

@@ -170,13 +170,7 @@ impl State {
 
     /// Takes the packed form of the SMU that was in `slot` away.
     pub fn unref_packed_of(&mut self, slot: u32, packed: Packed) {
-        match packed {
-            Packed::No => {}
-            Packed::Item { frame, .. } => self.unref_frame(frame, Ref::Smu(slot)),
-            Packed::Parts { first, count } => {
-                (first..first + count).for_each(|frame| self.unref_frame(frame, Ref::Smu(slot)));
-            }
-        }
+        packed.frames().for_each(|frame| self.unref_frame(frame, Ref::Smu(slot)));
     }
 
     /// A node died: what it held goes.

@@ -11,7 +11,7 @@ use crate::ledger::{
     AGENTS, CONVERSATIONS, FRAMES, LEASES, Ledger, NAMES, NODES, Rows, SMUS, TAGS, TAILS, damaged, failed,
 };
 use crate::raw::Raw;
-use crate::records::{AgentRecord, ConversationRecord, FrameRecord, NodeRecord, SmuRecord};
+use crate::records::{AgentRecord, ConversationRecord, FrameRecord, NodeRecord, SmuRecord, tags_of};
 use crate::slots::Slots;
 use crate::smus::{Packed, SlotUse, Smu};
 use crate::sync::{AtomicBool, AtomicU64};
@@ -78,9 +78,8 @@ impl Ledger {
         self.load_conversations(&read, state, heap)?;
         for row in read.open_table(TAGS).map_err(failed)?.iter().map_err(failed)? {
             let (frame, tags) = row.map_err(failed)?;
-            let tags = tags.value().chunks_exact(4).map(|tag| u32::from_le_bytes(tag.try_into().expect("four bytes")));
             if state.frames.get(frame.value()).is_some() {
-                state.index_messages(frame.value(), &tags.collect::<Vec<_>>());
+                state.index_messages(frame.value(), &tags_of(tags.value()));
             }
         }
         // Nothing that was just read has to be written.

@@ -253,6 +253,16 @@ pub fn tail_kept(tail: &mut Tail) -> Vec<u8> {
     row
 }
 
+/// The row of a frame's index entries.
+pub fn tags_row(tags: &[u32]) -> Vec<u8> {
+    tags.iter().flat_map(|tag| tag.to_le_bytes()).collect()
+}
+
+/// The index entries in such a row.
+pub fn tags_of(row: &[u8]) -> Vec<u32> {
+    row.chunks_exact(4).map(|tag| u32::from_le_bytes(tag.try_into().expect("four bytes"))).collect()
+}
+
 /// The bytes of a record.
 pub fn encode<T: Serialize>(record: &T) -> Vec<u8> {
     postcard::to_stdvec(record).expect("records of plain fields always encode")

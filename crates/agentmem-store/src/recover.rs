@@ -8,9 +8,9 @@ use crate::engine::{Engine, Memory, State, heap_address_bytes};
 use crate::frames::{FrameEntry, Ref};
 use crate::heap::Heap;
 use crate::ingest::TAIL_BYTES_MAX;
-use crate::journal::{Journal, Rows, Table};
+use crate::journal::{JOURNALS, Journal, Rows, Table};
 use crate::keeping::Keeping;
-use crate::kept::{Fresh, JOURNAL_BUDGET_SHARE, JOURNAL_BYTES_MIN, JOURNALS, Kept};
+use crate::kept::{Fresh, JOURNAL_BUDGET_SHARE, JOURNAL_BYTES_MIN, Kept};
 use crate::ledger::Ledger;
 use crate::lifetime::{Then, Waiting};
 use crate::load::agent_entry;
@@ -18,7 +18,7 @@ use crate::options::Options;
 use crate::raw::Raw;
 use crate::records::{
     ConversationRecord, EngineRecord, KeptAgent, KeptFrame, KeptRaw, KeptSlot, KeptSmu, KeptTail, KeptWaiting,
-    NodeRecord, SessionRecord,
+    NodeRecord, SessionRecord, tags_of,
 };
 use crate::ring::{Given, Operation};
 use crate::segments::{Large, Segments};
@@ -126,7 +126,7 @@ impl Engine {
                 let restoring = Restoring::new(&memory, &keeping, &rows);
                 inbox = restoring.all(&mut state, &engine)?;
                 restore_disk(&mut state, &rows, cold.as_ref(), ledger.as_mut())?;
-                Kept { journal, keeping: keeping.clone(), fresh: Fresh::default(), engine }
+                Box::new(Kept { journal, keeping: keeping.clone(), fresh: Fresh::default(), engine })
             }
             None => {
                 let capacity = (options.memory_max_bytes / JOURNAL_BUDGET_SHARE).max(JOURNAL_BYTES_MIN);
@@ -134,7 +134,7 @@ impl Engine {
                 let journal = Journal::new(capacity as usize, 1)?;
                 // There from now on, so that it hears of what is loaded.
                 let fresh = Fresh { engine: true, ..Fresh::default() };
-                state.kept = Some(Kept { journal, keeping: keeping.clone(), fresh, engine });
+                state.kept = Some(Box::new(Kept { journal, keeping: keeping.clone(), fresh, engine }));
                 if let Some(ledger) = &mut ledger {
                     let places = ledger.load(&mut state, &memory.slots, &memory.hot_heap)?;
                     cold.as_ref().expect("a ledger has files beside it").adopt(places)?;
@@ -144,20 +144,20 @@ impl Engine {
             }
         };
         let next_key = kept.engine.next_key.max(1);
+        let unkept = if is_new { Some((kept.journal.name(), kept.journal.descriptor()?)) } else { None };
         state.kept = Some(kept);
         let engine = Engine::over(options, key, memory, state, cold, ledger, policy);
         engine.next_key.store(next_key, Ordering::Relaxed);
         *engine.inbox.lock() = inbox;
         engine.share_arenas();
-        if !is_new {
+        match unkept {
             // One that was full could not hear of anything else.
-            engine.compact_journal();
-        } else {
-            // What was loaded is told first.
-            drop(engine.lock());
-            let state = engine.lock();
-            let journal = &state.kept.as_ref().expect("put there above").journal;
-            keeping.keep(JOURNALS[(journal.sequence() % 2) as usize], journal.descriptor()?)?;
+            None => drop(engine.compact_journal()),
+            Some((name, journal)) => {
+                // It counts once it has been told what was loaded.
+                drop(engine.lock());
+                keeping.keep(name, journal)?;
+            }
         }
         keeping.let_go_of_the_rest();
         Ok(engine)
@@ -193,9 +193,8 @@ fn restore_disk(state: &mut State, rows: &Rows, cold: Option<&Cold>, ledger: Opt
         let indexed: BTreeSet<DiskPlace> = ledger.places()?.into_iter().collect();
         state.dead_on_disk.extend(indexed.difference(&alive));
         places.extend(indexed);
-        let tag = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().expect("four bytes"));
         let tags = rows.of(Table::Tags).iter().filter(|(frame, _)| state.frames.get(**frame as u32).is_some());
-        let tags = tags.map(|(&frame, row)| (frame as u32, row.chunks_exact(4).map(tag).collect())).collect();
+        let tags = tags.map(|(&frame, row)| (frame as u32, tags_of(row))).collect();
         state.undurable = state.frames.iter().filter(|(_, e)| e.disk.is_none()).map(|(number, _)| number).collect();
         state.dirty = Some(Dirty::whole(state, tags));
     }
@@ -240,9 +239,8 @@ impl<'a> Restoring<'a> {
         self.leases(state)?;
         self.conversations(state)?;
         for (&frame, row) in self.rows.of(Table::Tags) {
-            let tag = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().expect("four bytes"));
             if state.frames.get(frame as u32).is_some() {
-                state.index_messages(frame as u32, &row.chunks_exact(4).map(tag).collect::<Vec<_>>());
+                state.index_messages(frame as u32, &tags_of(row));
             }
         }
         let mut inbox = HashMap::new();
@@ -332,13 +330,12 @@ impl<'a> Restoring<'a> {
             if given.len() != shape.cells {
                 return Err(damaged("cells of a session"));
             }
-            let pidfd = started.map(|started| PidFd::of_process(pid, started));
             let mut entry = SessionEntry::restored(Arc::new(memory), pid, started, secret, given);
             entry.kept_as = Some(arena);
-            // One whose process is gone by now has no descriptor, and nobody to wait for.
-            let is_over = matches!(pidfd, Some(None));
-            let since_ms = 0;
-            entry.deserted = Some(Deserted { pidfd: pidfd.flatten(), since_ms, is_over });
+            entry.deserted = Some(match started {
+                Some(started) => PidFd::of_process(pid, started).map_or(Deserted::Ended, Deserted::Process),
+                None => Deserted::Unseen,
+            });
             state.sessions.restore(number, entry);
         }
         Ok(())
@@ -420,12 +417,7 @@ impl<'a> Restoring<'a> {
         if raw.is_none() && (kept.packed == Packed::No || !kept.is_sealed) {
             return Err(damaged("content that is nowhere"));
         }
-        let frames = match kept.packed {
-            Packed::No => 0..0,
-            Packed::Item { frame, .. } => frame..frame + 1,
-            Packed::Parts { first, count } => first..first + count,
-        };
-        for number in frames {
+        for number in kept.packed.frames() {
             let entry = state.frames.get_mut(number).ok_or_else(|| damaged("frame of an SMU"))?;
             entry.refs.push(Ref::Smu(slot));
         }

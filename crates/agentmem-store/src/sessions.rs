@@ -13,15 +13,15 @@ use std::sync::Arc;
 /// Arenas with the numbers of their sessions.
 pub type Arenas = Arc<[(u32, Arc<Arena>)]>;
 
-/// How a session ends that no connection stands for.
+/// What is known of the process of a session that no connection stands for, since this engine began.
 #[derive(Debug)]
-pub struct Deserted {
-    /// Its process; unknown where it cannot be seen from here.
-    pub pidfd: Option<PidFd>,
-    /// Since when, on the engine's clock.
-    pub since_ms: u64,
-    /// Whether it is known to have ended.
-    pub is_over: bool,
+pub enum Deserted {
+    /// It ended before.
+    Ended,
+    /// It can be asked whether it lives.
+    Process(PidFd),
+    /// It cannot be seen from here.
+    Unseen,
 }
 
 /// What the engine knows of one session.

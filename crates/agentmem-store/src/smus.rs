@@ -29,6 +29,17 @@ pub enum Packed {
     },
 }
 
+impl Packed {
+    /// The frames that it lies in.
+    pub fn frames(self) -> std::ops::Range<u32> {
+        match self {
+            Packed::No => 0..0,
+            Packed::Item { frame, .. } => frame..frame + 1,
+            Packed::Parts { first, count } => first..first + count,
+        }
+    }
+}
+
 /// One content.
 #[derive(Debug)]
 pub struct Smu {

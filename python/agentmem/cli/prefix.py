@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from agentmem.errors import AgentMemError
-from agentmem.registry import NAME
+from agentmem.registry import AGENTS_MAX, NAME
 
 EXIT_CODE = 125
 """What a command that runs others ends with when it fails itself, as env, nice and timeout do."""
@@ -48,3 +48,13 @@ def agent_name(ctx: click.Context, parameter: click.Parameter, value: str | None
             " begins with a letter or digit"
         )
     return value
+
+
+count_option = click.option(
+    "-n",
+    "--count",
+    type=click.IntRange(1, AGENTS_MAX),
+    metavar="COUNT",
+    help="Start so many of it, named NAME-1 and so on.",
+)
+"""How many agents a command starts."""

@@ -10,9 +10,8 @@ import click
 
 from agentmem import supervisor
 from agentmem.cli.duration import duration_ms
-from agentmem.cli.prefix import Prefix, agent_name
+from agentmem.cli.prefix import Prefix, agent_name, count_option
 from agentmem.cli.size import size
-from agentmem.registry import AGENTS_MAX
 from agentmem.supervisor import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -104,13 +103,7 @@ def _made(options: dict[str, Any], count: int | None = None) -> Settings:
 # No interspersed arguments: options end at the command, whose own options follow it.
 @click.command(cls=Prefix, context_settings={"allow_interspersed_args": False})
 @_settings
-@click.option(
-    "-n",
-    "--count",
-    type=click.IntRange(1, AGENTS_MAX),
-    metavar="COUNT",
-    help="Start so many of it, named NAME-1 and so on.",
-)
+@count_option
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(command: tuple[str, ...], count: int | None, **options: Any) -> None:
     """Run COMMAND as an agent that shrinks when it is idle, and wakes with everything there.

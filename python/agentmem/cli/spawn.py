@@ -11,9 +11,8 @@ import click
 
 from agentmem.cli.duration import duration_ms
 from agentmem.cli.output import Output, with_output
-from agentmem.cli.prefix import Prefix, agent_name
+from agentmem.cli.prefix import Prefix, agent_name, count_option
 from agentmem.errors import Unreachable
-from agentmem.registry import AGENTS_MAX
 from agentmem.zygote import Child, Zygote
 
 # What a terminal or another process may send to a command; a child's group is not the terminal's.
@@ -39,13 +38,7 @@ _PASSED_ON = (
 )
 @click.option("--name", callback=agent_name, help="What the agent is called; else MODULE-PID.")
 @click.option("--importance", type=click.IntRange(0, 100), help="Whose memory goes last.")
-@click.option(
-    "-n",
-    "--count",
-    type=click.IntRange(1, AGENTS_MAX),
-    metavar="COUNT",
-    help="Start so many of it, named NAME-1 and so on.",
-)
+@count_option
 @click.option(
     "--idle-after",
     type=duration_ms,

@@ -234,18 +234,10 @@ fn begins_with(id: &ContentId, digits: &str) -> bool {
     digits.chars().enumerate().all(|(at, digit)| digit_at(at) == Some(digit))
 }
 
-fn numbers(packed: Packed) -> std::ops::Range<u32> {
-    match packed {
-        Packed::No => 0..0,
-        Packed::Item { frame, .. } => frame..frame + 1,
-        Packed::Parts { first, count } => first..first + count,
-    }
-}
-
 impl State {
     /// The fastest tier that has all of `smu`.
     pub fn tier(&self, smu: &Smu) -> Tier {
-        let mut frames = numbers(smu.packed);
+        let mut frames = smu.packed.frames();
         let is_warm = |number| self.frames.get(number).is_some_and(|entry| entry.stored.is_some());
         match smu.raw.is_some() || smu.packed == Packed::No {
             true => Tier::Hot,
@@ -279,7 +271,7 @@ impl Engine {
                 unused_ms: self.now_ms().saturating_sub(smu.used_ms),
                 frames: Vec::new(),
             };
-            (described, numbers(smu.packed))
+            (described, smu.packed.frames())
         };
         described.frames = self.describe_frames(frames);
         Ok(described)

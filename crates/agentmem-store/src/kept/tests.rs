@@ -33,12 +33,12 @@ fn kept_store(shelf: &Arc<Shelf>, path: Option<std::path::PathBuf>) -> Store {
 
 /// What the journal would say if it were written now.
 fn rows_now(engine: &Engine, state: &mut State) -> Rows {
-    let mut scratch = Kept {
+    let mut scratch = Box::new(Kept {
         journal: Journal::new(64 << 20, 1).unwrap(),
         keeping: state.kept.as_ref().unwrap().keeping.clone(),
         fresh: Fresh::default(),
         engine: state.kept.as_ref().unwrap().engine.clone(),
-    };
+    });
     std::mem::swap(state.kept.as_mut().unwrap(), &mut scratch);
     state.note_everything();
     let (aliases, limbo) = (state.smus.aliases(), state.limbo.iter().map(|waiting| waiting.number).collect::<Vec<_>>());
@@ -60,7 +60,8 @@ fn rows_now(engine: &Engine, state: &mut State) -> Rows {
         fresh.limbo.extend(limbo);
     });
     let mut now = state.kept.take().unwrap();
-    let fresh = std::mem::take(&mut now.fresh);
+    let mut fresh = std::mem::take(&mut now.fresh);
+    fresh.dedup();
     engine.write_fresh(state, &mut now, &fresh).unwrap();
     now.journal.publish();
     state.kept = Some(scratch);
