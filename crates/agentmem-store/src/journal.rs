@@ -10,7 +10,7 @@
 use crate::sync::{Ordering, Words};
 use crate::sys::{Mapping, PAGE_BYTES};
 use agentmem_core::{Error, ErrorKind, Result};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -90,6 +90,16 @@ struct Record<'a> {
     bytes: &'a [u8],
 }
 
+impl Record<'_> {
+    fn row(&self) -> (u8, u64) {
+        (self.table, self.key)
+    }
+
+    fn len_bytes(&self) -> usize {
+        HEADER_BYTES + self.bytes.len().next_multiple_of(8)
+    }
+}
+
 /// One journal.
 #[derive(Debug)]
 pub struct Journal {
@@ -158,9 +168,9 @@ impl Journal {
         self.end as u64
     }
 
-    /// Whether most of it is history.
+    /// Whether a third of it or more is history.
     pub fn is_long(&self, slack_bytes: usize) -> bool {
-        self.end > 2 * self.base_bytes + slack_bytes
+        self.end > self.base_bytes / 2 * 3 + slack_bytes
     }
 
     /// Says what the row `key` of `table` is from now on; nothing, that it is gone.
@@ -175,15 +185,14 @@ impl Journal {
     }
 
     fn write(&mut self, record: &Record<'_>) -> Result<()> {
-        let len = record.bytes.len();
-        let next = self.end + HEADER_BYTES + len.next_multiple_of(8);
+        let next = self.end + record.len_bytes();
         if next > self.memory.len() {
             let what = format!("the journal's {} bytes", self.memory.len());
             return Err(Error::new(ErrorKind::LimitReached, what));
         }
         let mut header = [0; HEADER_BYTES];
         header[..8].copy_from_slice(&record.key.to_le_bytes());
-        header[8..12].copy_from_slice(&(len as u32).to_le_bytes());
+        header[8..12].copy_from_slice(&(record.bytes.len() as u32).to_le_bytes());
         (header[12], header[13]) = (record.table, record.what);
         self.memory.copy_in(self.end, &header);
         self.memory.copy_in(self.end + HEADER_BYTES, record.bytes);
@@ -235,24 +244,48 @@ impl Past {
         unsafe { std::slice::from_raw_parts(self.memory.as_ptr(), self.end) }
     }
 
+    /// Its records in order.
+    fn records(&self) -> impl Iterator<Item = Result<Record<'_>>> {
+        let mut at = PAGE_BYTES as usize;
+        std::iter::from_fn(move || {
+            if at >= self.end {
+                return None;
+            }
+            let record = read(self.bytes(), at).ok_or_else(damaged);
+            // After a damaged one it is not known where the next begins.
+            at = record.as_ref().map_or(self.end, |record| at + record.len_bytes());
+            Some(record)
+        })
+    }
+
     /// Every row.
     pub fn rows(&self) -> Result<Rows> {
         let mut rows = Rows::default();
-        let mut at = PAGE_BYTES as usize;
-        while at < self.end {
-            let record = read(self.bytes(), at).ok_or_else(damaged)?;
-            rows.apply(&record).ok_or_else(damaged)?;
-            at += HEADER_BYTES + record.bytes.len().next_multiple_of(8);
+        for record in self.records() {
+            rows.apply(&record?).ok_or_else(damaged)?;
         }
         Ok(rows)
     }
 
     /// A journal with the same rows and without their history. It counts once it has caught up.
+    ///
+    /// There may be millions of rows: nothing is copied but into the new one.
     pub fn compacted(&self) -> Result<Journal> {
+        // With what each row begins as it is now: its last put.
+        let mut begins: HashMap<(u8, u64), usize> = HashMap::new();
+        for (number, record) in self.records().enumerate() {
+            let record = record?;
+            match record.what {
+                PUT => drop(begins.insert(record.row(), number)),
+                APPEND => drop(begins.entry(record.row()).or_insert(number)),
+                _ => drop(begins.remove(&record.row())),
+            }
+        }
         let mut fresh = Journal::new(self.memory.len(), self.sequence + 1)?;
-        for (table, rows) in self.rows()?.0.iter().enumerate() {
-            for (&key, bytes) in rows {
-                fresh.write(&Record { key, table: table as u8, what: PUT, bytes })?;
+        for (number, record) in self.records().enumerate() {
+            let record = record?;
+            if begins.get(&record.row()).is_some_and(|&first| first <= number) {
+                fresh.write(&record)?;
             }
         }
         fresh.base_bytes = fresh.end;

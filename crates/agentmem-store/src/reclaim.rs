@@ -155,9 +155,13 @@ impl Engine {
     pub fn make_room(&self, bytes: u64) -> Result<()> {
         let max = self.budget_bytes();
         let excess = || (self.planned_bytes(&self.lock()) + bytes).saturating_sub(max);
-        let mut is_possible = true;
+        let (mut is_possible, mut has_rings) = (true, true);
         while excess() > 0 {
-            if !is_possible {
+            if !is_possible && has_rings {
+                // Not refused for want of what only makes the next put quick.
+                self.trim_rings(&mut self.lock());
+                has_rings = false;
+            } else if !is_possible {
                 self.lock().counters.reject_memory += 1;
                 let planned_bytes = self.planned_bytes(&self.lock());
                 let what = format!("{bytes} bytes more than the budget holds ({planned_bytes} of {max} are in use)");
@@ -166,7 +170,7 @@ impl Engine {
             // Room that was made and is gone again was taken by others: that is no reason to refuse.
             if self.needed_bytes(&self.lock()) + bytes > max {
                 // No further than the heaps' slack goes: what waits for room uses those pages next.
-                is_possible = self.reclaim_to((max * HIGH_PERCENT / 100).saturating_sub(bytes));
+                is_possible = self.reclaim_to((max * HIGH_PERCENT / 100).saturating_sub(bytes), u64::MAX);
             }
             self.trim_heaps(excess());
         }
@@ -174,17 +178,18 @@ impl Engine {
         Ok(())
     }
 
-    /// Demotes to the low mark if the high one is passed.
-    pub fn keep_budget(&self) {
+    /// Demotes to the low mark if the high one is passed, but does not go on beyond `until_ms`: others may put
+    /// as fast as this goes, for as long as they like.
+    pub fn keep_budget(&self, until_ms: u64) {
         let needed_bytes = self.needed_bytes(&self.lock());
         if needed_bytes > self.budget_bytes() * HIGH_PERCENT / 100 && !self.is_full() {
-            self.reclaim_to(self.budget_bytes() * LOW_PERCENT / 100);
+            self.reclaim_to(self.budget_bytes() * LOW_PERCENT / 100, until_ms);
         }
     }
 
-    /// Demotes until at most `target_bytes` are needed, or nothing more can be demoted; returns whether
-    /// the target was reached.
-    pub fn reclaim_to(&self, target_bytes: u64) -> bool {
+    /// Demotes until at most `target_bytes` are needed, nothing more can be demoted, or it is `until_ms`;
+    /// returns whether the target was reached.
+    pub fn reclaim_to(&self, target_bytes: u64, until_ms: u64) -> bool {
         let patience = {
             let mut state = self.lock();
             if self.needed_bytes(&state) > target_bytes {
@@ -199,7 +204,7 @@ impl Engine {
         let mut progress_ms = self.now_ms();
         loop {
             let (before, demoted_before) = self.reclaimed();
-            if before <= target_bytes || fruitless == patience {
+            if before <= target_bytes || fruitless == patience || self.now_ms() >= until_ms {
                 return before <= target_bytes;
             }
             // What others work on cannot be chosen here: that is no reason to give up.
@@ -257,10 +262,15 @@ impl Engine {
     pub fn trim(&self) {
         let mut state = self.lock();
         state.decoded.clear();
+        self.trim_rings(&mut state);
+        self.trim_heaps(u64::MAX);
+    }
+
+    fn trim_rings(&self, state: &mut State) {
         for (_, arena) in self.arenas().iter().filter(|(_, arena)| arena.ring.is_empty()) {
             arena.ring.trim();
         }
-        self.trim_heaps(u64::MAX);
+        state.sessions.look();
     }
 
     /// Gives `bytes` of each heap's slack back, or all of it.
@@ -499,5 +509,31 @@ fn age_limit_ms(candidate: &Candidate, warm_after_ms: u64) -> u64 {
         AgentState::Active => warm_after_ms,
         AgentState::Idle => warm_after_ms / IDLE_FACTOR,
         AgentState::Paused => 0,
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use crate::options::{OnFull, Options};
+    use crate::store::Store;
+    use agentmem_core::Kind;
+
+    /// While others put as fast as it goes, the engine still comes to what it does at its ticks.
+    #[test]
+    fn reclaim_goes_on_no_longer_than_it_may() {
+        let store = Store::open(Options { pressure: false, ..Options::default() }).unwrap();
+        let agent = store.agent("agent", None, None, None).unwrap();
+        let numbers: Vec<u8> = (0..16 << 20).map(|at: u32| (at / 512) as u8).collect();
+        for (turn, content) in numbers.chunks(64 << 10).enumerate() {
+            let content = [content, &turn.to_le_bytes()].concat();
+            agent.put(&content, Kind::ToolResult, None, 50, OnFull::Wait).unwrap();
+        }
+        let engine = store.engine().unwrap();
+        let hot = || engine.settled().hot.len();
+        assert_eq!(hot(), 256);
+        assert!(!engine.reclaim_to(0, engine.now_ms()));
+        assert_eq!(hot(), 256);
+        assert!(!engine.reclaim_to(0, u64::MAX));
+        assert_eq!(hot(), 0);
     }
 }

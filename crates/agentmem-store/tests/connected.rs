@@ -4,7 +4,7 @@ mod common;
 
 use agentmem_core::frame::Meta;
 use agentmem_core::{ErrorKind, Kind};
-use agentmem_store::{OnFull, Store};
+use agentmem_store::{OnFull, Options, Store};
 use common::daemon::Daemon;
 
 fn content(number: usize, len: usize) -> Vec<u8> {
@@ -236,4 +236,39 @@ fn domains_share_one_budget() {
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
     assert!(resident() <= 128 << 20, "{}", resident());
+}
+
+#[test]
+fn nothing_is_refused_while_rings_hold_memory_that_nobody_uses() {
+    let daemon = Daemon::start(64 << 20, || Options { cold: false, ..common::options(64 << 20) });
+    let others: Vec<Store> = (0..8).map(|_| daemon.connect()).collect();
+    let agents: Vec<_> =
+        others.iter().enumerate().map(|(n, store)| common::agent(store, &format!("other-{n}"))).collect();
+    let bytes = common::noise(1, 64 << 10);
+    let touch_rings = || {
+        for agent in &agents {
+            for _ in 0..32 {
+                let smu = agent.put(&bytes, Kind::ToolResult, None, 50, OnFull::Wait).unwrap();
+                agent.release(&smu, OnFull::Wait).unwrap();
+            }
+        }
+        // Taken in, so that the rings are empty.
+        others.iter().for_each(|store| drop(store.stats().unwrap()));
+    };
+    let own = daemon.own();
+    let agent = common::agent(&own.store, "agent");
+    let mut held = Vec::new();
+    let refused = (2..200).find_map(|seed| {
+        if held.len() > 30 {
+            touch_rings();
+        }
+        match agent.put(&common::noise(seed, 1 << 20), Kind::ToolResult, None, 50, OnFull::Fail) {
+            Ok(smu) => held.push(smu),
+            Err(error) => return Some(error),
+        }
+        None
+    });
+    assert_eq!(refused.unwrap().kind(), ErrorKind::OutOfMemory);
+    let arena_bytes = own.store.stats().unwrap().arena_bytes;
+    assert!(arena_bytes < 4 << 20, "{arena_bytes} bytes of rings beside {} contents", held.len());
 }

@@ -60,8 +60,11 @@ class Member:
 
     def _put(self, content: bytes, kind: SharedKind) -> None:
         """Put what others put too, in full, as agents do that know nothing of each other."""
-        self._shared.append((self._agent.put(content, kind=kind), message_hash(content)))
+        smu = self._agent.put(content, kind=kind)
+        self._shared.append((smu, message_hash(content)))
         self.logical_bytes += len(content)
+        # Known once it is sealed, and so no longer held by this process.
+        assert smu.id
 
     def _wake(self) -> None:
         """Go on: read the prompt, the tools and the ends of the latest conversations."""
@@ -142,6 +145,10 @@ def perform(daemon: Path, number: int, seed: int, fed: socket.socket, pipe: int)
                 told_bytes = -1
             else:
                 member.take(frame)
+            if frame.kind in wire.FOR_ALL:
+                # What holds it is not to be held until the next one comes.
+                frame = Frame(frame.kind)
+                fed.send(wire.TAKEN)
             if told_bytes < 0 or member.logical_bytes >= told_bytes + _TELL_BYTES:
                 told_bytes = member.logical_bytes
                 wire.tell_json(pipe, Kind.STATE, member.state(), number)

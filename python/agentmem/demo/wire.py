@@ -1,7 +1,9 @@
 """What the processes of the demonstration tell each other: frames over sockets and a pipe.
 
 An agent's process reads frames from its socket and does what they say; that is all that one in
-another language would have to do. It answers over the pipe that all of them share.
+another language would have to do. It answers over the pipe that all of them share, and one that
+holds what is the same for all with a byte over the socket, once it has no copy of its own any more:
+so agents start one after another, and not all of them hold all of it at once.
 """
 
 import io
@@ -42,6 +44,13 @@ class Kind(IntEnum):
     """All is written; figures of the writer, as JSON."""
     FAILED = 11
     """A process cannot go on; the name of the error, and what it says."""
+
+
+FOR_ALL: Final = (Kind.PROMPT, Kind.TOOLS)
+"""What every agent is given, and answers."""
+
+TAKEN: Final = b"."
+"""The answer."""
 
 
 class Frame(NamedTuple):

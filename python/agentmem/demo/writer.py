@@ -14,8 +14,6 @@ from agentmem.demo.plan import Plan
 from agentmem.demo.wire import Frame, Kind
 from agentmem.process import Watch, cpu_seconds
 
-_FOR_ALL: Final = (Kind.PROMPT, Kind.TOOLS)
-
 SHIFT_AGENTS: Final = 10
 WAKES: Final = 4
 TURN_BYTES: Final = 256 << 10
@@ -123,13 +121,16 @@ def serve(plan: Plan, feeds: list[socket.socket], pipe: int) -> None:
     """Send each agent what is its own, and over `pipe` what that took."""
     began_s = cpu_seconds()
     with Watch() as watch:
-        streams = [feed.makefile("wb") for feed in feeds]
+        streams = [feed.makefile("rwb") for feed in feeds]
         corpus = load(plan.corpus, plan.seed)
         comparison = Comparison(corpus)
         for frame in frames(plan, corpus, comparison):
-            for stream in streams if frame.kind in _FOR_ALL else [streams[frame.agent]]:
+            is_for_all = frame.kind in wire.FOR_ALL
+            for stream in streams if is_for_all else [streams[frame.agent]]:
                 wire.write(stream, frame)
                 stream.flush()
+                if is_for_all:
+                    stream.read(len(wire.TAKEN))
         for stream in streams:
             wire.write(stream, Frame(Kind.READ_BACK))
             stream.close()

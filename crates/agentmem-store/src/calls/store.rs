@@ -196,7 +196,7 @@ impl Call for Reclaim {
         let resident_bytes = || engine.resident_bytes(&engine.lock());
         let before = resident_bytes();
         match self.target_bytes {
-            Some(target_bytes) => _ = engine.reclaim_to(target_bytes),
+            Some(target_bytes) => _ = engine.reclaim_to(target_bytes, u64::MAX),
             None => engine.reclaim_hot(),
         }
         engine.trim();
