@@ -90,13 +90,17 @@ pub fn serve(config: &Config, trees: &Trees, listener: UnixListener, mut kept: K
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(failed(error.into())),
         }
+        // What could not be said when it came up. Where that fails nobody is there any more.
+        let _ = kept.tell_leaving();
         if kept.is_kept() && server.domains().all().iter().any(|(_, domain)| domain.store.has_failed()) {
             // What it was before that is kept: the next process goes on from there.
             return Err(Error::new(ErrorKind::Closed, "an engine that has failed (a bug)"));
         }
     }
     kept.stopping()?;
-    server.stop()
+    let stopped = server.stop();
+    let _ = kept.tell_all_leaving();
+    stopped
 }
 
 fn failed(error: std::io::Error) -> Error {

@@ -163,6 +163,11 @@ impl Journal {
         self.end > 2 * self.base_bytes + slack_bytes
     }
 
+    /// It is not long again before it has grown by as much as is slack.
+    pub fn put_off(&mut self) {
+        self.base_bytes = self.end / 2;
+    }
+
     /// Says what the row `key` of `table` is from now on; nothing, that it is gone.
     pub fn put(&mut self, table: Table, key: u64, bytes: Option<&[u8]>) -> Result<()> {
         let what = if bytes.is_some() { PUT } else { REMOVE };
