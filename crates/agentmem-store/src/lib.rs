@@ -76,6 +76,7 @@ pub use read::StoredMessage;
 #[doc(hidden)]
 pub use ring::makes_sense;
 pub use segments::Segments;
+pub use sessions::SessionProcess;
 pub use server::{Http, Server};
 pub use store::{Agent, Smu, Store, View};
 #[cfg(feature = "faults")]
