@@ -57,6 +57,7 @@ mod socket;
 mod splice;
 pub mod stats;
 mod store;
+mod strangers;
 mod sync;
 mod sys;
 mod tree;

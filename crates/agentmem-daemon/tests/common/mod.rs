@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 pub mod daemon;
+pub mod wire;
 
 use std::io::{BufReader, Read, Write};
 use std::net::Shutdown;
