@@ -21,6 +21,9 @@ mod flush;
 mod folder;
 mod frames;
 mod free;
+#[cfg(feature = "faults")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handle;
 mod heap;
 #[cfg(all(test, not(loom)))]
@@ -77,8 +80,8 @@ pub use read::StoredMessage;
 #[doc(hidden)]
 pub use ring::makes_sense;
 pub use segments::Segments;
-pub use sessions::SessionProcess;
 pub use server::{Http, Server};
+pub use sessions::SessionProcess;
 pub use store::{Agent, Smu, Store, View};
 #[cfg(feature = "faults")]
 pub use sys::faults;
