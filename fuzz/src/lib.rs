@@ -78,6 +78,16 @@ pub fn stream(data: &[u8]) {
     }
 }
 
+/// Bytes of a client's socket; see there.
+pub fn protocol(data: &[u8]) {
+    agentmem_store::fuzzing::protocol(data);
+}
+
+/// Bytes that a client writes to its arena; see there.
+pub fn arena(data: &[u8]) {
+    agentmem_store::fuzzing::arena(data);
+}
+
 /// Bytes as the words of a cell of the ingest ring.
 pub fn cell(data: &[u8]) {
     let mut words = [0u64; 5];

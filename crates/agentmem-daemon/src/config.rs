@@ -45,6 +45,8 @@ pub struct Config {
     pub cold_level: i32,
     /// Whether to heed the kernel's pressure stall information.
     pub pressure: bool,
+    /// Whether the kernel is told whom to kill first when memory has run out.
+    pub oom_score: bool,
     /// What goes first.
     #[serde(deserialize_with = "policy_name")]
     pub policy: String,
@@ -100,6 +102,7 @@ impl Default for Config {
             warm_level: store.warm_level,
             cold_level: store.cold_level,
             pressure: store.pressure,
+            oom_score: true,
             policy: store.policy.name().to_owned(),
             limits: Limits::default(),
             domains: BTreeMap::new(),

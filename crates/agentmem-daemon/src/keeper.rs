@@ -7,8 +7,10 @@ use crate::inbox::{Inbox, Letter};
 use crate::lock::Lock;
 use crate::message::Message;
 use crate::notify::{Kept, LOCK, REPLACES, SOCKET};
+use crate::oom;
 use crate::paths::Place;
 use crate::restarts::{Policy, Restarts};
+use crate::scores;
 use crate::shelf::Shelf;
 use crate::sys::{self, Forked, Signals};
 use agentmem_core::{Error, ErrorKind, Result};
@@ -28,9 +30,6 @@ const EXIT_NOT_EXECUTED: i32 = 127;
 const LETTERS_MAX: usize = 4096;
 /// From this size on, a log in the folder of the socket begins anew at a restart.
 const LOG_BYTES_MAX: u64 = 1 << 20;
-/// What is tried to make the keeper the last to be killed for memory, the most first.
-const OOM_SCORES: [i32; 6] = [-900, -500, -100, 0, 100, 200];
-const OOM_SCORE_ADJ: &str = "/proc/self/oom_score_adj";
 
 /// What to keep running, and how.
 #[derive(Clone, Debug)]
@@ -53,8 +52,8 @@ pub struct Keeper {
     signals: Signals,
     upstream: Kept,
     restarts: Restarts,
-    /// What the child's score for being killed for memory should be: the keeper's before it lowered its own.
-    oom_score: Option<String>,
+    /// The score for being killed for memory that the child begins with: the keeper's before it lowered its own.
+    oom_score: Option<i32>,
     begin: Instant,
     child: Option<Child>,
     /// When to start the next child, since `begin`.
@@ -104,7 +103,7 @@ impl Keeper {
             signals,
             _place: place,
             upstream,
-            oom_score: lower_oom_score(),
+            oom_score: scores::lower_own(&oom::KEEPER),
             begin: Instant::now(),
             child: None,
             due: Some(Duration::ZERO),
@@ -305,8 +304,8 @@ impl Keeper {
         }
         // Its own group: what a key on the terminal means is for the keeper to pass on.
         rustix::process::setpgid(None, None)?;
-        if let Some(score) = &self.oom_score {
-            let _ = std::fs::write(OOM_SCORE_ADJ, score);
+        if let Some(score) = self.oom_score {
+            scores::set_own(score);
         }
         self.shelf.hand_on()?;
         let mut command = Command::new(&self.settings.program);
@@ -322,14 +321,6 @@ impl Keeper {
             .env(REPLACES, self.own.as_raw_nonzero().to_string());
         Ok(command)
     }
-}
-
-/// Lowers the own score as far as may be, and returns the one before if it was lowered.
-fn lower_oom_score() -> Option<String> {
-    let before = std::fs::read_to_string(OOM_SCORE_ADJ).ok()?;
-    let score: i32 = before.trim().parse().ok()?;
-    let lowered = OOM_SCORES.iter().take_while(|&&lower| lower < score);
-    lowered.into_iter().find(|lower| std::fs::write(OOM_SCORE_ADJ, lower.to_string()).is_ok()).map(|_| before)
 }
 
 /// Where the background start made stderr a log file, keeps that from growing without end.

@@ -1,6 +1,7 @@
 //! What the daemon tells Prometheus. Labels have few values: none is a name that somebody chose.
 
 use crate::http::Form;
+use crate::oversight::Overseen;
 use agentmem_core::{Kind, Tier};
 use agentmem_pager::event::State;
 use agentmem_pager::fleet::Peer;
@@ -27,6 +28,8 @@ pub struct Snapshot {
     pub budget_bytes: u64,
     /// Of this, what is the engine's now.
     pub engine_budget_bytes: u64,
+    /// What the machine allows, and what came of it.
+    pub overseen: Overseen,
     /// Connections to the socket.
     pub connections: u64,
     /// Trees that supervisors manage.
@@ -39,7 +42,7 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// The figures of `server` and of `trees`, now.
-    pub fn take(server: &Server, budget_bytes: u64, trees: Vec<Peer>) -> Self {
+    pub fn take(server: &Server, budget_bytes: u64, overseen: Overseen, trees: Vec<Peer>) -> Self {
         let mut views = LatencyCounts::default();
         let mut stats = Vec::new();
         for (_, domain) in server.domains().all() {
@@ -53,6 +56,7 @@ impl Snapshot {
             views,
             budget_bytes,
             engine_budget_bytes: server.domains().memory_max_bytes(),
+            overseen,
             connections: server.connections() as u64,
             trees,
             cpu: Duration::new(cpu.tv_sec as u64, cpu.tv_nsec as u32),
@@ -168,8 +172,10 @@ impl Snapshot {
         let disk = alone(self.sum(|stats| stats.disk_bytes));
         to.gauges(("agentmem_disk", bytes), "Disk space of the cold tier", disk)?;
         to.gauges(("agentmem_budget", bytes), "What may be in RAM: memory_max", alone(self.budget_bytes))?;
-        let help = "Of the budget, what is the engines' now: what managed trees leave";
+        let help = "Of the budget, what is the engines' now: what managed trees leave and the machine allows";
         to.gauges(("agentmem_engine_budget", bytes), help, alone(self.engine_budget_bytes))?;
+        let help = "Of the budget, what the machine and the daemon's cgroups allow now";
+        to.gauges(("agentmem_machine_allows", bytes), help, alone(self.overseen.allowed_bytes))?;
         let trees = [
             ("private", (|tree| tree.private_bytes) as fn(&Peer) -> u64),
             ("frames", |tree| tree.compressed_bytes),
@@ -191,6 +197,8 @@ impl Snapshot {
         to.gauges(("agentmem_agents", None), help, api.chain(trees))?;
         to.gauges(("agentmem_sessions", None), "Sessions", alone(self.sum(|stats| stats.sessions.saturating_sub(1))))?;
         to.gauges(("agentmem_connections", None), "Connections to the socket", alone(self.connections))?;
+        let help = "Processes whose oom_score_adj follows the importance of their agents";
+        to.gauges(("agentmem_scored_processes", None), help, alone(self.overseen.scored))?;
         to.gauges(("agentmem_domains", None), "Trust domains", alone(self.stats.len() as u64))?;
         to.gauges(("agentmem_smus", None), "Distinct contents", alone(self.sum(|stats| stats.smus)))?;
         to.gauges(("agentmem_conversations", None), "Conversations", alone(self.sum(|stats| stats.conversations)))?;
@@ -217,6 +225,9 @@ impl Snapshot {
         let reasons = [("memory", "reject_memory"), ("quota", "reject_quota"), ("malformed", "reject_cell")];
         let rejected = reasons.map(|(reason, name)| (vec![("reason", reason)], self.count(name)));
         to.counters("agentmem_rejected", "Operations that were refused", rejected)?;
+        let reasons = [("scarce", self.overseen.scarce), ("stalled", self.overseen.stalled)];
+        let reasons = reasons.map(|(reason, times)| (vec![("reason", reason)], times));
+        to.counters("agentmem_pressure_reclaims", "Times that engines gave memory back to the machine", reasons)?;
         to.counters("agentmem_reaped", "Agents whose process had died", alone(self.count("reap")))?;
         to.counters("agentmem_cold_errors", "Writes of the cold tier that failed", alone(self.count("cold_error")))?;
         let help = "How long views took that asked the daemon to promote; views of what is hot never reach it";

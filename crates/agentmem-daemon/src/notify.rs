@@ -18,8 +18,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixListener;
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// The name under which the listening socket is passed.
 pub const SOCKET: &str = "agentmem.sock";
@@ -28,8 +28,10 @@ pub const LOCK: &str = "agentmem.lock";
 /// What a keeper sets: a second descriptor of a name replaces the first by itself there.
 pub const REPLACES: &str = "AGENTMEM_KEEPER";
 
-/// How long whoever listens may take for one message.
+/// How long whoever listens may take for one message that is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Between two looks whether it listens again.
+const PAUSE: Duration = Duration::from_millis(2);
 const VARIABLES: [&str; 6] = ["NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "FDSTORE", REPLACES];
 
 /// What is kept outside of this process, and the way there.
@@ -46,20 +48,53 @@ pub struct Kept {
 #[derive(Debug, Default)]
 struct Names {
     known: BTreeSet<String>,
+    /// Not needed any more, and whoever keeps them has not been told. They count as kept, so there is a limit.
+    leaving: BTreeSet<String>,
     bytes: usize,
 }
 
+/// What was known of a name.
+#[derive(Clone, Copy, PartialEq)]
+enum Before {
+    Unknown,
+    Known,
+    Leaving,
+}
+
 impl Names {
-    fn insert(&mut self, name: &str) {
-        if self.known.insert(name.to_owned()) {
+    /// Makes a name known; what it was before.
+    fn enter(&mut self, name: &str, descriptors_max: usize) -> Result<Before> {
+        if self.known.contains(name) {
+            return Ok(Before::Known);
+        }
+        let before = if self.leaving.remove(name) { Before::Leaving } else { Before::Unknown };
+        if before == Before::Unknown {
+            let (count, bytes) = (self.known.len() + self.leaving.len(), self.bytes);
+            if count >= descriptors_max || bytes + name.len() + 1 > NAMES_BYTES_MAX {
+                let subject = format!("{count} kept descriptors with {bytes} bytes of names");
+                return Err(Error::new(ErrorKind::LimitReached, subject));
+            }
             self.bytes += name.len() + 1;
+        }
+        self.known.insert(name.to_owned());
+        Ok(before)
+    }
+
+    /// Undoes [`Self::enter`].
+    fn undo(&mut self, name: &str, before: Before) {
+        match before {
+            Before::Known => {}
+            Before::Leaving => self.leave(name),
+            Before::Unknown => {
+                self.known.remove(name);
+                self.bytes -= name.len() + 1;
+            }
         }
     }
 
-    fn remove(&mut self, name: &str) -> bool {
-        let known = self.known.remove(name);
-        self.bytes -= if known { name.len() + 1 } else { 0 };
-        known
+    /// It is not needed any more.
+    fn leave(&mut self, name: &str) {
+        self.leaving.extend(self.known.take(name));
     }
 }
 
@@ -85,7 +120,9 @@ impl Kept {
             address.filter(|address| !address.is_empty()).map(|address| Way::to(address.as_bytes())).transpose()?;
         let found = listed.map(|count| take_listed(&count, &names)).transpose()?.unwrap_or_default();
         let mut names = Names::default();
-        found.keys().for_each(|name| names.insert(name));
+        for name in found.keys() {
+            names.enter(name, usize::MAX)?;
+        }
         Ok(Kept { way, names: Mutex::new(names), found, descriptors_max, replaces })
     }
 
@@ -122,39 +159,80 @@ impl Kept {
     }
 
     /// Has `fd` kept under a name, instead of what had the name before. Returns whether somebody keeps it.
+    /// Waits until whoever keeps it listens, for ten seconds at most.
     ///
     /// Under systemd, replacing takes two steps, and whoever dies between them has neither: what holds the
     /// only copy of something needs a name of its own. Descriptors are many and names travel all together
     /// (128 KiB of them at most): short ones, please.
     pub fn store(&self, name: &str, fd: impl AsFd) -> Result<bool> {
-        check_name(name)?;
-        let Some(way) = self.way.as_ref().filter(|_| self.is_kept()) else { return Ok(false) };
-        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        if names.known.contains(name) {
-            if !self.replaces {
-                way.send(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), None)?;
-            }
-        } else {
-            let (count, bytes) = (names.known.len(), names.bytes);
-            if count >= self.descriptors_max || bytes + name.len() + 1 > NAMES_BYTES_MAX {
-                let subject = format!("{count} kept descriptors with {bytes} bytes of names");
-                return Err(Error::new(ErrorKind::LimitReached, subject));
-            }
+        match self.try_store(name, fd.as_fd(), SendFlags::empty())? {
+            Ok(()) => Ok(self.is_kept()),
+            Err(error) => Err(failed(error)),
         }
-        // FDPOLL=0: systemd would let go of one whose other end is closed; here only `remove` does.
-        way.send(&format!("FDSTORE=1\nFDPOLL=0\nFDNAME={name}"), Some(fd.as_fd()))?;
-        names.insert(name);
-        Ok(true)
     }
 
-    /// Has a descriptor let go of.
+    /// The same; the inner error is what the way there said.
+    fn try_store(&self, name: &str, fd: BorrowedFd<'_>, how: SendFlags) -> Result<rustix::io::Result<()>> {
+        check_name(name)?;
+        let Some(way) = self.way.as_ref().filter(|_| self.is_kept()) else { return Ok(Ok(())) };
+        let before = self.names().enter(name, self.descriptors_max)?;
+        // Without the lock: whoever lets go must not wait for who waits here.
+        let send = || {
+            if before != Before::Unknown && !self.replaces {
+                way.send(&removal(name), None, how)?;
+            }
+            // FDPOLL=0: systemd would let go of one whose other end is closed; here only `remove` does.
+            way.send(&format!("FDSTORE=1\nFDPOLL=0\nFDNAME={name}"), Some(fd), how)
+        };
+        let sent = send();
+        if sent.is_err() {
+            self.names().undo(name, before);
+        }
+        Ok(sent)
+    }
+
+    /// Has a descriptor let go of, soon. Never waits: where nobody listens just now, a later call of this or of
+    /// [`Self::tell_leaving`] says it.
     pub fn remove(&self, name: &str) -> Result<()> {
         check_name(name)?;
-        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        if names.remove(name) {
-            self.say(&format!("FDSTOREREMOVE=1\nFDNAME={name}"))?;
+        self.names().leave(name);
+        self.tell_leaving()
+    }
+
+    /// Tells whoever keeps them what is not needed any more, as far as he listens just now.
+    pub fn tell_leaving(&self) -> Result<()> {
+        let mut names = self.names();
+        while let Some(name) = names.leaving.pop_first() {
+            let said = self.way.as_ref().map_or(Ok(()), |way| way.send(&removal(&name), None, SendFlags::DONTWAIT));
+            match said {
+                Ok(()) => names.bytes -= name.len() + 1,
+                Err(error) => {
+                    names.leaving.insert(name);
+                    let is_busy = error == rustix::io::Errno::AGAIN;
+                    return if is_busy { Ok(()) } else { Err(failed(error)) };
+                }
+            }
         }
         Ok(())
+    }
+
+    /// The same until all of it was told, for ten seconds at most.
+    pub fn tell_all_leaving(&self) -> Result<()> {
+        let begin = Instant::now();
+        loop {
+            self.tell_leaving()?;
+            if self.names().leaving.is_empty() {
+                return Ok(());
+            }
+            if begin.elapsed() > PATIENCE {
+                return Err(failed(rustix::io::Errno::AGAIN));
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    fn names(&self) -> MutexGuard<'_, Names> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Start-up is over: agents are served.
@@ -176,12 +254,12 @@ impl Kept {
     /// Waits until all that was said before has been done.
     pub fn barrier(&self, patience: Duration) -> Result<()> {
         let Some(way) = &self.way else { return Ok(()) };
-        let fail = |error| Error::new(ErrorKind::Io, format!("NOTIFY_SOCKET: {error}"));
-        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(fail)?;
-        way.send("BARRIER=1", Some(write.as_fd()))?;
+        self.tell_all_leaving()?;
+        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(failed)?;
+        way.send("BARRIER=1", Some(write.as_fd()), SendFlags::empty()).map_err(failed)?;
         drop(write);
         let timeout = Timespec::try_from(patience).ok();
-        match poll(&mut [PollFd::new(&read, PollFlags::empty())], timeout.as_ref()).map_err(fail)? {
+        match poll(&mut [PollFd::new(&read, PollFlags::empty())], timeout.as_ref()).map_err(failed)? {
             0 => Err(Error::new(ErrorKind::Io, "NOTIFY_SOCKET: no answer")),
             _ => Ok(()),
         }
@@ -189,9 +267,21 @@ impl Kept {
 
     /// Who keeps nothing may stop listening when start-up is over.
     fn say(&self, text: &str) -> Result<()> {
-        let said = self.way.as_ref().map_or(Ok(()), |way| way.send(text, None));
-        if self.is_kept() { said } else { Ok(()) }
+        let said = self.way.as_ref().map_or(Ok(()), |way| way.send(text, None, SendFlags::empty()));
+        if self.is_kept() { said.map_err(failed) } else { Ok(()) }
     }
+}
+
+fn removal(name: &str) -> String {
+    format!("FDSTOREREMOVE=1\nFDNAME={name}")
+}
+
+fn failed(error: rustix::io::Errno) -> Error {
+    let what = match error {
+        rustix::io::Errno::AGAIN => "who keeps descriptors does not listen".to_owned(),
+        other => format!("NOTIFY_SOCKET: {other}"),
+    };
+    Error::new(ErrorKind::Io, what)
 }
 
 impl Keep for Kept {
@@ -199,6 +289,14 @@ impl Keep for Kept {
         match self.store(name, descriptor)? {
             true => Ok(()),
             false => Err(Error::new(ErrorKind::Unreachable, "who kept descriptors")),
+        }
+    }
+
+    fn keep_at_once(&self, name: &str, descriptor: BorrowedFd<'_>) -> Result<bool> {
+        match self.try_store(name, descriptor, SendFlags::DONTWAIT)? {
+            Ok(()) => Ok(self.is_kept()),
+            Err(rustix::io::Errno::AGAIN) => Ok(false),
+            Err(error) => Err(failed(error)),
         }
     }
 
@@ -210,19 +308,18 @@ impl Keep for Kept {
 
 impl Way {
     fn to(address: &[u8]) -> Result<Self> {
-        let fail = |error| Error::new(ErrorKind::Io, format!("NOTIFY_SOCKET: {error}"));
         let address = match address {
             [b'/', ..] => SocketAddrUnix::new(address),
             [b'@', name @ ..] => SocketAddrUnix::new_abstract_name(name),
             _ => return Err(Error::new(ErrorKind::Unsupported, "a NOTIFY_SOCKET that is no Unix socket")),
         };
-        let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None).map_err(fail)?;
-        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(PATIENCE)).map_err(fail)?;
-        Ok(Way { socket, address: address.map_err(fail)? })
+        let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None).map_err(failed)?;
+        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(PATIENCE)).map_err(failed)?;
+        Ok(Way { socket, address: address.map_err(failed)? })
     }
 
     /// Not connected: whoever listens may have bound the address anew.
-    fn send(&self, text: &str, fd: Option<BorrowedFd<'_>>) -> Result<()> {
+    fn send(&self, text: &str, fd: Option<BorrowedFd<'_>>, how: SendFlags) -> rustix::io::Result<()> {
         debug_assert!(text.len() <= message::BYTES_MAX);
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
@@ -232,10 +329,10 @@ impl Way {
         }
         loop {
             let parts = [IoSlice::new(text.as_bytes())];
-            match sendmsg_addr(&self.socket, &self.address, &parts, &mut control, SendFlags::NOSIGNAL) {
+            match sendmsg_addr(&self.socket, &self.address, &parts, &mut control, how | SendFlags::NOSIGNAL) {
                 Ok(_) => return Ok(()),
                 Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(Error::new(ErrorKind::Io, format!("NOTIFY_SOCKET: {error}"))),
+                Err(error) => return Err(error),
             }
         }
     }

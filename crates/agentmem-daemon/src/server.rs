@@ -1,9 +1,11 @@
 //! The engine process: trust domains, served until a signal to end arrives.
 
+use crate::budget::Budget;
 use crate::config::{Config, Token};
 use crate::http::{self, Form};
 use crate::metrics::Snapshot;
 use crate::notify::Kept;
+use crate::oversight::Oversight;
 use crate::paths::io;
 use crate::sys::Signals;
 use crate::trees::Trees;
@@ -42,7 +44,9 @@ pub fn serve(config: &Config, trees: &Trees, listener: UnixListener, mut kept: K
     };
     let budget_bytes = config.to_options()?.memory_max_bytes;
     let metrics_listener = config.metrics_port.map(http::listen).transpose()?;
-    let found = kept.take_all_found();
+    let mut found = kept.take_all_found();
+    let budget = Arc::new(Budget::new(budget_bytes));
+    let oversight = Arc::new(Oversight::new(config, budget_bytes, &kept, &mut found)?);
     let kept = Arc::new(kept);
     let domains = match kept.is_kept() {
         true => Domains::kept(budget_bytes, limits, Box::new(options_of), kept.clone(), found)?,
@@ -53,11 +57,11 @@ pub fn serve(config: &Config, trees: &Trees, listener: UnixListener, mut kept: K
     }
     domains.let_go_of_the_rest();
     let metrics = {
-        let (trees, takes_turns) = (trees.clone(), Mutex::new(()));
+        let (trees, oversight, takes_turns) = (trees.clone(), oversight.clone(), Mutex::new(()));
         // One at a time: it looks at all that there is.
         move |server: &Server, form: Form| {
             let _turn = takes_turns.lock();
-            Snapshot::take(server, budget_bytes, trees.all()).encode(form)
+            Snapshot::take(server, budget_bytes, oversight.figures(), trees.all()).encode(form)
         }
     };
     let metrics = Arc::new(metrics);
@@ -81,8 +85,12 @@ pub fn serve(config: &Config, trees: &Trees, listener: UnixListener, mut kept: K
         spawn(Box::new(move |server| http::serve(&listener, |form| metrics(server, form))))?;
     }
     if config.memory_max_bytes.is_some() {
-        let trees = trees.clone();
-        spawn(Box::new(move |server| trees.govern(server, budget_bytes)))?;
+        let (trees, budget) = (trees.clone(), budget.clone());
+        spawn(Box::new(move |server| trees.govern(server, &budget)))?;
+    }
+    if config.pressure || config.oom_score {
+        let oversight = oversight.clone();
+        spawn(Box::new(move |server| oversight.run(server, &budget)))?;
     }
     kept.ready()?;
     while signals.next().is_none() {
@@ -90,13 +98,18 @@ pub fn serve(config: &Config, trees: &Trees, listener: UnixListener, mut kept: K
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(failed(error.into())),
         }
+        // What could not be said when it came up. Where that fails nobody is there any more.
+        let _ = kept.tell_leaving();
         if kept.is_kept() && server.domains().all().iter().any(|(_, domain)| domain.store.has_failed()) {
             // What it was before that is kept: the next process goes on from there.
             return Err(Error::new(ErrorKind::Closed, "an engine that has failed (a bug)"));
         }
     }
     kept.stopping()?;
-    server.stop()
+    oversight.end();
+    let stopped = server.stop();
+    let _ = kept.tell_all_leaving();
+    stopped
 }
 
 fn failed(error: std::io::Error) -> Error {

@@ -7,8 +7,10 @@ use crate::keeper::{self, Keeper};
 use crate::lock::{self, Claim, Lock};
 use crate::message::Message;
 use crate::notify::{Kept, LOCK, SOCKET};
+use crate::oom;
 use crate::paths::{Place, io};
 use crate::restarts::Policy;
+use crate::scores;
 use crate::server::serve;
 use crate::shelf::raise_limit;
 use crate::sys::{Signals, keep_few_heaps};
@@ -83,6 +85,9 @@ fn engine(settings: &Settings, mut kept: Kept) -> Result<i32> {
     raise_limit();
     keep_few_heaps();
     let config = Config::load(settings)?;
+    if config.oom_score {
+        scores::lower_own(&oom::ENGINE);
+    }
     let place = Place::find(settings.socket.as_deref())?;
     let _lock = match kept.take_found(LOCK) {
         Some(lock) => Lock::from_fd(lock),

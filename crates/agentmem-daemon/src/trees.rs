@@ -1,5 +1,6 @@
 //! The trees of processes that supervisors manage, as the daemon sees them: those of the registry beside its socket.
 
+use crate::budget::Budget;
 use crate::fleet::deal;
 use agentmem_pager::fleet::Peer;
 use agentmem_pager::peers::ask_all;
@@ -27,14 +28,14 @@ impl Trees {
         ask_all(&self.folder, None)
     }
 
-    /// Deals `budget_bytes` out between them and `server`, again and again, until the process ends.
-    pub fn govern(&self, server: &Server, budget_bytes: u64) {
+    /// Deals `budget` out between them and `server`, again and again, until the process ends.
+    pub fn govern(&self, server: &Server, budget: &Budget) {
         let (mut beyond_budget, mut beyond_since) = (0.0, None::<Instant>);
         loop {
             let trees = ask_all(&self.folder, Some(beyond_budget));
             let beyond_ms = beyond_since.map_or(0, |since| since.elapsed().as_millis() as u64);
-            let dealt = deal(budget_bytes, server.domains().needed_bytes(), &trees, beyond_ms);
-            server.domains().set_memory_max_bytes(dealt.engine_bytes);
+            let dealt = deal(budget.whole_bytes(), server.domains().needed_bytes(), &trees, beyond_ms);
+            budget.set_left_by_trees(server, dealt.engine_bytes);
             beyond_budget = dealt.beyond_budget;
             beyond_since = if beyond_budget > 0.0 { beyond_since.or_else(|| Some(Instant::now())) } else { None };
             std::thread::sleep(PAUSE);

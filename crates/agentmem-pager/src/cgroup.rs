@@ -28,11 +28,16 @@ fn own(cgroup: &str, mountinfo: &str) -> Option<PathBuf> {
     })
 }
 
+/// Where the cgroup that this process is in lies; `None` where there are none of version 2.
+pub fn own_folder() -> Option<PathBuf> {
+    let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    own(&text("/proc/self/cgroup"), &text("/proc/self/mountinfo"))
+}
+
 impl Cgroup {
     /// Makes one for an agent; `None` where this user may not, or there is no freezer.
     pub fn create(name: &str) -> Option<Self> {
-        let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-        let parent = own(&text("/proc/self/cgroup"), &text("/proc/self/mountinfo"))?;
+        let parent = own_folder()?;
         sweep(&parent);
         let path = parent.join(format!("agentmem-{name}-{}", std::process::id()));
         std::fs::create_dir(&path).ok()?;

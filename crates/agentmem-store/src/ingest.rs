@@ -105,6 +105,12 @@ impl Engine {
             Operation::Put { key, .. } | Operation::Append { key, .. } => left_bytes(key),
             Operation::Release { .. } => 0,
         } as u64;
+        if let Operation::Append { meta, .. } = cell.operation
+            && u64::from(meta.lead_bytes) + u64::from(meta.trail_bytes) > logical_bytes
+        {
+            // Of a message that was left the ring does not know the length.
+            return Err(&mut state.counters.reject_cell);
+        }
         // A session compares with the quota before it puts. What it had put when the quota was lowered is kept.
         let grace_bytes = entry.arena.ring.capacity_bytes();
         let is_beyond = state.agents.get(cell.agent).is_some_and(|agent| {

@@ -173,6 +173,11 @@ impl Journal {
         self.end > self.base_bytes / 2 * 3 + slack_bytes
     }
 
+    /// It is not long again before it has grown by half.
+    pub fn put_off(&mut self) {
+        self.base_bytes = self.end;
+    }
+
     /// Says what the row `key` of `table` is from now on; nothing, that it is gone.
     pub fn put(&mut self, table: Table, key: u64, bytes: Option<&[u8]>) -> Result<()> {
         let what = if bytes.is_some() { PUT } else { REMOVE };

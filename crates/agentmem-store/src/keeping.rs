@@ -9,9 +9,11 @@ use std::sync::Arc;
 
 /// Holds descriptors by name, outside of this process.
 pub trait Keep: Send + Sync {
-    /// Holds a descriptor from now on.
+    /// Holds a descriptor from now on. May wait until whoever holds it listens.
     fn keep(&self, name: &str, descriptor: BorrowedFd<'_>) -> Result<()>;
-    /// Lets go of it.
+    /// The same, where nobody has to be waited for; whether it is held.
+    fn keep_at_once(&self, name: &str, descriptor: BorrowedFd<'_>) -> Result<bool>;
+    /// Lets go of it, soon. Never waits: whoever lets go mostly has the engine's lock.
     fn let_go(&self, name: &str);
 }
 
@@ -54,7 +56,16 @@ impl Keeping {
         Ok(())
     }
 
-    /// The same with the memory of `mapping`.
+    /// The same under the engine's lock, where nobody can be waited for; whether it is kept.
+    pub fn keep_at_once(&self, name: &str, descriptor: impl AsFd) -> Result<bool> {
+        let is_kept = self.keep.keep_at_once(&format!("{}{name}", self.prefix), descriptor.as_fd())?;
+        if is_kept {
+            self.held.lock().insert(name.to_owned());
+        }
+        Ok(is_kept)
+    }
+
+    /// As [`Self::keep`], with the memory of `mapping`.
     pub fn keep_mapping(&self, name: &str, mapping: &Mapping) -> Result<()> {
         self.keep(name, mapping.descriptor()?)
     }

@@ -249,8 +249,11 @@ impl Engine {
         let mut state = self.lock();
         let Some(kept) = &mut state.kept else { return false };
         let caught_up = fresh.catch_up(&kept.journal, &past);
-        let stored = caught_up.and_then(|()| fresh.descriptor()).and_then(|fd| kept.keeping.keep(fresh.name(), fd));
-        if stored.is_err() {
+        let stored = caught_up.and_then(|()| fresh.descriptor());
+        let stored = stored.and_then(|descriptor| kept.keeping.keep_at_once(fresh.name(), descriptor));
+        if stored != Ok(true) {
+            // Whoever keeps it does not listen, say. This was work for nothing, so it is not tried at every tick.
+            kept.journal.put_off();
             return false;
         }
         let older = std::mem::replace(&mut kept.journal, fresh);

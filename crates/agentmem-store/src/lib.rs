@@ -21,6 +21,9 @@ mod flush;
 mod folder;
 mod frames;
 mod free;
+#[cfg(feature = "faults")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handle;
 mod heap;
 #[cfg(all(test, not(loom)))]
@@ -57,6 +60,7 @@ mod socket;
 mod splice;
 pub mod stats;
 mod store;
+mod strangers;
 mod sync;
 mod sys;
 mod tree;
@@ -77,6 +81,7 @@ pub use read::StoredMessage;
 pub use ring::makes_sense;
 pub use segments::Segments;
 pub use server::{Http, Server};
+pub use sessions::SessionProcess;
 pub use store::{Agent, Smu, Store, View};
 #[cfg(feature = "faults")]
 pub use sys::faults;

@@ -6,6 +6,7 @@ use crate::domains::{Domain, Domains};
 use crate::engine::Engine;
 use crate::remote::{CALL_BYTES_MAX, HELLO, Hello, JOIN, Join, REPEATED, RESUME, Secret, VERSION, Welcome};
 use crate::socket::{self, Message};
+use crate::strangers::Strangers;
 use crate::sync::{AtomicBool, AtomicUsize, Ordering};
 use crate::sys;
 use agentmem_core::{Error, ErrorKind, Result};
@@ -39,6 +40,7 @@ pub struct Server {
     /// By what further connections of theirs prove themselves by.
     sessions: Mutex<HashMap<Secret, Entered>>,
     connections: AtomicUsize,
+    strangers: Strangers,
     is_over: AtomicBool,
 }
 
@@ -66,7 +68,8 @@ impl Server {
                 sessions.insert(secret, Entered { domain: domain.clone(), session });
             }
         }
-        Arc::new(Server { domains, http, sessions: Mutex::new(sessions), connections, is_over })
+        let (sessions, strangers) = (Mutex::new(sessions), Strangers::default());
+        Arc::new(Server { domains, http, sessions, connections, strangers, is_over })
     }
 
     /// What it serves.
@@ -110,32 +113,39 @@ impl Server {
     fn spawn(self: &Arc<Self>, stream: UnixStream) {
         let server = self.clone();
         let connections_max = self.domains.limits.connections;
-        if self.connections.fetch_add(1, Ordering::AcqRel) >= connections_max {
+        let is_full = self.connections.fetch_add(1, Ordering::AcqRel) >= connections_max;
+        // Who says nothing has to make room for who does.
+        if is_full && !self.strangers.hang_up_oldest() {
             self.connections.fetch_sub(1, Ordering::AcqRel);
             let refusal = Error::new(ErrorKind::LimitReached, format!("{connections_max} connections"));
             let _ = refuse(&stream, &refusal);
             return;
         }
+        let stream = Arc::new(stream);
+        let number = self.strangers.add(&stream);
         let builder = std::thread::Builder::new().name("session".into()).stack_size(STACK_BYTES);
         let spawned = builder.spawn(move || {
-            server.serve(&stream);
+            server.serve(&stream, number);
             server.connections.fetch_sub(1, Ordering::AcqRel);
         });
         if spawned.is_err() {
+            self.strangers.remove(number);
             self.connections.fetch_sub(1, Ordering::AcqRel);
         }
     }
 
-    /// One connection, from its first word to its end.
-    fn serve(&self, stream: &UnixStream) {
+    /// One connection, from its first word to its end; until then it is stranger `number`.
+    fn serve(&self, stream: &UnixStream, number: u64) {
         if socket::begins_with(stream, HTTP_GET) {
             if sys::peer(stream).is_ok_and(|peer| peer.uid == sys::own_uid()) {
                 (self.http)(self, stream);
             }
-            return;
+            return self.strangers.remove(number);
         }
         // Whoever says nothing, or something else first, is let go.
-        let Ok(Some(first)) = socket::receive(stream, CALL_BYTES_MAX) else { return };
+        let first = socket::receive(stream, CALL_BYTES_MAX);
+        self.strangers.remove(number);
+        let Ok(Some(first)) = first else { return };
         let begun = match first.number {
             HELLO => self.welcome(stream, &first),
             JOIN | RESUME => self.joined(stream, &first),

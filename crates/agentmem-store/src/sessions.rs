@@ -2,6 +2,7 @@
 
 use crate::arena::Arena;
 use crate::claims::{Claim, Claims};
+use crate::engine::State;
 use crate::remote::Secret;
 use crate::ring::Given;
 use crate::smus::Smus;
@@ -172,6 +173,17 @@ impl SessionEntry {
     }
 }
 
+/// A process that has a session with agents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SessionProcess {
+    /// Its number, as the kernel told it.
+    pub pid: u32,
+    /// When it started, in ticks since boot: with its number, that is which process it is.
+    pub started: u64,
+    /// Of its most important agent: 0 to 100.
+    pub importance: u8,
+}
+
 /// All sessions by number. Numbers are never used again.
 #[derive(Debug, Default)]
 pub struct Sessions {
@@ -298,5 +310,16 @@ impl Sessions {
     /// Bytes that the tables take, as of the last look.
     pub fn table_bytes(&self) -> u64 {
         self.table_bytes
+    }
+}
+
+impl State {
+    /// Other processes that have sessions with agents.
+    pub fn processes(&self) -> Vec<SessionProcess> {
+        let process = |(_, entry): (u32, &SessionEntry)| {
+            let importance = entry.agents().filter_map(|agent| Some(self.agents.get(agent)?.importance)).max()?;
+            Some(SessionProcess { pid: entry.pid, started: entry.started?, importance })
+        };
+        self.sessions.iter().filter_map(process).collect()
     }
 }

@@ -44,29 +44,33 @@ pub fn is_open(stream: &UnixStream) -> bool {
 
 /// Sends one frame.
 pub fn send(stream: &UnixStream, number: u16, body: &[u8], descriptors: &[BorrowedFd<'_>]) -> std::io::Result<()> {
-    assert!(descriptors.len() <= DESCRIPTORS_MAX);
     let mut header = [0u8; HEADER_BYTES];
     header[..4].copy_from_slice(&(body.len() as u32).to_le_bytes());
     header[4..6].copy_from_slice(&number.to_le_bytes());
     header[6..].copy_from_slice(&(descriptors.len() as u16).to_le_bytes());
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    if !descriptors.is_empty() {
-        ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
-    }
-    let parts = [IoSlice::new(&header), IoSlice::new(body)];
-    let sent = loop {
-        match rustix::net::sendmsg(stream, &parts, &mut ancillary, SendFlags::NOSIGNAL) {
-            Err(rustix::io::Errno::INTR) => {}
-            other => break other?,
-        }
-    };
+    let sent = send_some(stream, &[IoSlice::new(&header), IoSlice::new(body)], descriptors)?;
     // Descriptors went with the first byte; what did not fit follows.
     let mut stream = stream;
     if sent < HEADER_BYTES {
         stream.write_all(&header[sent..])?;
     }
     stream.write_all(&body[sent.saturating_sub(HEADER_BYTES)..])
+}
+
+/// Sends descriptors and what of `parts` fits; returns how many bytes that was.
+pub fn send_some(stream: &UnixStream, parts: &[IoSlice<'_>], descriptors: &[BorrowedFd<'_>]) -> std::io::Result<usize> {
+    assert!(descriptors.len() <= DESCRIPTORS_MAX);
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() {
+        ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
+    }
+    loop {
+        match rustix::net::sendmsg(stream, parts, &mut ancillary, SendFlags::NOSIGNAL) {
+            Err(rustix::io::Errno::INTR) => {}
+            other => return Ok(other?),
+        }
+    }
 }
 
 /// Whether what arrives first is `start`. Nothing is taken. A frame cannot begin with what reads as a length that no
@@ -112,6 +116,9 @@ pub fn receive(stream: &UnixStream, len_max: usize) -> std::io::Result<Option<Me
     }
     if descriptors.len() != usize::from(u16::from_le_bytes([header[6], header[7]])) {
         return Err(invalid("descriptors were lost"));
+    }
+    if descriptors.len() > DESCRIPTORS_MAX {
+        return Err(invalid("too many descriptors"));
     }
     // What is claimed is believed only as far as it arrives.
     let mut body = Vec::new();

@@ -22,6 +22,7 @@ use crate::recover::Past;
 use crate::remote;
 use crate::ring::{CELLS, Full, Given, Operation};
 use crate::session::Session;
+use crate::sessions::SessionProcess;
 use crate::slots::SLOTS_MAX;
 use crate::stats::{AgentStats, Stats};
 use crate::sync::Ordering;
@@ -39,6 +40,8 @@ const CELLS_BESIDE_OTHERS: usize = 1 << 8;
 const DATA_BYTES_BESIDE_OTHERS: usize = 256 << 10;
 /// What the lock of a temporary folder is kept as.
 const LOCK: &str = "lock";
+/// How long [`Store::relieve`] goes on while others put.
+const RELIEF_MS: u64 = 1000;
 
 /// A store with its engine on a thread of this process.
 pub struct Store {
@@ -280,6 +283,20 @@ impl Store {
     /// What it cannot do without: its budget should not be less. 0 for a daemon's.
     pub(crate) fn needed_bytes(&self) -> u64 {
         self.engine().map_or(0, |engine| engine.needed_bytes(&engine.lock()))
+    }
+
+    /// Demotes what is beyond the budget now, for a second at most, and gives back what is only kept to be quick. Nothing where the engine
+    /// is a daemon's.
+    pub fn relieve(&self) {
+        if let Ok(engine) = self.engine() {
+            engine.keep_budget(engine.now_ms() + RELIEF_MS);
+            engine.trim();
+        }
+    }
+
+    /// Other processes that have sessions with agents here. None where the engine is a daemon's.
+    pub fn processes(&self) -> Vec<SessionProcess> {
+        self.engine().map(|engine| engine.lock().processes()).unwrap_or_default()
     }
 
     /// Changes the budget.

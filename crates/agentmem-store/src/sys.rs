@@ -109,7 +109,7 @@ impl Mapping {
         fill(unsafe { std::slice::from_raw_parts_mut(mapping.as_ptr(), len) })?;
         if lent {
             // One that is sealed against writing could not be punched.
-            seal(&fd, SEALS_OF_LENGTH)?;
+            seal(&fd, SEALS_OF_LENT)?;
             *mapping.fd.write() = Some(fd);
             return Ok(mapping);
         }
@@ -156,6 +156,9 @@ impl Mapping {
     /// A descriptor of the same memory that only reads.
     pub fn read_only(&self) -> Result<OwnedFd> {
         self.with_fd(|fd| {
+            // Whoever was lent it before is of the same user, and so may have changed its mode.
+            // SAFETY: plain system call on an open descriptor.
+            unsafe { libc::fchmod(fd.as_raw_fd(), 0o600) };
             File::open(format!("/proc/self/fd/{}", fd.as_raw_fd())).map(OwnedFd::from).map_err(lending_failed)
         })
     }
@@ -165,9 +168,9 @@ impl Mapping {
         self.with_fd(|fd| fd.try_clone().map_err(lending_failed))
     }
 
-    /// Nobody can resize it any more.
+    /// Nobody can resize it any more, nor seal it further.
     pub fn fix_len(&self) -> Result<()> {
-        self.with_fd(|fd| seal(fd, SEALS_OF_LENGTH))
+        self.with_fd(|fd| seal(fd, SEALS_OF_LENT))
     }
 
     fn create(name: &str, len: usize) -> Result<(Self, OwnedFd)> {
@@ -275,6 +278,8 @@ impl Drop for Mapping {
 
 /// With these, a memfd stays as long as it is.
 const SEALS_OF_LENGTH: i32 = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
+/// With these too, nobody who is lent it keeps a later engine from writing there.
+const SEALS_OF_LENT: i32 = SEALS_OF_LENGTH | libc::F_SEAL_SEAL;
 
 /// An empty memfd that can be sealed.
 fn memfd(name: &str) -> Result<OwnedFd> {
@@ -446,7 +451,8 @@ pub fn create_file(path: &Path) -> Result<File> {
     Ok(file)
 }
 
-/// A counter that wakes whoever sleeps on it.
+/// A counter that wakes whoever sleeps on it. Everybody who was lent it shares its flags, and may read it empty or
+/// write it full: nothing here waits for anybody all the same.
 #[derive(Debug)]
 pub struct EventFd(OwnedFd);
 
@@ -471,19 +477,25 @@ impl EventFd {
     /// Wakes the sleeper.
     pub fn ring(&self) {
         let one = 1u64.to_ne_bytes();
-        // SAFETY: eight readable bytes. It fails only when the counter is full, and then the
-        // sleeper is awake already.
-        unsafe { libc::write(self.0.as_raw_fd(), one.as_ptr().cast(), 8) };
+        let mut poll = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+        // SAFETY: one valid pollfd, and eight readable bytes. Where the counter is full, the sleeper is awake
+        // already.
+        unsafe {
+            if libc::poll(&mut poll, 1, 0) > 0 {
+                libc::write(self.0.as_raw_fd(), one.as_ptr().cast(), 8);
+            }
+        }
     }
 
     /// Sleeps until rung or for `timeout_ms`.
     pub fn wait(&self, timeout_ms: i32) {
         let mut poll = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         let mut count = [0u8; 8];
+        let into = libc::iovec { iov_base: count.as_mut_ptr().cast(), iov_len: count.len() };
         // SAFETY: one valid pollfd, and eight writable bytes.
         unsafe {
             if libc::poll(&mut poll, 1, timeout_ms) > 0 {
-                libc::read(self.0.as_raw_fd(), count.as_mut_ptr().cast(), 8);
+                libc::preadv2(self.0.as_raw_fd(), &into, 1, -1, libc::RWF_NOWAIT);
             }
         }
     }
@@ -659,6 +671,38 @@ mod tests {
         if let Some(node) = numa_node(value.as_ptr()) {
             assert!(node < 1024);
         }
+    }
+
+    #[test]
+    fn an_event_waits_for_nobody_whatever_others_do_to_it() {
+        let event = EventFd::new().unwrap();
+        let theirs = event.descriptor().unwrap();
+        // SAFETY: plain system calls on a descriptor of the test's own.
+        unsafe {
+            assert_eq!(libc::fcntl(theirs.as_raw_fd(), libc::F_SETFL, 0), 0);
+            let full = (u64::MAX - 1).to_ne_bytes();
+            assert_eq!(libc::write(theirs.as_raw_fd(), full.as_ptr().cast(), 8), 8);
+        }
+        event.ring();
+        event.wait(-1);
+        // It was read empty: nothing but the time ends this one.
+        event.wait(1);
+        event.ring();
+        event.wait(-1);
+    }
+
+    #[test]
+    fn what_is_lent_cannot_be_resized_or_sealed_and_can_be_lent_again() {
+        let mapping = Mapping::writable("agentmem-test", 4096).unwrap();
+        mapping.fix_len().unwrap();
+        let theirs = mapping.descriptor().unwrap();
+        for seals in [libc::F_SEAL_FUTURE_WRITE, libc::F_SEAL_WRITE, libc::F_SEAL_SEAL] {
+            assert!(seal(&theirs, seals).is_err(), "{seals}");
+        }
+        assert!(File::from(theirs.try_clone().unwrap()).set_len(0).is_err());
+        // SAFETY: plain system call on a descriptor of the test's own.
+        assert_eq!(unsafe { libc::fchmod(theirs.as_raw_fd(), 0) }, 0);
+        mapping.read_only().unwrap();
     }
 
     #[test]

@@ -1,11 +1,16 @@
 //! The behaviour suite of all languages, spec/conformance.json; spec/README.md says how a case is read.
 
+mod common;
+
 use agentmem_core::frame::Meta;
 use agentmem_core::{Advice, AgentState, ContentId, Kind, Result, policy};
 use agentmem_store::stats::{AgentStats, Stats};
-use agentmem_store::{Agent, Conversation, OnFull, Options, Smu, Store, StoredMessage, View};
+use agentmem_store::{Agent, Conversation, Limits, OnFull, Options, Smu, Store, StoredMessage, View};
+use common::daemon::Daemon;
 use serde_json::{Map, Value, json};
+use std::cell::RefCell;
 use std::collections::HashMap;
+use std::ops::Deref;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -13,10 +18,52 @@ use std::time::{Duration, Instant};
 const SUITE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../spec/conformance.json");
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// What opens a store of a case.
+type Opener = fn(Step<'_>, &Path) -> Result<Opened>;
+
+/// A store, and the daemon that has its engine if that is not in this process.
+struct Opened {
+    store: Store,
+    daemon: RefCell<Option<Daemon>>,
+}
+
+impl Opened {
+    fn embedded(step: Step<'_>, folder: &Path) -> Result<Opened> {
+        Ok(Opened { store: Store::open(options(step, folder)?)?, daemon: RefCell::default() })
+    }
+
+    /// A session with a daemon of its own.
+    fn connected(step: Step<'_>, folder: &Path) -> Result<Opened> {
+        let Options { memory_max_bytes, on_full, arena_bytes, .. } = options(step, folder)?;
+        let limits = match step.number("arena_bytes") {
+            Some(_) => Limits { arena_bytes, ..Limits::default() },
+            None => Limits::default(),
+        };
+        let (step, folder) = (step.0.clone(), folder.to_owned());
+        let again = move || options(Step(&step), &folder).expect("they were right before");
+        let daemon = Daemon::try_start(memory_max_bytes, limits, again)?;
+        Ok(Opened { store: daemon.connect_with(on_full)?, daemon: RefCell::new(Some(daemon)) })
+    }
+
+    fn close(&self) -> Result<()> {
+        self.store.close()?;
+        self.daemon.take();
+        Ok(())
+    }
+}
+
+impl Deref for Opened {
+    type Target = Store;
+
+    fn deref(&self) -> &Store {
+        &self.store
+    }
+}
+
 /// What a label names.
 #[derive(Clone)]
 enum Named {
-    Store(Rc<Store>),
+    Store(Rc<Opened>),
     Agent(Agent),
     Smu(Rc<Smu>),
     /// And the agent that holds it.
@@ -134,6 +181,7 @@ fn shown(bytes: Vec<u8>) -> Outcome {
 
 /// One case under way: what its labels name so far.
 struct Run<'a> {
+    opener: Opener,
     folder: &'a Path,
     named: HashMap<&'a str, Named>,
 }
@@ -151,7 +199,7 @@ macro_rules! named {
 }
 
 impl<'a> Run<'a> {
-    named!(store Store Rc<Store>, agent Agent Agent, smu Smu Rc<Smu>, conversation Conversation (Conversation, Agent),
+    named!(store Store Rc<Opened>, agent Agent Agent, smu Smu Rc<Smu>, conversation Conversation (Conversation, Agent),
         view View Rc<View>, id Id ContentId);
 
     fn perform(&self, step: Step<'_>) -> Result<Outcome> {
@@ -164,7 +212,7 @@ impl<'a> Run<'a> {
                 std::fs::remove_file(self.folder.join(step.needed("file"))).unwrap();
                 Ok(nothing())
             }
-            "open" => Ok(made(Named::Store(Rc::new(Store::open(options(step, self.folder)?)?)))),
+            "open" => Ok(made(Named::Store(Rc::new((self.opener)(step, self.folder)?)))),
             "close" | "store_has" | "agents" | "flush" | "reclaim" | "verify" | "stats" | "stats_of" | "agent" => {
                 self.of_store(&self.store(step, "store"), step)
             }
@@ -178,7 +226,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn of_store(&self, store: &Store, step: Step<'_>) -> Result<Outcome> {
+    fn of_store(&self, store: &Opened, step: Step<'_>) -> Result<Outcome> {
         Ok(match step.op() {
             "close" => store.close().map(|()| nothing())?,
             "store_has" => {
@@ -498,9 +546,9 @@ impl<'a> Run<'a> {
 }
 
 /// Says at which step a case fails, if it does.
-fn run(case: &Value) -> std::result::Result<(), String> {
+fn run(case: &Value, opener: Opener) -> std::result::Result<(), String> {
     let folder = tempfile::tempdir().unwrap();
-    let mut under_way = Run { folder: folder.path(), named: HashMap::new() };
+    let mut under_way = Run { opener, folder: folder.path(), named: HashMap::new() };
     for (number, step) in (1..).zip(case["steps"].as_array().expect("steps")) {
         let outcome = under_way.step(Step(step.as_object().expect("a step")));
         outcome.map_err(|what| format!("{}, step {number}, {step}: {what}", case["name"]))?;
@@ -519,12 +567,22 @@ fn patterns_are_what_the_suite_says() {
     }
 }
 
-#[test]
-fn every_case_passes() {
+fn every_case_passes(opener: Opener, skips: impl Fn(&Value) -> bool) {
     let suite = suite();
-    let cases = suite["cases"].as_array().expect("cases");
-    let failures: Vec<String> = cases.iter().filter_map(|case| run(case).err()).collect();
+    let cases: Vec<&Value> = suite["cases"].as_array().expect("cases").iter().filter(|case| !skips(case)).collect();
+    assert!(cases.len() > 50);
+    let failures: Vec<String> = cases.iter().filter_map(|case| run(case, opener).err()).collect();
     assert!(failures.is_empty(), "{} of {} cases:\n{}", failures.len(), cases.len(), failures.join("\n"));
+}
+
+#[test]
+fn every_case_passes_in_this_process() {
+    every_case_passes(Opened::embedded, |_| false);
+}
+
+#[test]
+fn every_case_passes_with_a_daemon() {
+    every_case_passes(Opened::connected, |case| case.get("needs").is_some());
 }
 
 #[test]
@@ -536,7 +594,7 @@ fn a_wrong_expectation_is_found_out() {
             {"op": "put", "agent": "a", "kind": "message", "bytes": {"text": "content"}, "as": "p"},
             step
         ]);
-        run(&json!({"name": "wrong", "steps": steps})).is_err()
+        run(&json!({"name": "wrong", "steps": steps}), Opened::embedded).is_err()
     };
     let right = json!({"op": "view", "smu": "p", "expect": {"bytes": {"text": "content"}}});
     assert!(!wrong(right));

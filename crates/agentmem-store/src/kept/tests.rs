@@ -20,6 +20,10 @@ impl Keep for Shelf {
         Ok(())
     }
 
+    fn keep_at_once(&self, name: &str, descriptor: BorrowedFd<'_>) -> Result<bool> {
+        self.keep(name, descriptor).map(|()| true)
+    }
+
     fn let_go(&self, name: &str) {
         assert!(self.0.lock().remove(name).is_some(), "{name} is not kept");
     }

@@ -22,7 +22,16 @@ impl Daemon {
 
     /// One whose stores are opened with `options`.
     pub fn start(memory_max_bytes: u64, options: impl Fn() -> Options + Send + Sync + 'static) -> Daemon {
-        let domains = Domains::new(memory_max_bytes, Limits::default(), Box::new(move |_| Ok(options()))).unwrap();
+        Daemon::try_start(memory_max_bytes, Limits::default(), options).unwrap()
+    }
+
+    /// The same, with these limits, if its stores can be opened.
+    pub fn try_start(
+        memory_max_bytes: u64,
+        limits: Limits,
+        options: impl Fn() -> Options + Send + Sync + 'static,
+    ) -> agentmem_core::Result<Daemon> {
+        let domains = Domains::new(memory_max_bytes, limits, Box::new(move |_| Ok(options())))?;
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("agentmem.sock");
         let listener = UnixListener::bind(&socket).unwrap();
@@ -31,11 +40,15 @@ impl Daemon {
             let (server, listener) = (server.clone(), listener.try_clone().unwrap());
             std::thread::spawn(move || if governs { server.govern() } else { server.run(&listener) });
         }
-        Daemon { server, _folder: folder, socket }
+        Ok(Daemon { server, _folder: folder, socket })
     }
 
     pub fn connect(&self) -> Store {
-        Store::connect(&self.socket, None, OnFull::Wait).unwrap()
+        self.connect_with(OnFull::Wait).unwrap()
+    }
+
+    pub fn connect_with(&self, on_full: OnFull) -> agentmem_core::Result<Store> {
+        Store::connect(&self.socket, None, on_full)
     }
 
     pub fn enter(&self, domain: &str, token: &str) -> agentmem_core::Result<Store> {
