@@ -4,7 +4,7 @@ use crate::amounts::{duration_ms, port, size};
 use crate::arguments::Settings;
 use crate::paths::io;
 use agentmem_core::{Error, ErrorKind, Result, policy};
-use agentmem_store::{Options, check_domain_name};
+use agentmem_store::{Options, TokenHash, check_domain_name};
 use serde::de::{Deserializer, Error as _, Unexpected};
 use serde::{Deserialize, de};
 use std::collections::BTreeMap;
@@ -48,6 +48,8 @@ pub struct Config {
     /// What goes first.
     #[serde(deserialize_with = "policy_name")]
     pub policy: String,
+    /// Whether whoever names a domain that there is not makes it, with a token of its own.
+    pub open_domains: bool,
     /// The most of everything.
     pub limits: Limits,
     /// Domains with a token, by name.
@@ -83,7 +85,7 @@ pub enum Token {
     /// The file holds it, on its first line.
     File(PathBuf),
     /// This is its SHA-256.
-    Sha256([u8; 32]),
+    Hash(TokenHash),
 }
 
 impl Default for Config {
@@ -101,6 +103,7 @@ impl Default for Config {
             cold_level: store.cold_level,
             pressure: store.pressure,
             policy: store.policy.name().to_owned(),
+            open_domains: true,
             limits: Limits::default(),
             domains: BTreeMap::new(),
         }
@@ -282,22 +285,13 @@ impl TryFrom<WrittenDomain> for Domain {
     fn try_from(written: WrittenDomain) -> std::result::Result<Self, String> {
         let token = match (written.token_file, written.token_sha256) {
             (Some(file), None) => Token::File(file),
-            (None, Some(digits)) => Token::Sha256(sha256(&digits).ok_or("token_sha256 is not 64 hexadecimal digits")?),
+            (None, Some(digits)) => {
+                Token::Hash(TokenHash::parse(&digits).ok_or("token_sha256 is not 64 hexadecimal digits")?)
+            }
             _ => return Err("a domain needs either token_file or token_sha256".into()),
         };
         Ok(Domain { token, memory_max_bytes: written.memory_max })
     }
-}
-
-fn sha256(digits: &str) -> Option<[u8; 32]> {
-    if digits.len() != 64 || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return None;
-    }
-    let mut digest = [0; 32];
-    for (byte, at) in digest.iter_mut().zip((0..64).step_by(2)) {
-        *byte = u8::from_str_radix(&digits[at..at + 2], 16).ok()?;
-    }
-    Some(digest)
 }
 
 #[cfg(test)]

@@ -6,62 +6,16 @@ mod common;
 use agentmem_core::frame::Meta;
 use agentmem_core::{AgentState, ErrorKind, Kind};
 use agentmem_store::{Agent, Conversation, OnFull, Smu, Store, View};
-use common::{Site, lives, signal, wait_until};
+use common::daemon::Daemon;
+use common::{signal, wait_until};
 use rustix::process::Signal;
 use std::path::Path;
-use std::process::Output;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// As many kills, and agents, as these say; few where they say nothing.
 const KILLS: &str = "AGENTMEM_KILLS";
 const AGENTS: &str = "AGENTMEM_KILLS_AGENTS";
-
-struct Daemon(Site);
-
-impl Daemon {
-    fn start(arguments: &[&str]) -> Self {
-        let daemon = Daemon(Site::new());
-        let started = daemon.run(&[&["--background"], arguments].concat());
-        assert!(started.status.success(), "{}", String::from_utf8_lossy(&started.stderr));
-        daemon
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        self.0.command(env!("CARGO_BIN_EXE_agentmemd").as_ref()).args(arguments).output().expect("agentmemd")
-    }
-
-    fn holders(&self) -> Vec<i32> {
-        let text = std::fs::read_to_string(self.0.folder.path().join("a.sock.lock")).unwrap_or_default();
-        text.split_whitespace().map(|number| number.parse().unwrap()).collect()
-    }
-
-    /// Kills the engine, and waits until another one is there.
-    fn kill(&self) {
-        let [_, engine] = self.holders()[..] else { panic!("no engine is there: {}", self.log()) };
-        signal(engine, Signal::KILL);
-        wait_until(
-            "the engine is started again",
-            || matches!(self.holders()[..], [_, other] if other != engine && lives(other)),
-        );
-    }
-
-    fn connect(&self) -> Store {
-        Store::connect(&self.0.socket, None, OnFull::Wait).unwrap()
-    }
-
-    fn log(&self) -> String {
-        let text = std::fs::read_dir(self.0.folder.path()).unwrap().flatten();
-        let logs = text.filter(|entry| entry.path().extension().is_some_and(|extension| extension == "log"));
-        logs.map(|entry| std::fs::read_to_string(entry.path()).unwrap_or_default()).collect()
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        self.run(&["--stop"]);
-    }
-}
 
 /// Numbers that look random, and are the same every time.
 struct Random(u64);

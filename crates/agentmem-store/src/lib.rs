@@ -59,6 +59,7 @@ pub mod stats;
 mod store;
 mod sync;
 mod sys;
+mod token;
 mod tree;
 pub mod verify;
 
@@ -66,7 +67,7 @@ pub use calls::agents::AgentFigures;
 pub use calls::inspect::{ConversationDescription, Described, FrameDescription, SmuDescription};
 pub use cold::{Cold, DiskPlace};
 pub use conversation::Conversation;
-pub use domains::{Admits, Domain, Domains, Limits, check_domain_name};
+pub use domains::{Domain, Domains, Limits, check_domain_name};
 pub use heap::{Extent, Heap};
 pub use keeping::{Keep, Keeping};
 pub use latencies::{BOUNDS_US, LatencyCounts};
@@ -80,3 +81,4 @@ pub use server::{Http, Server};
 pub use store::{Agent, Smu, Store, View};
 #[cfg(feature = "faults")]
 pub use sys::faults;
+pub use token::TokenHash;

@@ -1,6 +1,8 @@
 //! Daemons to test, each in a folder of its own, and none left behind.
 #![allow(dead_code)]
 
+pub mod daemon;
+
 use std::io::{BufReader, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt;

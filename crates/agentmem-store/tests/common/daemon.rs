@@ -22,7 +22,12 @@ impl Daemon {
 
     /// One whose stores are opened with `options`.
     pub fn start(memory_max_bytes: u64, options: impl Fn() -> Options + Send + Sync + 'static) -> Daemon {
-        let domains = Domains::new(memory_max_bytes, Limits::default(), Box::new(move |_| Ok(options()))).unwrap();
+        let options = Box::new(move |_: &str| Ok(options()));
+        Daemon::serve(Domains::new(memory_max_bytes, Limits::default(), options).unwrap())
+    }
+
+    /// One with these domains.
+    pub fn serve(domains: Domains) -> Daemon {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("agentmem.sock");
         let listener = UnixListener::bind(&socket).unwrap();
