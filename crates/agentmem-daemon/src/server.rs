@@ -30,6 +30,7 @@ pub fn serve(config: &Config, trees: &Trees, listener: UnixListener, mut kept: K
         domains: config.limits.domains as usize,
         arena_bytes: config.arena_bytes,
         clients_make_domains: config.open_domains,
+        made: config.terms(),
     };
     let template = config.clone();
     let options_of = move |name: &str| {
@@ -49,7 +50,7 @@ pub fn serve(config: &Config, trees: &Trees, listener: UnixListener, mut kept: K
         false => Domains::new(budget_bytes, limits, Box::new(options_of))?,
     };
     for (name, domain) in &config.domains {
-        domains.add(name, hash_of(&domain.token)?, domain.memory_max_bytes)?;
+        domains.add(name, hash_of(&domain.token)?, config.terms_of(domain))?;
     }
     domains.go_on()?;
     let metrics = {

@@ -7,8 +7,9 @@
 
 use crate::keeping::{Keep, Keeping};
 use crate::options::{MEMORY_MAX_BYTES_MIN, Options};
+use crate::quota::DomainQuota;
 use crate::store::Store;
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, AtomicUsize, Ordering};
 use crate::sys::{self, SealedFile};
 use crate::token::TokenHash;
 use agentmem_core::{Error, ErrorKind, Result};
@@ -23,6 +24,36 @@ const NAME_BYTES_MAX: usize = 64;
 /// How the store of a domain is opened; the empty name is the user's own.
 pub type OptionsOf = Box<dyn Fn(&str) -> Result<Options> + Send + Sync>;
 
+/// The most of everything that one domain gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    /// Of the budget that all domains share.
+    pub memory_max_bytes: u64,
+    /// Of what its agents hold: a session may choose less.
+    pub quota: DomainQuota,
+    /// Connections: a session has one, its arena, and more while its threads call at the same time.
+    pub connections: usize,
+    /// Contents of 1 MiB or more in RAM, each of which takes a descriptor.
+    pub large: u64,
+}
+
+impl Terms {
+    /// As much as there is.
+    pub const UNLIMITED: Terms = Terms {
+        memory_max_bytes: u64::MAX,
+        quota: DomainQuota { logical_bytes: None, agents: None },
+        connections: usize::MAX,
+        large: u64::MAX,
+    };
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        // So that no domain takes all of what they share.
+        Terms { connections: 4096, large: 4096, ..Terms::UNLIMITED }
+    }
+}
+
 /// The most of everything that a server has; what is beyond is refused with `LimitReached`.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -34,11 +65,19 @@ pub struct Limits {
     pub arena_bytes: u64,
     /// Whether whoever names a domain that there is not makes it. Else there are only those that were added.
     pub clients_make_domains: bool,
+    /// What a domain gets that a client makes.
+    pub made: Terms,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { connections: 8192, domains: 64, arena_bytes: 4 << 20, clients_make_domains: true }
+        Limits {
+            connections: 8192,
+            domains: 64,
+            arena_bytes: 4 << 20,
+            clients_make_domains: true,
+            made: Terms::default(),
+        }
     }
 }
 
@@ -104,8 +143,43 @@ pub struct Domain {
     pub store: Store,
     /// What opens it; nothing for the user's own.
     token: Option<TokenHash>,
-    /// The most of the budget that it gets.
-    memory_max_bytes: u64,
+    /// The most that it gets.
+    terms: Terms,
+    /// Those that are open.
+    connections: Arc<AtomicUsize>,
+}
+
+impl Domain {
+    fn new(options: Options, token: Option<TokenHash>, terms: Terms) -> Result<Self> {
+        let options = Options { quota: terms.quota, large_max: terms.large, ..options };
+        Ok(Domain { store: Store::open(options)?, token, terms, connections: Arc::default() })
+    }
+
+    /// Another connection into it, until the answer goes.
+    pub fn connect(&self) -> Result<Counted> {
+        Counted::new(&self.connections, self.terms.connections, "connections of this domain")
+    }
+}
+
+/// One of a limited number.
+#[derive(Debug)]
+pub struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    /// One more, if there are fewer than `limit` of `what`.
+    pub fn new(count: &Arc<AtomicUsize>, limit: usize, what: &str) -> Result<Self> {
+        let counted = Counted(count.clone());
+        if count.fetch_add(1, Ordering::AcqRel) < limit {
+            return Ok(counted);
+        }
+        Err(Error::new(ErrorKind::LimitReached, format!("{limit} {what}")))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// All that are open.
@@ -159,7 +233,7 @@ impl Domains {
         let made = |(_, facts): &(u32, Facts)| facts.is_made.then(|| (facts.name.clone(), facts.token));
         let made: Vec<(String, TokenHash)> = outside.lock().killed.values().filter_map(made).collect();
         for (name, token) in made {
-            self.insert(&mut self.open.lock(), &name, token, None, true)?;
+            self.insert(&mut self.open.lock(), &name, token, self.limits.made, true)?;
         }
         let mut outside = outside.lock();
         outside.killed.clear();
@@ -175,7 +249,7 @@ impl Domains {
     ) -> Result<Self> {
         let keeping = outside.as_ref().map(|outside| outside.lock().keeping_own());
         let options = Options { lends: true, keeping, memory_max_bytes, ..options_of("")? };
-        let own = Domain { store: Store::open(options)?, token: None, memory_max_bytes: u64::MAX };
+        let own = Domain::new(options, None, Terms::UNLIMITED)?;
         let open = Mutex::new(BTreeMap::from([(String::new(), Arc::new(own))]));
         let memory_max_bytes = AtomicU64::new(memory_max_bytes);
         Ok(Domains { options_of, memory_max_bytes, limits, open, outside })
@@ -186,7 +260,7 @@ impl Domains {
         open: &mut BTreeMap<String, Arc<Domain>>,
         name: &str,
         token: TokenHash,
-        memory_max_bytes: Option<u64>,
+        terms: Terms,
         is_made: bool,
     ) -> Result<Arc<Domain>> {
         let options = (self.options_of)(name)?;
@@ -198,28 +272,27 @@ impl Domains {
                 _ => token.remember(folder)?,
             }
         }
-        let own_max_bytes = memory_max_bytes.unwrap_or(u64::MAX);
-        let memory_max_bytes = own_max_bytes.min(self.memory_max_bytes());
+        let memory_max_bytes = terms.memory_max_bytes.min(self.memory_max_bytes());
         let facts = Facts { name: name.to_owned(), token, is_made };
         let keeping = self.outside.as_ref().map(|outside| outside.lock().keeping(&facts)).transpose()?;
-        let store = Store::open(Options { lends: true, keeping, memory_max_bytes, ..options })?;
-        let domain = Arc::new(Domain { store, token: Some(token), memory_max_bytes: own_max_bytes });
+        let options = Options { lends: true, domain: name.to_owned(), keeping, memory_max_bytes, ..options };
+        let domain = Arc::new(Domain::new(options, Some(token), terms)?);
         open.insert(name.to_owned(), domain.clone());
         Ok(domain)
     }
 
-    /// Opens the domain called `name` for who has that token; it gets `memory_max_bytes` of the budget at most.
+    /// Opens the domain called `name` for who has that token.
     ///
     /// # Errors
     /// `NameTaken`, `LimitReached`, and what opening its store raises.
-    pub fn add(&self, name: &str, token: TokenHash, memory_max_bytes: Option<u64>) -> Result<Arc<Domain>> {
+    pub fn add(&self, name: &str, token: TokenHash, terms: Terms) -> Result<Arc<Domain>> {
         check_domain_name(name)?;
         let mut open = self.open.lock();
         if open.contains_key(name) {
             return Err(Error::new(ErrorKind::NameTaken, format!("domain {name:?}")));
         }
         self.check_count(&open)?;
-        let domain = self.insert(&mut open, name, token, memory_max_bytes, false)?;
+        let domain = self.insert(&mut open, name, token, terms, false)?;
         drop(open);
         self.govern();
         Ok(domain)
@@ -262,7 +335,7 @@ impl Domains {
             return if domain.token == Some(token) { Ok(domain.clone()) } else { Err(not_for_who_asks(name)) };
         }
         self.check_count(&open)?;
-        let domain = self.insert(&mut open, name, token, None, true)?;
+        let domain = self.insert(&mut open, name, token, self.limits.made, true)?;
         drop(open);
         self.govern();
         Ok(domain)
@@ -278,7 +351,7 @@ impl Domains {
         let all = self.all();
         let needed: Vec<u64> = all.iter().map(|(_, domain)| domain.store.needed_bytes()).collect();
         for ((_, domain), budget) in all.iter().zip(shares(self.memory_max_bytes(), &needed)) {
-            domain.store.set_memory_max_bytes(budget.min(domain.memory_max_bytes));
+            domain.store.set_memory_max_bytes(budget.min(domain.terms.memory_max_bytes));
         }
     }
 

@@ -37,6 +37,7 @@ mod link;
 mod load;
 pub mod options;
 mod pack;
+mod quota;
 mod ranges;
 mod raw;
 mod read;
@@ -64,14 +65,16 @@ mod tree;
 pub mod verify;
 
 pub use calls::agents::AgentFigures;
+pub use calls::domain::DomainNow;
 pub use calls::inspect::{ConversationDescription, Described, FrameDescription, SmuDescription};
 pub use cold::{Cold, DiskPlace};
 pub use conversation::Conversation;
-pub use domains::{Domain, Domains, Limits, check_domain_name};
+pub use domains::{Domain, Domains, Limits, Terms, check_domain_name};
 pub use heap::{Extent, Heap};
 pub use keeping::{Keep, Keeping};
 pub use latencies::{BOUNDS_US, LatencyCounts};
 pub use options::{OnFull, Options};
+pub use quota::DomainQuota;
 pub use read::StoredMessage;
 #[cfg(feature = "faults")]
 #[doc(hidden)]

@@ -3,7 +3,7 @@
 mod common;
 
 use agentmem_core::{Error, ErrorKind, Kind};
-use agentmem_store::{Domains, Limits, OnFull, Options, Store, TokenHash};
+use agentmem_store::{Domains, Limits, OnFull, Options, Store, Terms, TokenHash};
 use common::daemon::Daemon;
 use std::path::Path;
 
@@ -32,7 +32,7 @@ fn refused(entered: agentmem_core::Result<Store>) -> Error {
 fn only_listed_domains_are_there_where_clients_make_none() {
     let limits = Limits { clients_make_domains: false, ..Limits::default() };
     let daemon = Daemon::serve(domains(limits, None));
-    daemon.server.domains().add("listed", TokenHash::of(TOKEN.as_bytes()).unwrap(), None).unwrap();
+    daemon.server.domains().add("listed", TokenHash::of(TOKEN.as_bytes()).unwrap(), Terms::default()).unwrap();
     daemon.enter("listed", TOKEN).unwrap();
     // The same words for both, so nobody learns what there is.
     let [wrong, none] = ["listed", "unlisted"].map(|name| (name, refused(daemon.enter(name, OTHER))));
@@ -53,7 +53,7 @@ fn there_are_no_more_domains_than_may_be() {
     assert!(error.subject().contains("2 domains"), "{error}");
     daemon.enter("two", TOKEN).unwrap();
     assert_eq!(
-        daemon.server.domains().add("two", TokenHash::NOBODYS, None).err().unwrap().kind(),
+        daemon.server.domains().add("two", TokenHash::NOBODYS, Terms::default()).err().unwrap().kind(),
         ErrorKind::NameTaken
     );
 }
@@ -86,7 +86,7 @@ fn a_domain_takes_the_same_token_after_a_restart() {
     drop((kept, store, daemon));
     // Whoever writes the configuration decides, and no file ever held a token.
     let domains = domains(Limits::default(), Some(folder.path()));
-    domains.add("tenant", TokenHash::of(OTHER.as_bytes()).unwrap(), None).unwrap();
+    domains.add("tenant", TokenHash::of(OTHER.as_bytes()).unwrap(), Terms::default()).unwrap();
     let daemon = Daemon::serve(domains);
     assert_eq!(refused(daemon.enter("tenant", TOKEN)).kind(), ErrorKind::PermissionDenied);
     assert_eq!(daemon.enter("tenant", OTHER).unwrap().agents().unwrap(), ["agent"]);
