@@ -28,14 +28,16 @@ def connect_store(
     Args:
         socket: Path of its Unix socket.
         domain: Name of a trust domain; ``None``: the user's own.
-        token: What opens that domain, 16 to 1,024 bytes. Whoever names a domain first makes it.
+        token: What opens that domain, 16 to 1,024 bytes. Whoever names a domain first makes it,
+            unless the daemon's configuration has ``open_domains = false``.
         on_full: What a put does when the session's arena is full: ``"wait"`` for the daemon, or
             ``"fail"`` with ``ArenaFull``.
 
     Raises:
         Unreachable: Nobody listens there.
         Version: The daemon is of another version.
-        PermissionDenied: The daemon belongs to another user, or the domain has another token.
+        PermissionDenied: The daemon belongs to another user; or the domain has another token, or
+            does not exist and cannot be made, of which it is not said which.
         InvalidArgument: A name or token that cannot be one, or one without the other.
         LimitReached: The daemon has as many sessions or domains as it may have.
     """
@@ -157,6 +159,19 @@ class Store:
         Raises:
             NotFound: There is no such agent.
         """
+    def domain(self) -> dict[str, Any]:
+        """What the trust domain of the session holds and may hold, all its agents together:
+        ``name`` (empty for the user's own), ``logical_bytes`` (what its agents are charged for) and
+        ``quota_bytes``, ``agents`` and ``agents_max``; ``None`` where there is no limit."""
+    def limit_domain(self, *, quota_bytes: Size | None, agents_max: int | None) -> None:
+        """Change what the trust domain may hold, all its agents together, until the daemon is
+        started anew; ``None``: as much as the daemon's configuration gives it. What it holds
+        already stays.
+
+        Raises:
+            PermissionDenied: That is more than the configuration gives it.
+            Unsupported: The store is no daemon's.
+        """
     def inspect(self, key: str) -> dict[str, Any]:
         """What ``key`` means, whoever holds it: an id or its first digits (four at least, and of no
         other id), the name of an SMU, or ``AGENT/CONVERSATION``. Looking is no use of it.
@@ -242,6 +257,7 @@ class Agent:
 
         Raises:
             QuotaExceeded: The agent's quota of logical bytes is used up.
+            DomainQuotaExceeded: All agents of the domain together have used up theirs.
             ArenaFull: The ring is full and the store was opened with ``on_full="fail"``.
             OutOfMemory: The budget is full and nothing can be demoted.
             InvalidArgument: A kind, name, importance or size that is out of range.

@@ -22,7 +22,7 @@ from agentmem._native import (
     equal_share,
     open_store,
 )
-from agentmem.errors import Unreachable
+from agentmem.errors import AgentMemError, Unreachable
 from agentmem.policy import Candidate, Policy
 
 __all__ = [
@@ -105,6 +105,7 @@ def connect(
     *,
     domain: str | None = None,
     token: str | None = None,
+    quota_bytes: int | str | None = None,
     on_full: Literal["wait", "fail"] = "wait",
     start: bool = True,
 ) -> Store:
@@ -120,7 +121,11 @@ def connect(
             `XDG_RUNTIME_DIR`.
         domain: A trust domain within this user's, for agents that do not trust the others: ids,
             names, content, quotas and figures of one mean nothing in another. None: the user's own.
-        token: What opens the domain, 16 to 1,024 bytes. Whoever names a domain first makes it.
+        token: What opens the domain, 16 to 1,024 bytes. Whoever names a domain first makes it,
+            unless the daemon's configuration has `open_domains = false`.
+        quota_bytes: Most logical bytes that all agents of the domain may hold together from now on,
+            see `Store.limit_domain`. None: as it was, and for a new domain what the daemon's
+            configuration gives it.
         on_full: What a put does when the session's arena is full: "wait" for the daemon, or "fail"
             with `ArenaFull`.
         start: Whether to start the daemon where none listens.
@@ -128,7 +133,9 @@ def connect(
     Raises:
         Unreachable: Nobody listens there, and none could be started.
         Version: The daemon is of another version.
-        PermissionDenied: The daemon belongs to another user, or the domain has another token.
+        PermissionDenied: The daemon belongs to another user; or the domain has another token, or
+            does not exist and cannot be made, of which it is not said which; or the quota is more
+            than the configuration gives.
         InvalidArgument: A name or token that cannot be one, or one without the other.
         LimitReached: The daemon has as many sessions or domains as it may have.
     """
@@ -140,6 +147,12 @@ def connect(
             raise
         daemon.start(path)
         store = connect_store(path, domain=domain, token=token, on_full=on_full)
+    if quota_bytes is not None:
+        try:
+            store.limit_domain(quota_bytes=quota_bytes, agents_max=store.domain()["agents_max"])
+        except AgentMemError:
+            store.close()
+            raise
     _stores.add(store)
     return store
 

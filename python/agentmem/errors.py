@@ -158,6 +158,14 @@ class Unreachable(AgentMemError, OSError):
     retry = "later"
 
 
+class DomainQuotaExceeded(AgentMemError, MemoryError):
+    """The domain's quota is used up; release something, or raise it: `agentmem limit --domain`."""
+
+    number = 18
+    errno = 122  # EDQUOT
+    retry = "after_fix"
+
+
 BY_NUMBER: dict[int, type[AgentMemError]] = {
     1: NotFound,
     2: NameTaken,
@@ -176,5 +184,6 @@ BY_NUMBER: dict[int, type[AgentMemError]] = {
     15: Version,
     16: PermissionDenied,
     17: Unreachable,
+    18: DomainQuotaExceeded,
 }
 """The class of each number, for those who get numbers from the native side."""

@@ -86,8 +86,7 @@ impl OpenOptions {
             cold_level: self.cold_level,
             pressure: self.pressure != 0,
             policy: policy.unwrap_or(defaults.policy),
-            lends: false,
-            keeping: None,
+            ..Options::default()
         })
     }
 }

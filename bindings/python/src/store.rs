@@ -8,7 +8,7 @@ use crate::policy::PythonPolicy;
 use agentmem_core::Kind;
 use agentmem_core::policy;
 use agentmem_store::stats::{AgentStats, Stats};
-use agentmem_store::{OnFull, Options, Store as Engine};
+use agentmem_store::{DomainQuota, OnFull, Options, Store as Engine};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 use std::ffi::OsString;
@@ -184,6 +184,28 @@ impl Store {
     fn limit(&self, py: Python<'_>, name: &str, quota_bytes: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
         let quota_bytes = quota_bytes.map(size).transpose()?;
         py.detach(|| self.engine.limit_agent(name, quota_bytes)).map_err(raise)
+    }
+
+    fn domain<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let now = py.detach(|| self.engine.domain()).map_err(raise)?;
+        let dict = PyDict::new(py);
+        dict.set_item("name", &now.name)?;
+        dict.set_item("logical_bytes", now.used_bytes)?;
+        dict.set_item("quota_bytes", now.quota.logical_bytes)?;
+        dict.set_item("agents", now.agents)?;
+        dict.set_item("agents_max", now.quota.agents)?;
+        Ok(dict)
+    }
+
+    #[pyo3(signature = (*, quota_bytes, agents_max))]
+    fn limit_domain(
+        &self,
+        py: Python<'_>,
+        quota_bytes: Option<&Bound<'_, PyAny>>,
+        agents_max: Option<u64>,
+    ) -> PyResult<()> {
+        let quota = DomainQuota { logical_bytes: quota_bytes.map(size).transpose()?, agents: agents_max };
+        py.detach(|| self.engine.limit_domain(quota)).map_err(raise)
     }
 
     fn inspect<'py>(&self, py: Python<'py>, key: &str) -> PyResult<Bound<'py, PyDict>> {

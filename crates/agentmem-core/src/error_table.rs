@@ -66,11 +66,14 @@ pub enum ErrorKind {
     /// Nobody answers there; start `agentmem daemon`, or call again once it is back.
     /// To C: `ENOTCONN`.
     Unreachable = 17,
+    /// The domain's quota is used up; release something, or raise it: `agentmem limit --domain`.
+    /// To C: `EDQUOT`.
+    DomainQuotaExceeded = 18,
 }
 
 impl ErrorKind {
     /// Every kind, by number.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::NotFound,
         Self::NameTaken,
         Self::InvalidArgument,
@@ -88,6 +91,7 @@ impl ErrorKind {
         Self::Version,
         Self::PermissionDenied,
         Self::Unreachable,
+        Self::DomainQuotaExceeded,
     ];
 
     /// The stable number that crosses language borders.
@@ -117,6 +121,7 @@ impl ErrorKind {
             Self::Version => 71,
             Self::PermissionDenied => 13,
             Self::Unreachable => 107,
+            Self::DomainQuotaExceeded => 122,
         }
     }
 
@@ -141,6 +146,7 @@ impl ErrorKind {
             Self::Version => "Version",
             Self::PermissionDenied => "PermissionDenied",
             Self::Unreachable => "Unreachable",
+            Self::DomainQuotaExceeded => "DomainQuotaExceeded",
         }
     }
 
@@ -195,6 +201,9 @@ impl ErrorKind {
             Self::Unreachable => {
                 "nobody answers there; start `agentmem daemon`, or call again once it is back"
             }
+            Self::DomainQuotaExceeded => {
+                "the domain's quota is used up; release something, or raise it: `agentmem limit --domain`"
+            }
         }
     }
 
@@ -219,6 +228,7 @@ impl ErrorKind {
             Self::Version => Retry::AfterFix,
             Self::PermissionDenied => Retry::AfterFix,
             Self::Unreachable => Retry::Later,
+            Self::DomainQuotaExceeded => Retry::AfterFix,
         }
     }
 }

@@ -4,7 +4,7 @@ use crate::amounts::{duration_ms, port, size};
 use crate::arguments::Settings;
 use crate::paths::io;
 use agentmem_core::{Error, ErrorKind, Result, policy};
-use agentmem_store::{Options, check_domain_name};
+use agentmem_store::{DomainQuota, Options, Terms, TokenHash, check_domain_name};
 use serde::de::{Deserializer, Error as _, Unexpected};
 use serde::{Deserialize, de};
 use std::collections::BTreeMap;
@@ -50,6 +50,8 @@ pub struct Config {
     /// What goes first.
     #[serde(deserialize_with = "policy_name")]
     pub policy: String,
+    /// Whether whoever names a domain that there is not makes it, with a token of its own.
+    pub open_domains: bool,
     /// The most of everything.
     pub limits: Limits,
     /// Domains with a token, by name.
@@ -67,6 +69,18 @@ pub struct Limits {
     /// Domains beside the user's own.
     #[serde(deserialize_with = "count")]
     pub domains: u64,
+    /// Of each domain beside the user's own, unless it says otherwise: its connections.
+    #[serde(deserialize_with = "count")]
+    pub domain_connections: u64,
+    /// Likewise: contents of 1 MiB or more in RAM, each of which takes a descriptor.
+    #[serde(deserialize_with = "count")]
+    pub domain_large: u64,
+    /// Likewise: logical bytes that its agents hold together.
+    #[serde(rename = "domain_quota", deserialize_with = "some_bytes")]
+    pub domain_quota_bytes: Option<u64>,
+    /// Likewise: its agents.
+    #[serde(deserialize_with = "some_count")]
+    pub domain_agents: Option<u64>,
 }
 
 /// A domain of agents that know a token.
@@ -77,6 +91,12 @@ pub struct Domain {
     pub token: Token,
     /// The most of the budget that the domain gets.
     pub memory_max_bytes: Option<u64>,
+    /// The most logical bytes that its agents hold together.
+    pub quota_bytes: Option<u64>,
+    /// The most agents.
+    pub agents: Option<u64>,
+    /// The most connections.
+    pub connections: Option<u64>,
 }
 
 /// How a token is known.
@@ -85,7 +105,7 @@ pub enum Token {
     /// The file holds it, on its first line.
     File(PathBuf),
     /// This is its SHA-256.
-    Sha256([u8; 32]),
+    Hash(TokenHash),
 }
 
 impl Default for Config {
@@ -104,6 +124,7 @@ impl Default for Config {
             pressure: store.pressure,
             oom_score: true,
             policy: store.policy.name().to_owned(),
+            open_domains: true,
             limits: Limits::default(),
             domains: BTreeMap::new(),
         }
@@ -112,7 +133,15 @@ impl Default for Config {
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { connections: 8192, domains: 64 }
+        let made = Terms::default();
+        Limits {
+            connections: 8192,
+            domains: 64,
+            domain_connections: made.connections as u64,
+            domain_large: made.large,
+            domain_quota_bytes: made.quota.logical_bytes,
+            domain_agents: made.quota.agents,
+        }
     }
 }
 
@@ -165,6 +194,31 @@ impl Config {
             return Err(located(text, words.filter_map(line_of).next().unwrap_or(0), error.subject()));
         }
         Ok(config)
+    }
+
+    /// What a domain gets that is not listed.
+    pub fn terms(&self) -> Terms {
+        let Limits { domain_connections, domain_large, domain_quota_bytes, domain_agents, .. } = self.limits;
+        Terms {
+            memory_max_bytes: u64::MAX,
+            quota: DomainQuota { logical_bytes: domain_quota_bytes, agents: domain_agents },
+            connections: domain_connections as usize,
+            large: domain_large,
+        }
+    }
+
+    /// What a listed one gets.
+    pub fn terms_of(&self, domain: &Domain) -> Terms {
+        let unlisted = self.terms();
+        Terms {
+            memory_max_bytes: domain.memory_max_bytes.unwrap_or(unlisted.memory_max_bytes),
+            quota: DomainQuota {
+                logical_bytes: domain.quota_bytes.or(unlisted.quota.logical_bytes),
+                agents: domain.agents.or(unlisted.quota.agents),
+            },
+            connections: domain.connections.map_or(unlisted.connections, |count| count as usize),
+            large: unlisted.large,
+        }
     }
 
     /// How the store is opened.
@@ -256,6 +310,10 @@ fn count<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<u64, D::Erro
     if count > 0 { Ok(count.into()) } else { Err(D::Error::custom("0 leaves nothing to work with")) }
 }
 
+fn some_count<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<u64>, D::Error> {
+    count(from).map(Some)
+}
+
 fn policy_name<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<String, D::Error> {
     let name = String::deserialize(from)?;
     policy::by_name(&name).map(|_| name).map_err(|error| D::Error::custom(error.subject()))
@@ -277,6 +335,12 @@ struct WrittenDomain {
     token_sha256: Option<String>,
     #[serde(default, deserialize_with = "some_bytes")]
     memory_max: Option<u64>,
+    #[serde(default, deserialize_with = "some_bytes")]
+    quota: Option<u64>,
+    #[serde(default, deserialize_with = "some_count")]
+    agents: Option<u64>,
+    #[serde(default, deserialize_with = "some_count")]
+    connections: Option<u64>,
 }
 
 impl TryFrom<WrittenDomain> for Domain {
@@ -285,22 +349,19 @@ impl TryFrom<WrittenDomain> for Domain {
     fn try_from(written: WrittenDomain) -> std::result::Result<Self, String> {
         let token = match (written.token_file, written.token_sha256) {
             (Some(file), None) => Token::File(file),
-            (None, Some(digits)) => Token::Sha256(sha256(&digits).ok_or("token_sha256 is not 64 hexadecimal digits")?),
+            (None, Some(digits)) => {
+                Token::Hash(TokenHash::parse(&digits).ok_or("token_sha256 is not 64 hexadecimal digits")?)
+            }
             _ => return Err("a domain needs either token_file or token_sha256".into()),
         };
-        Ok(Domain { token, memory_max_bytes: written.memory_max })
+        Ok(Domain {
+            token,
+            memory_max_bytes: written.memory_max,
+            quota_bytes: written.quota,
+            agents: written.agents,
+            connections: written.connections,
+        })
     }
-}
-
-fn sha256(digits: &str) -> Option<[u8; 32]> {
-    if digits.len() != 64 || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return None;
-    }
-    let mut digest = [0; 32];
-    for (byte, at) in digest.iter_mut().zip((0..64).step_by(2)) {
-        *byte = u8::from_str_radix(&digits[at..at + 2], 16).ok()?;
-    }
-    Some(digest)
 }
 
 #[cfg(test)]

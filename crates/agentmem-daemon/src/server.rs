@@ -10,9 +10,8 @@ use crate::paths::io;
 use crate::sys::Signals;
 use crate::trees::Trees;
 use agentmem_core::{Error, ErrorKind, Result};
-use agentmem_store::{Admits, Domains, Limits, Server};
+use agentmem_store::{Domains, Limits, Server, TokenHash};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use sha2::{Digest, Sha256};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -32,6 +31,8 @@ pub fn serve(config: &Config, trees: &Trees, listener: UnixListener, mut kept: K
         connections: config.limits.connections as usize,
         domains: config.limits.domains as usize,
         arena_bytes: config.arena_bytes,
+        clients_make_domains: config.open_domains,
+        made: config.terms(),
     };
     let template = config.clone();
     let options_of = move |name: &str| {
@@ -53,9 +54,9 @@ pub fn serve(config: &Config, trees: &Trees, listener: UnixListener, mut kept: K
         false => Domains::new(budget_bytes, limits, Box::new(options_of))?,
     };
     for (name, domain) in &config.domains {
-        domains.add(name, admits(&domain.token)?, domain.memory_max_bytes)?;
+        domains.add(name, hash_of(&domain.token)?, config.terms_of(domain))?;
     }
-    domains.let_go_of_the_rest();
+    domains.go_on()?;
     let metrics = {
         let (trees, oversight, takes_turns) = (trees.clone(), oversight.clone(), Mutex::new(()));
         // One at a time: it looks at all that there is.
@@ -116,14 +117,12 @@ fn failed(error: std::io::Error) -> Error {
     Error::new(ErrorKind::Io, format!("the socket: {error}"))
 }
 
-/// Who has the token of a domain, as the configuration knows it.
-fn admits(token: &Token) -> Result<Admits> {
+/// The hash of a token that the configuration says or names.
+fn hash_of(token: &Token) -> Result<TokenHash> {
     match token {
-        Token::File(path) => Ok(Admits::token(&first_line(path)?)),
-        Token::Sha256(digest) => {
-            let digest = *digest;
-            Ok(Admits::check(move |token| <[u8; 32]>::from(Sha256::digest(token)) == digest))
-        }
+        Token::Hash(hash) => Ok(*hash),
+        Token::File(path) => TokenHash::of(&first_line(path)?)
+            .map_err(|error| Error::new(error.kind(), format!("{}: {}", path.display(), error.subject()))),
     }
 }
 

@@ -18,7 +18,9 @@ pub struct AgentShared {
     pub name: Arc<str>,
     /// Logical bytes that it is charged for.
     used_bytes: AtomicU64,
-    /// Most of them; `u64::MAX` for no limit.
+    /// Those of all agents together, where the engine is.
+    all_used_bytes: Option<Arc<AtomicU64>>,
+    /// Most of its own; `u64::MAX` for no limit.
     quota_bytes: AtomicU64,
     /// Notices of the engine that were heeded.
     heeded: AtomicU64,
@@ -26,12 +28,28 @@ pub struct AgentShared {
 }
 
 impl AgentShared {
-    /// A new one, charged for `used_bytes`.
-    pub fn new(number: u32, name: &str, quota_bytes: Option<u64>, used_bytes: u64) -> Arc<Self> {
+    /// The engine's, charged for nothing yet; what it will be is counted in `all_used_bytes` too.
+    pub fn new(number: u32, name: &str, quota_bytes: Option<u64>, all_used_bytes: &Arc<AtomicU64>) -> Arc<Self> {
+        Self::charged(number, name, quota_bytes, 0, Some(all_used_bytes.clone()))
+    }
+
+    /// Another process's, which is told what it is charged for.
+    pub fn told(number: u32, name: &str, quota_bytes: Option<u64>, used_bytes: u64) -> Arc<Self> {
+        Self::charged(number, name, quota_bytes, used_bytes, None)
+    }
+
+    fn charged(
+        number: u32,
+        name: &str,
+        quota_bytes: Option<u64>,
+        used_bytes: u64,
+        all_used_bytes: Option<Arc<AtomicU64>>,
+    ) -> Arc<Self> {
         Arc::new(AgentShared {
             number,
             name: name.into(),
             used_bytes: AtomicU64::new(used_bytes),
+            all_used_bytes,
             quota_bytes: AtomicU64::new(quota_bytes.unwrap_or(u64::MAX)),
             heeded: AtomicU64::new(0),
             is_closed: AtomicBool::new(false),
@@ -55,7 +73,7 @@ impl AgentShared {
     /// Charges `bytes`, or refuses where that would exceed the quota.
     #[inline]
     pub fn charge(&self, bytes: u64) -> Result<()> {
-        let used_before = self.used_bytes.fetch_add(bytes, Ordering::AcqRel);
+        let used_before = self.charge_anyway(bytes);
         if used_before.saturating_add(bytes) > self.quota_bytes.load(Ordering::Relaxed) {
             self.uncharge(bytes);
             return Err(Error::new(
@@ -77,14 +95,21 @@ impl AgentShared {
         self.heeded.store(notices, Ordering::Relaxed);
     }
 
-    /// Charges without asking.
-    pub fn charge_anyway(&self, bytes: u64) {
-        self.used_bytes.fetch_add(bytes, Ordering::AcqRel);
+    /// Charges without asking; returns what it was charged for before.
+    #[inline]
+    pub fn charge_anyway(&self, bytes: u64) -> u64 {
+        if let Some(all) = &self.all_used_bytes {
+            all.fetch_add(bytes, Ordering::AcqRel);
+        }
+        self.used_bytes.fetch_add(bytes, Ordering::AcqRel)
     }
 
     /// Takes a charge back.
     #[inline]
     pub fn uncharge(&self, bytes: u64) {
+        if let Some(all) = &self.all_used_bytes {
+            all.fetch_sub(bytes, Ordering::AcqRel);
+        }
         self.used_bytes.fetch_sub(bytes, Ordering::AcqRel);
     }
 
@@ -143,6 +168,8 @@ pub struct Agents {
     pub next: u32,
     /// Entries in the lease tables of all agents.
     lease_entries: u64,
+    /// Logical bytes that all of them are charged for.
+    used_bytes: Arc<AtomicU64>,
 }
 
 impl Agents {
@@ -158,6 +185,8 @@ impl Agents {
     pub fn remove(&mut self, number: u32) -> Option<AgentEntry> {
         let entry = self.by_number.remove(&number)?;
         self.by_name.remove(&entry.shared.name);
+        // What it was charged for and did not give back one by one.
+        entry.shared.uncharge(entry.shared.used_bytes());
         Some(entry)
     }
 
@@ -184,6 +213,16 @@ impl Agents {
     /// Every agent.
     pub fn iter(&self) -> impl Iterator<Item = &AgentEntry> {
         self.by_number.values()
+    }
+
+    /// What the charges of new agents are counted in.
+    pub fn all_used_bytes(&self) -> &Arc<AtomicU64> {
+        &self.used_bytes
+    }
+
+    /// Logical bytes that all agents are charged for.
+    pub fn used_bytes(&self) -> u64 {
+        self.used_bytes.load(Ordering::Acquire)
     }
 
     /// How many there are.

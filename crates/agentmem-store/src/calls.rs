@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod agents;
 pub mod conversation;
+pub mod domain;
 pub mod inspect;
 pub mod smu;
 pub mod store;
@@ -37,6 +38,7 @@ calls! {
     conversation::MeasureConversation, conversation::ReadMessages, conversation::Fork,
     conversation::AdviseConversation,
     inspect::Inspect, inspect::ReadContent, inspect::ReadAnyMessages, agents::ListAgentFigures, agents::LimitAgent,
+    domain::Allow, domain::ReadDomain, domain::LimitDomain,
 }
 
 #[cfg(all(test, not(loom)))]

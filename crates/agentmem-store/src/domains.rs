@@ -1,26 +1,58 @@
 //! Trust domains: each has an engine of its own, so ids, names, content, quotas and figures of one mean nothing
 //! in another.
 //!
-//! Who may connect at all is in the domain of the user. Others are opened by a token: whoever names one first
-//! makes it, and from then on it takes the same token.
+//! Who may connect at all is in the domain of the user. Others are opened by a token, of which only a hash is
+//! known here. They are listed in the configuration; or a client makes one by naming it first, where that is
+//! allowed, and from then on it takes the same token.
 
 use crate::keeping::{Keep, Keeping};
 use crate::options::{MEMORY_MAX_BYTES_MIN, Options};
+use crate::quota::DomainQuota;
 use crate::store::Store;
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, AtomicUsize, Ordering};
 use crate::sys::{self, SealedFile};
+use crate::token::TokenHash;
 use agentmem_core::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 const NAME_BYTES_MAX: usize = 64;
-const TOKEN_BYTES_MIN: usize = 16;
-const TOKEN_BYTES_MAX: usize = 1024;
 
 /// How the store of a domain is opened; the empty name is the user's own.
 pub type OptionsOf = Box<dyn Fn(&str) -> Result<Options> + Send + Sync>;
+
+/// The most of everything that one domain gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    /// Of the budget that all domains share.
+    pub memory_max_bytes: u64,
+    /// Of what its agents hold: a session may choose less.
+    pub quota: DomainQuota,
+    /// Connections: a session has one, its arena, and more while its threads call at the same time.
+    pub connections: usize,
+    /// Contents of 1 MiB or more in RAM, each of which takes a descriptor.
+    pub large: u64,
+}
+
+impl Terms {
+    /// As much as there is.
+    pub const UNLIMITED: Terms = Terms {
+        memory_max_bytes: u64::MAX,
+        quota: DomainQuota { logical_bytes: None, agents: None },
+        connections: usize::MAX,
+        large: u64::MAX,
+    };
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        // So that no domain takes all of what they share.
+        Terms { connections: 4096, large: 4096, ..Terms::UNLIMITED }
+    }
+}
 
 /// The most of everything that a server has; what is beyond is refused with `LimitReached`.
 #[derive(Debug, Clone, Copy)]
@@ -31,40 +63,31 @@ pub struct Limits {
     pub domains: usize,
     /// Bytes of a session's arena.
     pub arena_bytes: u64,
+    /// Whether whoever names a domain that there is not makes it. Else there are only those that were added.
+    pub clients_make_domains: bool,
+    /// What a domain gets that a client makes.
+    pub made: Terms,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { connections: 8192, domains: 64, arena_bytes: 4 << 20 }
+        Limits {
+            connections: 8192,
+            domains: 64,
+            arena_bytes: 4 << 20,
+            clients_make_domains: true,
+            made: Terms::default(),
+        }
     }
 }
 
-type Check = dyn Fn(&[u8]) -> bool + Send + Sync;
-
-/// Tells who has the token of a domain.
-pub struct Admits {
-    check: Box<Check>,
-    /// Of the token, where that is all that is known.
-    hash: Option<[u8; 32]>,
-}
-
-impl Admits {
-    /// Whoever has this token.
-    pub fn token(token: &[u8]) -> Self {
-        Admits::hash(*blake3::hash(token).as_bytes())
-    }
-
-    /// Whoever has the token with this BLAKE3 hash.
-    fn hash(hash: [u8; 32]) -> Self {
-        // Hashes are compared in constant time.
-        let check = move |token: &[u8]| blake3::hash(token) == blake3::Hash::from_bytes(hash);
-        Admits { check: Box::new(check), hash: Some(hash) }
-    }
-
-    /// Whoever passes the check.
-    pub fn check(check: impl Fn(&[u8]) -> bool + Send + Sync + 'static) -> Self {
-        Admits { check: Box::new(check), hash: None }
-    }
+/// What is remembered of a domain beyond the death of this process.
+#[derive(Debug, Serialize, Deserialize)]
+struct Facts {
+    name: String,
+    token: TokenHash,
+    /// Whether a client made it, so that no configuration lists it.
+    is_made: bool,
 }
 
 /// What is kept of all domains, and by whom.
@@ -72,8 +95,8 @@ struct Outside {
     keep: Arc<dyn Keep>,
     /// What was kept when this began, until a domain takes it.
     found: BTreeMap<String, OwnedFd>,
-    /// Numbers of the domains that were killed, by name, with the hashes of tokens.
-    killed: BTreeMap<String, (u32, Option<[u8; 32]>)>,
+    /// Those of a process that was killed, with their numbers, by name.
+    killed: BTreeMap<String, (u32, Facts)>,
     next: u32,
 }
 
@@ -87,27 +110,27 @@ impl Outside {
         for (name, descriptor) in &found {
             let Some(Ok(number)) = name.strip_suffix(FACTS).map(str::parse::<u32>) else { continue };
             let facts = sys::read_memfd(descriptor, FACTS_BYTES_MAX).ok();
-            if let Some((name, hash)) = facts.and_then(|facts| postcard::from_bytes(&facts).ok()) {
-                let (name, hash): (String, Option<[u8; 32]>) = (name, hash);
-                killed.insert(name, (number, hash));
+            if let Some(facts) = facts.and_then(|facts| postcard::from_bytes::<Facts>(&facts).ok()) {
+                killed.insert(facts.name.clone(), (number, facts));
             }
         }
         let next = killed.values().map(|(number, _)| number + 1).max().unwrap_or(1);
         Outside { keep, found, killed, next }
     }
 
-    /// Where the domain called `name` is kept, and has been if it was killed.
-    fn keeping(&mut self, name: &str, hash: Option<[u8; 32]>) -> Result<Arc<Keeping>> {
-        let number = match self.killed.remove(name) {
-            Some((number, _)) => number,
-            None if name.is_empty() => 0,
-            None => {
-                self.next += 1;
-                self.next - 1
-            }
-        };
+    /// Where the user's own domain is kept, and has been if it was killed.
+    fn keeping_own(&mut self) -> Arc<Keeping> {
+        Arc::new(Keeping::new(self.keep.clone(), "0.", &mut self.found))
+    }
+
+    /// The same for another.
+    fn keeping(&mut self, facts: &Facts) -> Result<Arc<Keeping>> {
+        let number = self.killed.remove(&facts.name).map(|(number, _)| number).unwrap_or_else(|| {
+            self.next += 1;
+            self.next - 1
+        });
         let keeping = Keeping::new(self.keep.clone(), &format!("{number}."), &mut self.found);
-        let facts = postcard::to_allocvec(&(name, hash)).expect("plain fields always encode");
+        let facts = postcard::to_allocvec(facts).expect("plain fields always encode");
         keeping.take(&FACTS[1..]);
         keeping.keep(&FACTS[1..], SealedFile::holding(&facts)?)?;
         Ok(Arc::new(keeping))
@@ -118,10 +141,51 @@ impl Outside {
 pub struct Domain {
     /// Its store.
     pub store: Store,
-    /// Who may enter; the user's own asks for nothing.
-    admits: Option<Admits>,
-    /// The most of the budget that it gets.
-    memory_max_bytes: u64,
+    /// What opens it; nothing for the user's own.
+    token: Option<TokenHash>,
+    /// The most that it gets.
+    terms: Terms,
+    /// Those that are open.
+    connections: Arc<AtomicUsize>,
+}
+
+impl Domain {
+    fn new(options: Options, token: Option<TokenHash>, terms: Terms) -> Result<Self> {
+        let options = Options { quota: terms.quota, large_max: terms.large, ..options };
+        Ok(Domain { store: Store::open(options)?, token, terms, connections: Arc::default() })
+    }
+
+    /// Another connection into it, until the answer goes.
+    pub fn connect(&self) -> Result<Counted> {
+        Counted::new(&self.connections, self.terms.connections, "connections of this domain")
+    }
+}
+
+/// One of a limited number.
+#[derive(Debug)]
+pub struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    /// One more, if there are fewer than `limit` of `what`.
+    pub fn new(count: &Arc<AtomicUsize>, limit: usize, what: &str) -> Result<Self> {
+        let counted = Counted(count.clone());
+        if count.fetch_add(1, Ordering::AcqRel) < limit {
+            return Ok(counted);
+        }
+        Err(Error::new(ErrorKind::LimitReached, format!("{limit} {what}")))
+    }
+
+    /// One more, whatever the limit, where one is about to go.
+    pub fn in_place_of_another(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Counted(count.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// All that are open.
@@ -144,6 +208,11 @@ pub fn check_domain_name(name: &str) -> Result<()> {
     Err(Error::new(ErrorKind::InvalidArgument, what))
 }
 
+fn not_for_who_asks(name: &str) -> Error {
+    let what = format!("domain {name:?}, which has another token or does not exist");
+    Error::new(ErrorKind::PermissionDenied, what)
+}
+
 impl Domains {
     /// The user's own domain, within a budget that all domains share.
     pub fn new(memory_max_bytes: u64, limits: Limits, options_of: OptionsOf) -> Result<Self> {
@@ -151,8 +220,7 @@ impl Domains {
     }
 
     /// The same, with all memory kept by `keep`. If a process with these domains was killed, `found` is what it
-    /// left there, and these go on from that; once all that are configured were added, see
-    /// [`Self::let_go_of_the_rest`].
+    /// left there, and these go on from that; once all that are configured were added, see [`Self::go_on`].
     pub fn kept(
         memory_max_bytes: u64,
         limits: Limits,
@@ -160,23 +228,23 @@ impl Domains {
         keep: Arc<dyn Keep>,
         found: BTreeMap<String, OwnedFd>,
     ) -> Result<Self> {
-        let outside = Outside::new(keep, found);
-        let made: Vec<(String, [u8; 32])> =
-            outside.killed.iter().filter_map(|(name, (_, hash))| Some((name.clone(), (*hash)?))).collect();
-        let domains = Self::over(memory_max_bytes, limits, options_of, Some(Mutex::new(outside)))?;
-        for (name, hash) in made {
-            domains.add(&name, Admits::hash(hash), None)?;
-        }
-        Ok(domains)
+        let outside = Some(Mutex::new(Outside::new(keep, found)));
+        Self::over(memory_max_bytes, limits, options_of, outside)
     }
 
-    /// What was found of domains that nobody added is let go of.
-    pub fn let_go_of_the_rest(&self) {
-        if let Some(outside) = &self.outside {
-            let mut outside = outside.lock();
-            outside.killed.clear();
-            std::mem::take(&mut outside.found).keys().for_each(|name| outside.keep.let_go(name));
+    /// All that are configured were added: those that clients had made go on as well, and what was found beside
+    /// is let go of.
+    pub fn go_on(&self) -> Result<()> {
+        let Some(outside) = &self.outside else { return Ok(()) };
+        let made = |(_, facts): &(u32, Facts)| facts.is_made.then(|| (facts.name.clone(), facts.token));
+        let made: Vec<(String, TokenHash)> = outside.lock().killed.values().filter_map(made).collect();
+        for (name, token) in made {
+            self.insert(&mut self.open.lock(), &name, token, self.limits.made, true)?;
         }
+        let mut outside = outside.lock();
+        outside.killed.clear();
+        std::mem::take(&mut outside.found).keys().for_each(|name| outside.keep.let_go(name));
+        Ok(())
     }
 
     fn over(
@@ -185,68 +253,98 @@ impl Domains {
         options_of: OptionsOf,
         outside: Option<Mutex<Outside>>,
     ) -> Result<Self> {
+        let keeping = outside.as_ref().map(|outside| outside.lock().keeping_own());
+        let options = Options { lends: true, keeping, memory_max_bytes, ..options_of("")? };
+        let own = Domain::new(options, None, Terms::UNLIMITED)?;
+        let open = Mutex::new(BTreeMap::from([(String::new(), Arc::new(own))]));
         let memory_max_bytes = AtomicU64::new(memory_max_bytes);
-        let domains = Domains { options_of, memory_max_bytes, limits, open: Mutex::default(), outside };
-        let own = domains.opened("", None, None)?;
-        domains.open.lock().insert(String::new(), own);
-        Ok(domains)
+        Ok(Domains { options_of, memory_max_bytes, limits, open, outside })
     }
 
-    fn opened(&self, name: &str, admits: Option<Admits>, memory_max_bytes: Option<u64>) -> Result<Arc<Domain>> {
-        let own_max_bytes = memory_max_bytes.unwrap_or(u64::MAX);
-        let memory_max_bytes = own_max_bytes.min(self.memory_max_bytes());
-        let hash = admits.as_ref().and_then(|admits| admits.hash);
-        let keeping = self.outside.as_ref().map(|outside| outside.lock().keeping(name, hash)).transpose()?;
-        let options = Options { lends: true, keeping, memory_max_bytes, ..(self.options_of)(name)? };
-        Ok(Arc::new(Domain { store: Store::open(options)?, admits, memory_max_bytes: own_max_bytes }))
+    fn insert(
+        &self,
+        open: &mut BTreeMap<String, Arc<Domain>>,
+        name: &str,
+        token: TokenHash,
+        terms: Terms,
+        is_made: bool,
+    ) -> Result<Arc<Domain>> {
+        let options = (self.options_of)(name)?;
+        if let Some(folder) = &options.path {
+            match TokenHash::remembered(folder)? {
+                // What a client left here is not for who comes first after it.
+                Some(known) if is_made && known != token => return Err(not_for_who_asks(name)),
+                Some(known) if known == token => {}
+                _ => token.remember(folder)?,
+            }
+        }
+        let memory_max_bytes = terms.memory_max_bytes.min(self.memory_max_bytes());
+        let facts = Facts { name: name.to_owned(), token, is_made };
+        let keeping = self.outside.as_ref().map(|outside| outside.lock().keeping(&facts)).transpose()?;
+        let options = Options { lends: true, domain: name.to_owned(), keeping, memory_max_bytes, ..options };
+        let domain = Arc::new(Domain::new(options, Some(token), terms)?);
+        open.insert(name.to_owned(), domain.clone());
+        Ok(domain)
     }
 
-    /// Opens the domain called `name` for who is admitted; it gets `memory_max_bytes` of the budget at most.
+    /// Opens the domain called `name` for who has that token.
     ///
     /// # Errors
     /// `NameTaken`, `LimitReached`, and what opening its store raises.
-    pub fn add(&self, name: &str, admits: Admits, memory_max_bytes: Option<u64>) -> Result<Arc<Domain>> {
+    pub fn add(&self, name: &str, token: TokenHash, terms: Terms) -> Result<Arc<Domain>> {
         check_domain_name(name)?;
         let mut open = self.open.lock();
         if open.contains_key(name) {
             return Err(Error::new(ErrorKind::NameTaken, format!("domain {name:?}")));
         }
-        if open.len() > self.limits.domains {
-            return Err(Error::new(ErrorKind::LimitReached, format!("{} domains", self.limits.domains)));
-        }
-        let domain = self.opened(name, Some(admits), memory_max_bytes)?;
-        open.insert(name.to_owned(), domain.clone());
+        self.check_count(&open)?;
+        let domain = self.insert(&mut open, name, token, terms, false)?;
         drop(open);
         self.govern();
         Ok(domain)
     }
 
+    fn check_count(&self, open: &BTreeMap<String, Arc<Domain>>) -> Result<()> {
+        let limit = self.limits.domains;
+        // Beside the user's own.
+        if open.len() <= limit {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::LimitReached, format!("{limit} domains of this daemon (limits.domains)")))
+    }
+
     /// The domain called `name`, for who has its token.
     ///
     /// # Errors
-    /// `PermissionDenied` where the token is another, and what [`Self::add`] raises.
+    /// `PermissionDenied` where the token is another or there is no such domain: it does not say which. Where
+    /// clients make domains, what there is not is made, and that can raise what [`Self::add`] raises.
     pub fn enter(&self, name: &str, token: &[u8]) -> Result<Arc<Domain>> {
         if name.is_empty() {
             return Ok(self.open.lock()[""].clone());
         }
-        if !(TOKEN_BYTES_MIN..=TOKEN_BYTES_MAX).contains(&token.len()) {
-            let what = format!("a token of {} bytes ({TOKEN_BYTES_MIN} to {TOKEN_BYTES_MAX})", token.len());
-            return Err(Error::new(ErrorKind::InvalidArgument, what));
-        }
+        let token = TokenHash::of(token)?;
         let known = self.open.lock().get(name).cloned();
-        let domain = match known {
-            Some(domain) => domain,
-            None => match self.add(name, Admits::token(token), None) {
-                Ok(domain) => return Ok(domain),
-                // Somebody was quicker.
-                Err(error) if error.kind() == ErrorKind::NameTaken => self.open.lock()[name].clone(),
-                Err(error) => return Err(error),
-            },
-        };
-        match &domain.admits {
-            Some(admits) if (admits.check)(token) => Ok(domain),
-            _ => Err(Error::new(ErrorKind::PermissionDenied, format!("domain {name:?}"))),
+        // Compared with something in any case, so that it takes as long.
+        let is_right = token == known.as_ref().and_then(|domain| domain.token).unwrap_or(TokenHash::NOBODYS);
+        match known {
+            Some(domain) if is_right => Ok(domain),
+            None if self.limits.clients_make_domains => self.make(name, token),
+            _ => Err(not_for_who_asks(name)),
         }
+    }
+
+    fn make(&self, name: &str, token: TokenHash) -> Result<Arc<Domain>> {
+        check_domain_name(name)?;
+        let mut open = self.open.lock();
+        if let Some(domain) = open.get(name) {
+            // Somebody was quicker.
+            return if domain.token == Some(token) { Ok(domain.clone()) } else { Err(not_for_who_asks(name)) };
+        }
+        self.check_count(&open)?;
+        let domain = self.insert(&mut open, name, token, self.limits.made, true)?;
+        drop(open);
+        self.govern();
+        Ok(domain)
     }
 
     /// Every open domain by name.
@@ -259,7 +357,7 @@ impl Domains {
         let all = self.all();
         let needed: Vec<u64> = all.iter().map(|(_, domain)| domain.store.needed_bytes()).collect();
         for ((_, domain), budget) in all.iter().zip(shares(self.memory_max_bytes(), &needed)) {
-            domain.store.set_memory_max_bytes(budget.min(domain.memory_max_bytes));
+            domain.store.set_memory_max_bytes(budget.min(domain.terms.memory_max_bytes));
         }
     }
 

@@ -21,6 +21,7 @@ use crate::latencies::Latencies;
 use crate::ledger::{self, Ledger};
 use crate::lifetime::Waiting;
 use crate::options::Options;
+use crate::quota::Quota;
 use crate::raw::Raw;
 use crate::remote::Secret;
 use crate::segments::Segments;
@@ -97,6 +98,8 @@ pub struct State {
     pub sessions: Sessions,
     /// Registered agents.
     pub agents: Agents,
+    /// What they may hold together.
+    pub quota: Quota,
     /// Contents with slots.
     pub smus: Smus,
     /// Messages.
@@ -159,6 +162,7 @@ impl State {
         State {
             sessions: Sessions::default(),
             agents: Agents::default(),
+            quota: Quota::default(),
             smus: Smus::default(),
             tree: Tree::default(),
             conversations: HashMap::new(),
@@ -251,6 +255,7 @@ impl Memory {
     /// As much address space as `options` want, and no page of it.
     fn new(options: &Options) -> Result<Self> {
         let segments = Segments::new(options.lends)?;
+        segments.limit_large(options.large_max);
         let address_bytes = heap_address_bytes(options);
         Ok(Memory {
             hot_heap: Heap::new("agentmem-hot", &segments, address_bytes)?,
@@ -333,6 +338,8 @@ impl Engine {
         let memory = Memory::new(&options)?;
         let policy = std::mem::replace(&mut options.policy, Box::new(agentmem_core::policy::Lru));
         let mut state = State::empty(ledger.is_some());
+        state.quota = Quota::of(&options.domain);
+        state.set_quota(options.quota, std::iter::empty());
         if let Some(ledger) = &mut ledger {
             let places = ledger.load(&mut state, &memory.slots, &memory.hot_heap)?;
             cold.as_ref().expect("a ledger has files beside it").adopt(places)?;
@@ -425,6 +432,7 @@ impl Engine {
         // Slots that were used before say so until they are put to.
         entry.unused().for_each(|slot| self.slots.relocate(slot, Place::Fresh));
         let number = state.sessions.insert(entry);
+        state.begin_allowance(number);
         let cells = shape.cells as u32;
         state.note(|fresh| {
             fresh.sessions.push(number);
@@ -486,6 +494,7 @@ impl Engine {
         let mut state = self.lock();
         let Some(entry) = state.sessions.remove(number) else { return };
         *self.arenas.write() = state.sessions.arenas();
+        state.end_allowance(&entry.allowance);
         entry.unused().for_each(|slot| state.smus.give_back(slot));
         for agent in entry.agents() {
             // One that is closed already is as good as reaped.
@@ -705,7 +714,10 @@ impl Engine {
                     // What was taken in may have been releases, which make room.
                     return self.make_room(0).map_err(|error| Error::new(error.kind(), "this store"));
                 }
-                Ingest::Empty => return Ok(()),
+                Ingest::Empty => {
+                    state.top_up(session);
+                    return Ok(());
+                }
                 Ingest::More => {
                     left -= 1;
                     state.unlock_fair();
@@ -745,7 +757,10 @@ impl Engine {
                 tick_ms = now_ms;
                 worked |= self.tick(now_ms);
                 worked |= self.compact_journal();
-                self.lock().sessions.trim_quiet(TRIM_TICKS);
+                let mut state = self.lock();
+                state.sessions.trim_quiet(TRIM_TICKS);
+                state.top_up_all();
+                drop(state);
                 quiet_ticks += 1;
                 if quiet_ticks == TRIM_TICKS {
                     self.trim_heaps(u64::MAX);

@@ -65,6 +65,7 @@ impl Engine {
             {
                 agent.shared.charge_anyway(charged_bytes);
             }
+            state.use_aside(session, charged_bytes);
             if takes_slot {
                 let given = state.take_handle(session).expect("checked above");
                 self.slots.relocate(given.slot, Place::Fresh);
@@ -117,6 +118,7 @@ impl Engine {
             let quota_bytes = agent.shared.quota_bytes().unwrap_or(u64::MAX);
             agent.shared.used_bytes() + logical_bytes > quota_bytes.saturating_add(grace_bytes)
         });
+        let is_beyond = is_beyond || state.quota.now.logical_bytes.is_some() && !entry.allowance.covers(logical_bytes);
         if is_beyond { Err(&mut state.counters.reject_quota) } else { Ok(logical_bytes) }
     }
 

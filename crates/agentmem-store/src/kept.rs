@@ -110,9 +110,10 @@ impl State {
         let numbers = (self.agents.next, self.sessions.next_number(), self.next_conversation);
         let next_key = engine.next_key.load(Ordering::Relaxed);
         let before = (record.next_agent, record.next_session, record.next_conversation);
-        let is_old = before != numbers || record.next_key != next_key;
+        let is_old = before != numbers || record.next_key != next_key || record.quota != self.quota.now;
         (record.next_agent, record.next_session, record.next_conversation) = numbers;
         record.next_key = next_key;
+        record.quota = self.quota.now;
         is_old
     }
 }

@@ -40,6 +40,7 @@ mod link;
 mod load;
 pub mod options;
 mod pack;
+mod quota;
 mod ranges;
 mod raw;
 mod read;
@@ -63,18 +64,21 @@ mod store;
 mod strangers;
 mod sync;
 mod sys;
+mod token;
 mod tree;
 pub mod verify;
 
 pub use calls::agents::AgentFigures;
+pub use calls::domain::DomainNow;
 pub use calls::inspect::{ConversationDescription, Described, FrameDescription, SmuDescription};
 pub use cold::{Cold, DiskPlace};
 pub use conversation::Conversation;
-pub use domains::{Admits, Domain, Domains, Limits, check_domain_name};
+pub use domains::{Domain, Domains, Limits, Terms, check_domain_name};
 pub use heap::{Extent, Heap};
 pub use keeping::{Keep, Keeping};
 pub use latencies::{BOUNDS_US, LatencyCounts};
 pub use options::{OnFull, Options};
+pub use quota::DomainQuota;
 pub use read::StoredMessage;
 #[cfg(feature = "faults")]
 #[doc(hidden)]
@@ -85,3 +89,4 @@ pub use sessions::SessionProcess;
 pub use store::{Agent, Smu, Store, View};
 #[cfg(feature = "faults")]
 pub use sys::faults;
+pub use token::TokenHash;

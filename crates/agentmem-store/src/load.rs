@@ -33,7 +33,8 @@ impl Ledger {
         let read = self.database()?.begin_read().map_err(failed)?;
         let mut places = Vec::new();
         each(&read, AGENTS, |number, record: AgentRecord| {
-            state.agents.insert(agent_entry(number, record)?);
+            let entry = agent_entry(number, record, state.agents.all_used_bytes())?;
+            state.agents.insert(entry);
             Ok(())
         })?;
         each(&read, FRAMES, |number, record: FrameRecord| {
@@ -136,9 +137,9 @@ impl Ledger {
 }
 
 /// An agent that nobody has, and that holds nothing yet.
-pub fn agent_entry(number: u32, record: AgentRecord) -> Result<AgentEntry> {
+pub fn agent_entry(number: u32, record: AgentRecord, all_used_bytes: &Arc<AtomicU64>) -> Result<AgentEntry> {
     Ok(AgentEntry {
-        shared: AgentShared::new(number, &record.name, record.quota_bytes, 0),
+        shared: AgentShared::new(number, &record.name, record.quota_bytes, all_used_bytes),
         pid: 0,
         pidfd: None,
         importance: record.importance,

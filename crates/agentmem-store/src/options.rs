@@ -1,6 +1,7 @@
 //! How a store is opened.
 
 use crate::keeping::Keeping;
+use crate::quota::DomainQuota;
 use agentmem_core::policy::{self, Policy};
 use agentmem_core::{Error, ErrorKind, Result};
 use std::path::PathBuf;
@@ -42,6 +43,12 @@ pub struct Options {
     pub policy: Box<dyn Policy>,
     /// Whether other processes are to have sessions: their memory is then of a kind that can be lent.
     pub lends: bool,
+    /// Name of the trust domain, for errors; empty for the user's own.
+    pub domain: String,
+    /// What its agents may hold together at most. Only who has a session from another process is held to it.
+    pub quota: DomainQuota,
+    /// Contents of 1 MiB or more that may be raw in RAM: each takes a descriptor.
+    pub large_max: u64,
     /// Who keeps the memory of an engine that `lends` beyond its death, and what was kept. If an engine was
     /// killed, this one goes on from there.
     pub keeping: Option<Arc<Keeping>>,
@@ -65,6 +72,9 @@ impl Default for Options {
             pressure: true,
             policy: policy::by_name("semantic").expect("a built-in policy"),
             lends: false,
+            domain: String::new(),
+            quota: DomainQuota::default(),
+            large_max: u64::MAX,
             keeping: None,
         }
     }

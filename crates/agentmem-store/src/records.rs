@@ -6,6 +6,7 @@ use crate::cold::DiskPlace;
 use crate::engine::Conversation;
 use crate::frames::FrameEntry;
 use crate::lifetime::{Then, Waiting};
+use crate::quota::DomainQuota;
 use crate::sessions::SessionEntry;
 use crate::smus::{Packed, SlotUse, Smu, Smus};
 use crate::tree::{Body, Node, RawItem, Tail};
@@ -85,6 +86,7 @@ pub struct EngineRecord {
     pub next_session: u32,
     pub next_conversation: u32,
     pub next_key: u64,
+    pub quota: DomainQuota,
 }
 
 /// A session, in a journal.

@@ -15,6 +15,7 @@ use crate::ledger::Ledger;
 use crate::lifetime::{Then, Waiting};
 use crate::load::agent_entry;
 use crate::options::Options;
+use crate::quota::Quota;
 use crate::raw::Raw;
 use crate::records::{
     ConversationRecord, EngineRecord, KeptAgent, KeptFrame, KeptRaw, KeptSlot, KeptSmu, KeptTail, KeptWaiting,
@@ -90,6 +91,7 @@ impl Memory {
         };
         let address_bytes = heap_address_bytes(options) as usize;
         let segments = Segments::kept(words("incarnations", SEGMENTS_MAX as usize)?, keeping.clone())?;
+        segments.limit_large(options.large_max);
         let hot_heap = Heap::kept(mapping("hot", address_bytes)?, &segments, HOT_SEGMENT)?;
         let frame_heap = Heap::kept(mapping("frames", address_bytes)?, &segments, FRAME_SEGMENT)?;
         let slots = Arc::new(Slots::lent(words("places", SLOTS_MAX)?, words("generations", SLOTS_MAX)?));
@@ -119,6 +121,7 @@ impl Engine {
         let policy = std::mem::replace(&mut options.policy, Box::new(agentmem_core::policy::Lru));
         let memory = Memory::kept(&options, &keeping)?;
         let mut state = State::empty(ledger.is_some());
+        state.quota = Quota::of(&options.domain);
         let mut inbox = HashMap::new();
         let is_new = past.is_none();
         let kept = match past {
@@ -126,10 +129,13 @@ impl Engine {
                 let restoring = Restoring::new(&memory, &keeping, &rows);
                 inbox = restoring.all(&mut state, &engine)?;
                 restore_disk(&mut state, &rows, cold.as_ref(), ledger.as_mut())?;
+                let left = inbox.iter().map(|(&(session, _), raw)| (session, raw.len() as u64));
+                state.set_quota(engine.quota.within(options.quota), left);
                 Box::new(Kept { journal, keeping: keeping.clone(), fresh: Fresh::default(), engine })
             }
             None => {
                 let capacity = (options.memory_max_bytes / JOURNAL_BUDGET_SHARE).max(JOURNAL_BYTES_MIN);
+                state.set_quota(options.quota, std::iter::empty());
                 let engine = EngineRecord { key: key.0, folder, ..EngineRecord::default() };
                 let journal = Journal::new(capacity as usize, 1)?;
                 // There from now on, so that it hears of what is loaded.
@@ -343,7 +349,7 @@ impl<'a> Restoring<'a> {
 
     fn agents(&mut self, state: &mut State) -> Result<()> {
         for (number, KeptAgent { agent, pid, session }) in self.each(Table::Agents)? {
-            let mut entry = agent_entry(number as u32, agent)?;
+            let mut entry = agent_entry(number as u32, agent, state.agents.all_used_bytes())?;
             entry.pid = pid;
             let session = session.and_then(|session| state.sessions.get_mut(session));
             if session.as_ref().is_some_and(|session| session.pid != pid) {

@@ -29,7 +29,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 /// Version of the protocol and of the arena's layout: both sides must have the same.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Connections of one session that are kept when nobody uses them.
 const IDLE_MAX: usize = 4;
 /// The longest call.
@@ -255,7 +255,7 @@ impl Remote {
     pub fn agent(&self, name: &str, facts: &AgentFacts) -> Arc<AgentShared> {
         let mut agents = self.agents.lock();
         agents.retain(|_, agent| agent.check_open().is_ok());
-        let made = || AgentShared::new(facts.number, name, facts.quota_bytes, facts.used_bytes);
+        let made = || AgentShared::told(facts.number, name, facts.quota_bytes, facts.used_bytes);
         agents.entry(facts.number).or_insert_with(made).clone()
     }
 

@@ -36,8 +36,11 @@ const HEAD: usize = 0;
 const TAIL: usize = 8;
 const SLEEPING: usize = 16;
 const NOTICES: usize = 24;
+const ALLOWANCE: usize = 32;
 /// Words that both ends steer by.
-pub const CONTROL_WORDS: usize = 32;
+pub const CONTROL_WORDS: usize = 40;
+/// An allowance of as much as there is.
+const ANYTHING: u64 = u64::MAX;
 
 /// What an agent tells the engine through the ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -234,6 +237,37 @@ impl Ring {
     #[inline]
     pub fn notices(&self) -> u64 {
         self.control[NOTICES].load(Ordering::Acquire)
+    }
+
+    /// Agent: takes `bytes` from what the session may put (see quota.rs); whether it may put so much.
+    #[inline]
+    pub fn spend(&self, bytes: u64) -> bool {
+        let allowance = &self.control[ALLOWANCE];
+        let mut left = allowance.load(Ordering::Relaxed);
+        while left != ANYTHING {
+            let Some(rest) = left.checked_sub(bytes) else { return false };
+            match allowance.compare_exchange_weak(left, rest, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return true,
+                Err(now) => left = now,
+            }
+        }
+        true
+    }
+
+    /// Either end: the session may put `bytes` more.
+    pub fn allow(&self, bytes: u64) {
+        let add = |left: u64| if left == ANYTHING { None } else { Some(left.saturating_add(bytes)) };
+        let _ = self.control[ALLOWANCE].fetch_update(Ordering::AcqRel, Ordering::Relaxed, add);
+    }
+
+    /// Engine: the session may put as much as it likes.
+    pub fn allow_anything(&self) {
+        self.control[ALLOWANCE].store(ANYTHING, Ordering::Release);
+    }
+
+    /// Engine: the session may put nothing more; returns what it says it could have.
+    pub fn allow_nothing(&self) -> u64 {
+        self.control[ALLOWANCE].swap(0, Ordering::AcqRel)
     }
 
     /// Most bytes that one operation may carry: a quarter of the ring.

@@ -33,6 +33,8 @@ pub struct Segments {
     keeping: Option<Arc<Keeping>>,
     /// Large contents that were dropped, until [`Segments::settle`]. Only of those that are kept.
     dropped: Mutex<Vec<Dropped>>,
+    large: AtomicU64,
+    large_max: AtomicU64,
     large_bytes: AtomicU64,
 }
 
@@ -80,6 +82,8 @@ impl Segments {
             lends,
             keeping,
             dropped: Mutex::default(),
+            large: AtomicU64::new(0),
+            large_max: AtomicU64::new(u64::MAX),
             large_bytes: AtomicU64::new(0),
         }))
     }
@@ -176,6 +180,7 @@ impl Segments {
             // Others may have it mapped, and nobody pins it: the memory goes all the same.
             mapping.punch(0, mapping.len() as u64);
         }
+        self.large.fetch_sub(1, Ordering::Relaxed);
         self.large_bytes.fetch_sub(mapping.len() as u64, Ordering::Relaxed);
         self.release(segment);
     }
@@ -220,6 +225,16 @@ impl Segments {
         Ok(())
     }
 
+    /// From now on there may be so many [`Large`] contents at a time: each takes a descriptor.
+    pub fn limit_large(&self, large_max: u64) {
+        self.large_max.store(large_max, Ordering::Relaxed);
+    }
+
+    fn add_large(&self, mapping: &Mapping) {
+        self.large.fetch_add(1, Ordering::Relaxed);
+        self.large_bytes.fetch_add(mapping.len() as u64, Ordering::Relaxed);
+    }
+
     /// Resident bytes of all [`Large`] contents.
     pub fn large_bytes(&self) -> u64 {
         self.large_bytes.load(Ordering::Relaxed)
@@ -245,9 +260,14 @@ fn large_name(segment: u32, incarnation: u64) -> String {
 impl Large {
     /// A memfd of `len` bytes that `fill` wrote, and that is not written to again.
     pub fn with(segments: &Arc<Segments>, len: usize, fill: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<Self> {
+        let large_max = segments.large_max.load(Ordering::Relaxed);
+        if segments.large.load(Ordering::Relaxed) >= large_max {
+            let what = format!("{large_max} contents of 1 MiB or more in RAM at a time");
+            return Err(Error::new(ErrorKind::LimitReached, what));
+        }
         let mapping = Mapping::filled("agentmem-large", len, segments.lends, fill)?;
         let segment = segments.register(&mapping)?;
-        segments.large_bytes.fetch_add(mapping.len() as u64, Ordering::Relaxed);
+        segments.add_large(&mapping);
         let incarnation = segments.incarnations[segment as usize].load(Ordering::Relaxed);
         let large = Large { segments: segments.clone(), segment, incarnation, mapping: Some(mapping), len };
         if let Some(keeping) = &segments.keeping {
@@ -265,7 +285,7 @@ impl Large {
             return Err(lost());
         }
         segments.restore(segment, incarnation, &mapping)?;
-        segments.large_bytes.fetch_add(mapping.len() as u64, Ordering::Relaxed);
+        segments.add_large(&mapping);
         Ok(Large { segments: segments.clone(), segment, incarnation, mapping: Some(mapping), len })
     }
 

@@ -2,7 +2,7 @@
 
 use crate::arena::Shape;
 use crate::call::{self, Caller};
-use crate::domains::{Domain, Domains};
+use crate::domains::{Counted, Domain, Domains};
 use crate::engine::Engine;
 use crate::remote::{CALL_BYTES_MAX, HELLO, Hello, JOIN, Join, REPEATED, RESUME, Secret, VERSION, Welcome};
 use crate::socket::{self, Message};
@@ -16,6 +16,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 
+/// Connections of one session, and so the calls that it has under way.
+const SESSION_CONNECTIONS_MAX: usize = 256;
 /// Stack of a thread that answers.
 const STACK_BYTES: usize = 256 << 10;
 /// An arena is a small part of the budget, since there may be thousands.
@@ -39,7 +41,7 @@ pub struct Server {
     http: Http,
     /// By what further connections of theirs prove themselves by.
     sessions: Mutex<HashMap<Secret, Entered>>,
-    connections: AtomicUsize,
+    connections: Arc<AtomicUsize>,
     strangers: Strangers,
     is_over: AtomicBool,
 }
@@ -49,11 +51,24 @@ pub struct Server {
 struct Entered {
     domain: Arc<Domain>,
     session: u32,
+    connections: Arc<AtomicUsize>,
+}
+
+impl Entered {
+    fn new(domain: &Arc<Domain>, session: u32) -> Self {
+        Entered { domain: domain.clone(), session, connections: Arc::default() }
+    }
+
+    fn connect(&self) -> Result<Counted> {
+        Counted::new(&self.connections, SESSION_CONNECTIONS_MAX, "calls of one session at a time")
+    }
 }
 
 /// A connection whose process is known.
 struct Known {
     entered: Entered,
+    /// As one of the domain's and one of the session's.
+    _counted: [Counted; 2],
     /// What the session's first connection was given; a further one has none.
     secret: Option<Secret>,
 }
@@ -61,11 +76,11 @@ struct Known {
 impl Server {
     /// One for `domains`, which leaves requests that are none of a session's to `http`.
     pub fn new(domains: Domains, http: Http) -> Arc<Self> {
-        let (connections, is_over) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let (connections, is_over) = (Arc::default(), AtomicBool::new(false));
         let mut sessions = HashMap::new();
         for (_, domain) in domains.all() {
             for (session, secret) in domain.store.engine().map(|engine| engine.secrets()).unwrap_or_default() {
-                sessions.insert(secret, Entered { domain: domain.clone(), session });
+                sessions.insert(secret, Entered::new(&domain, session));
             }
         }
         let (sessions, strangers) = (Mutex::new(sessions), Strangers::default());
@@ -111,26 +126,23 @@ impl Server {
     }
 
     fn spawn(self: &Arc<Self>, stream: UnixStream) {
+        let counted = match Counted::new(&self.connections, self.domains.limits.connections, "connections") {
+            Ok(counted) => counted,
+            // Who says nothing has to make room for who does.
+            Err(_) if self.strangers.hang_up_oldest() => Counted::in_place_of_another(&self.connections),
+            Err(error) => return drop(refuse(&stream, &error)),
+        };
         let server = self.clone();
-        let connections_max = self.domains.limits.connections;
-        let is_full = self.connections.fetch_add(1, Ordering::AcqRel) >= connections_max;
-        // Who says nothing has to make room for who does.
-        if is_full && !self.strangers.hang_up_oldest() {
-            self.connections.fetch_sub(1, Ordering::AcqRel);
-            let refusal = Error::new(ErrorKind::LimitReached, format!("{connections_max} connections"));
-            let _ = refuse(&stream, &refusal);
-            return;
-        }
         let stream = Arc::new(stream);
         let number = self.strangers.add(&stream);
         let builder = std::thread::Builder::new().name("session".into()).stack_size(STACK_BYTES);
         let spawned = builder.spawn(move || {
             server.serve(&stream, number);
-            server.connections.fetch_sub(1, Ordering::AcqRel);
+            drop(counted);
         });
+        // Without a thread the connection ends, which says enough.
         if spawned.is_err() {
             self.strangers.remove(number);
-            self.connections.fetch_sub(1, Ordering::AcqRel);
         }
     }
 
@@ -155,7 +167,7 @@ impl Server {
             Ok(known) => known,
             Err(error) => return drop(refuse(stream, &error)),
         };
-        let Known { entered: Entered { domain, session }, secret } = known;
+        let Known { entered: Entered { domain, session, .. }, secret, _counted } = known;
         let Ok(engine) = domain.store.engine() else { return };
         let answering = std::panic::AssertUnwindSafe(|| answer_all(stream, engine, session));
         if std::panic::catch_unwind(answering).is_err() {
@@ -182,6 +194,7 @@ impl Server {
             return Err(Error::new(ErrorKind::PermissionDenied, format!("user {} at this daemon", peer.uid)));
         }
         let domain = self.domains.enter(&hello.domain, &hello.token)?;
+        let counted = domain.connect()?;
         let engine = domain.store.engine()?;
         let secret: Secret = sys::random()?;
         let shape = shape(self.domains.limits.arena_bytes, engine.memory_max_bytes());
@@ -195,7 +208,8 @@ impl Server {
             memory_max_bytes: engine.memory_max_bytes(),
             hot_segment: engine.hot_heap.segment(),
         };
-        let entered = Entered { domain: domain.clone(), session };
+        let entered = Entered::new(&domain, session);
+        let counted = [counted, entered.connect()?];
         self.sessions.lock().insert(secret, entered.clone());
         let descriptors: Vec<_> = lent.iter().map(AsFd::as_fd).collect();
         let sent =
@@ -205,7 +219,7 @@ impl Server {
             engine.end_session(session);
             return Err(error);
         }
-        Ok(Known { entered, secret: Some(secret) })
+        Ok(Known { entered, _counted: counted, secret: Some(secret) })
     }
 
     fn joined(&self, stream: &UnixStream, message: &Message) -> Result<Known> {
@@ -215,11 +229,12 @@ impl Server {
         // Of the daemon that was there before, or never of one.
         let over = || Error::new(ErrorKind::Closed, "this session, which the daemon does not know,");
         let entered = known.ok_or_else(over)?;
+        let counted = [entered.domain.connect()?, entered.connect()?];
         let resumes = message.number == RESUME;
         if resumes && !entered.domain.store.engine()?.resume_session(entered.session) {
             return Err(over());
         }
-        let known = Known { entered, secret: resumes.then_some(join.secret) };
+        let known = Known { entered, _counted: counted, secret: resumes.then_some(join.secret) };
         match socket::send(stream, 0, &[], &[]) {
             Err(_) if resumes => Ok(known), // it is to end with this connection, which is over
             sent => sent.map_err(socket::gone).map(|()| known),

@@ -3,6 +3,7 @@
 use crate::arena::Arena;
 use crate::claims::{Claim, Claims};
 use crate::engine::State;
+use crate::quota::Allowance;
 use crate::remote::Secret;
 use crate::ring::Given;
 use crate::smus::Smus;
@@ -43,6 +44,8 @@ pub struct SessionEntry {
     pub kept_as: Option<String>,
     /// Whether it waits for its process to come back, after the engine was killed.
     pub deserted: Option<Deserted>,
+    /// What it may still put.
+    pub allowance: Allowance,
     /// Agents that it speaks for.
     agents: HashSet<u32>,
     /// What each cell of the ring comes with. The cell says it too, but that is the session's to write.
@@ -64,6 +67,7 @@ impl SessionEntry {
             secret,
             kept_as: None,
             deserted: None,
+            allowance: Allowance::default(),
             agents: HashSet::new(),
             given: Vec::new(),
             free_claims: Vec::new(),
@@ -254,6 +258,12 @@ impl Sessions {
     /// Every session.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &SessionEntry)> {
         self.by_number.iter().map(|(&number, entry)| (number, entry))
+    }
+
+    /// Every session of another process.
+    pub fn lent_mut(&mut self) -> impl Iterator<Item = (u32, &mut SessionEntry)> {
+        let lent = self.by_number.iter_mut().filter(|(_, entry)| !entry.is_embedded);
+        lent.map(|(&number, entry)| (number, entry))
     }
 
     /// The session that speaks for `agent`, where that is not the engine's own process.

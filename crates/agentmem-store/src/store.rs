@@ -8,6 +8,7 @@ use crate::calls::agent::{
     SmuFacts,
 };
 use crate::calls::agents::{AgentFigures, LimitAgent, ListAgentFigures};
+use crate::calls::domain::{Allow, DomainNow, LimitDomain, ReadDomain};
 use crate::calls::inspect::{Described, Inspect, ReadAnyMessages, ReadContent};
 use crate::calls::store::{Flush, ListAgents, OpenAgent, ReadAgentStats, ReadStats, Reclaim, Verify, check_name};
 use crate::cold::Cold;
@@ -17,6 +18,7 @@ use crate::latencies::LatencyCounts;
 use crate::ledger::Ledger;
 use crate::link::Link;
 use crate::options::{OnFull, Options};
+use crate::quota::DomainQuota;
 use crate::read::StoredMessage;
 use crate::recover::Past;
 use crate::remote;
@@ -192,6 +194,20 @@ impl Store {
     /// `NotFound`.
     pub fn limit_agent(&self, name: &str, quota_bytes: Option<u64>) -> Result<()> {
         self.session.call(LimitAgent { name: name.to_owned(), quota_bytes })
+    }
+
+    /// What the session's domain holds and may hold.
+    pub fn domain(&self) -> Result<DomainNow> {
+        self.session.call(ReadDomain)
+    }
+
+    /// Changes what the session's domain may hold, all its agents together: as much as the daemon's configuration
+    /// gives it where none is said. What it holds already stays.
+    ///
+    /// # Errors
+    /// `PermissionDenied` beyond what the configuration gives, `Unsupported` where the engine is in this process.
+    pub fn limit_domain(&self, quota: DomainQuota) -> Result<()> {
+        self.session.call(LimitDomain { quota })
     }
 
     /// Describes what `key` means, whoever holds it: an id, its first four digits or more if no other begins with
@@ -413,6 +429,29 @@ impl Agent {
         })
     }
 
+    /// Takes `bytes` from what the domain's quota lets the session put.
+    #[inline]
+    fn spend(&self, bytes: u64, on_full: OnFull) -> Result<()> {
+        if self.session.arena.ring.spend(bytes) { Ok(()) } else { self.spend_slowly(bytes, on_full) }
+    }
+
+    #[cold]
+    fn spend_slowly(&self, bytes: u64, on_full: OnFull) -> Result<()> {
+        let ring = &self.session.arena.ring;
+        loop {
+            if on_full == OnFull::Fail {
+                // The engine sets more aside when it drains, and now and then.
+                ring.wake_if_sleeping();
+                return Err(Error::new(ErrorKind::ArenaFull, format!("agent {:?}", self.shared.name)));
+            }
+            self.session.call(Allow { bytes })?;
+            // Another thread may have been quicker.
+            if ring.spend(bytes) {
+                return Ok(());
+            }
+        }
+    }
+
     /// Another process's engine takes charges back without telling: asks what is left of them.
     fn learn_charges(&self) -> Result<()> {
         if let Link::Remote(_) = &self.session.link {
@@ -447,7 +486,10 @@ impl Agent {
                 pushed.inspect_err(|_| self.session.link.take_back(self.session.number, key))
             })
         } else {
-            self.push(operation(0), [name, content], on_full)
+            self.spend(logical_bytes, on_full).and_then(|()| {
+                let pushed = self.push(operation(0), [name, content], on_full);
+                pushed.inspect_err(|_| self.session.arena.ring.allow(logical_bytes))
+            })
         };
         published.inspect_err(|_| self.shared.uncharge(logical_bytes))
     }

@@ -184,61 +184,6 @@ fn many_threads_of_one_session_call_at_once() {
 }
 
 #[test]
-fn domains_know_nothing_of_each_other() {
-    let daemon = Daemon::start_in_ram(256 << 20);
-    let secret = "a token of tenant one";
-    let (own, one) = (daemon.connect(), daemon.enter("one", secret).unwrap());
-    let two = daemon.enter("two", "a token of tenant two").unwrap();
-    for wrong in ["a token of tenant two", "short", ""] {
-        assert!(daemon.enter("one", wrong).is_err(), "{wrong:?}");
-    }
-    assert_eq!(daemon.enter("one", "a token of tenant two").err().unwrap().kind(), ErrorKind::PermissionDenied);
-    let bytes = content(1, 100_000);
-    let put = |store: &Store| {
-        let agent = common::agent(store, "agent");
-        let smu = agent.put(&bytes, Kind::SystemPrompt, Some("prompt"), 50, OnFull::Wait).unwrap();
-        (agent, smu)
-    };
-    let held: Vec<_> = [&own, &one, &two].map(put).into_iter().collect();
-    // The same content has another id in each, and is shared with nobody.
-    let ids: Vec<_> = held.iter().map(|(_, smu)| smu.id().unwrap()).collect();
-    assert!(ids[0] != ids[1] && ids[1] != ids[2] && ids[0] != ids[2]);
-    for (agent, smu) in &held {
-        assert_eq!(smu.shared_by().unwrap(), 1);
-        let others = ids.iter().filter(|&&id| id != smu.id().unwrap());
-        for id in others {
-            assert_eq!(agent.attach_id(id).err().unwrap().kind(), ErrorKind::NotFound);
-        }
-    }
-    assert_eq!(daemon.enter("one", secret).unwrap().agents().unwrap(), ["agent"]);
-    assert_eq!(two.stats().unwrap().smus, 1);
-}
-
-#[test]
-fn domains_share_one_budget() {
-    let daemon = Daemon::start_in_ram(128 << 20);
-    let stores = ["a", "b", "c"].map(|name| daemon.enter(name, "the same token for all").unwrap());
-    for store in &stores {
-        let agent = common::agent(store, "agent");
-        for number in 0..60 {
-            let bytes = common::noise(number, 1 << 20);
-            agent.put(&bytes, Kind::ToolResult, None, 50, OnFull::Wait).unwrap();
-        }
-    }
-    let resident = || -> u64 {
-        let all = daemon.server.domains().all();
-        all.iter().map(|(_, domain)| domain.store.stats().unwrap().resident_bytes).sum()
-    };
-    for _ in 0..100 {
-        if resident() <= 128 << 20 {
-            break;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
-    assert!(resident() <= 128 << 20, "{}", resident());
-}
-
-#[test]
 fn nothing_is_refused_while_rings_hold_memory_that_nobody_uses() {
     let daemon = Daemon::start(64 << 20, || Options { cold: false, ..common::options(64 << 20) });
     let others: Vec<Store> = (0..8).map(|_| daemon.connect()).collect();

@@ -56,8 +56,20 @@ def _size_or_none(said: object) -> object:
     return None if str(said).lower() == "none" else size(str(said))
 
 
+def _count_or_none(said: object) -> object:
+    if said is _UNSAID or str(said).lower() == "none":
+        return said if said is _UNSAID else None
+    try:
+        count = int(str(said))
+    except ValueError:
+        count = -1
+    if count < 0:
+        raise click.BadParameter(f"{said!r} is no number of agents")
+    return count
+
+
 @click.command()
-@click.argument("name")
+@click.argument("name", required=False)
 @click.option(
     "--memory-max",
     type=_size_or_none,
@@ -70,15 +82,38 @@ def _size_or_none(said: object) -> object:
     type=_size_or_none,
     default=_UNSAID,
     metavar="SIZE|none",
-    help="Logical bytes that an agent of the API may hold, such as 500M.",
+    help="Logical bytes that an agent of the API, or a domain, may hold, such as 500M.",
+)
+@click.option(
+    "--agents",
+    type=_count_or_none,
+    default=_UNSAID,
+    metavar="COUNT|none",
+    help="Agents that a domain may have.",
 )
 @with_daemon
 @with_output
-def limit(output: Output, name: str, memory_max: object, quota: object, where: Where) -> None:
-    """Change what an agent may hold, while it runs.
+def limit(
+    output: Output,
+    name: str | None,
+    memory_max: object,
+    quota: object,
+    agents: object,
+    where: Where,
+) -> None:
+    """Change what an agent may hold, while it runs, or all agents of a domain together.
 
     A managed tree has a --memory-max, an agent of the API a --quota: NAME is one or the other.
+    Without a NAME, --quota and --agents are those of the --domain, until the daemon is started
+    anew; none is as much as the daemon's configuration gives it.
     """
+    if name is None:
+        if memory_max is not _UNSAID or (quota is _UNSAID and agents is _UNSAID):
+            raise click.UsageError("name an agent, or give --quota or --agents for the domain")
+        _limit_domain(output, quota, agents, where)
+        return
+    if agents is not _UNSAID:
+        raise click.UsageError("--agents is a domain's: leave the name out")
     if (memory_max is _UNSAID) == (quota is _UNSAID):
         raise click.UsageError("give --memory-max for a managed tree, or --quota for the API's")
     if quota is _UNSAID:
@@ -109,6 +144,21 @@ def _limit_api(output: Output, name: str, quota: int | None, where: Where) -> No
         raise
     done = "no quota" if quota is None else f"at most {format_bytes(quota)} of content"
     _report(output, name, done, {"ok": True})
+
+
+def _limit_domain(output: Output, quota: object, agents: object, where: Where) -> None:
+    with where.connect() as mem:
+        now = mem.domain()
+        mem.limit_domain(
+            quota_bytes=_amount(now["quota_bytes"] if quota is _UNSAID else quota),
+            agents_max=_amount(now["agents_max"] if agents is _UNSAID else agents),
+        )
+        now = mem.domain()
+    quota_bytes, agents_max = now["quota_bytes"], now["agents_max"]
+    done = "no quota" if quota_bytes is None else f"at most {format_bytes(quota_bytes)} of content"
+    done += "" if agents_max is None else f", and {agents_max:,} agents"
+    name = where.domain or "the user's own domain"
+    _report(output, name, done, {"ok": True, "quota_bytes": quota_bytes, "agents_max": agents_max})
 
 
 def _api_names(where: Where) -> list[str]:

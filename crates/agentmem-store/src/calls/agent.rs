@@ -80,7 +80,7 @@ impl Caller<'_> {
         };
         let held = self.hold(&mut state, slot)?;
         state.smus.get_mut(slot).expect("just held").used_ms = self.engine.now_ms();
-        state.agents.open_mut(agent)?.shared.charge(held.logical_bytes)?;
+        state.charge(agent, held.logical_bytes)?;
         state.lease(agent, slot, 1);
         Ok(held)
     }

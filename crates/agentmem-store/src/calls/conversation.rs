@@ -113,7 +113,7 @@ impl Call for Fork {
         // The lock was let go: what is forked from is looked up again.
         let entry = state.conversations.get(&self.conversation).ok_or_else(released)?;
         let head = if at == 0 { NONE } else { state.tree.find(entry.head, entry.len, at - 1).0 };
-        state.agents.open_mut(self.agent)?.shared.charge(logical_bytes)?;
+        state.charge(self.agent, logical_bytes)?;
         let forked = state.new_conversation(self.agent, self.name.as_deref(), head, at, logical_bytes);
         match &forked {
             Ok(_) if head != NONE => {

@@ -1,6 +1,6 @@
 //! What is asked of a store as a whole.
 
-use crate::agents::{AGENTS_MAX, AgentEntry, AgentShared};
+use crate::agents::{AgentEntry, AgentShared};
 use crate::call::{Call, Caller};
 use crate::raw::Raw;
 use crate::segments::Large;
@@ -92,12 +92,11 @@ impl Call for OpenAgent {
                 number
             }
             None => {
-                if state.agents.len() >= AGENTS_MAX {
-                    return Err(Error::new(ErrorKind::LimitReached, format!("{AGENTS_MAX} agents")));
-                }
+                state.check_agents()?;
                 let number = state.agents.next;
+                let shared = AgentShared::new(number, &name, quota_bytes, state.agents.all_used_bytes());
                 state.agents.insert(AgentEntry {
-                    shared: AgentShared::new(number, &name, quota_bytes, 0),
+                    shared,
                     pid,
                     pidfd,
                     importance: importance.unwrap_or(IMPORTANCE_DEFAULT),
@@ -322,10 +321,13 @@ impl crate::engine::Engine {
         if self.inbox.lock().keys().filter(|(owner, _)| *owner == session).count() >= LEFT_MAX {
             return Err(Error::new(ErrorKind::LimitReached, format!("{LEFT_MAX} large contents left and not put")));
         }
-        let large = {
-            let _one = self.wait_for_large(len_bytes)?;
-            Large::with(&self.segments, len_bytes as usize, fill)?
-        };
+        let is_lent = self.lock().sessions.get(session).is_some_and(|entry| !entry.is_embedded);
+        if is_lent {
+            self.lock().set_aside(session, len_bytes)?;
+        }
+        let made =
+            self.wait_for_large(len_bytes).and_then(|_one| Large::with(&self.segments, len_bytes as usize, fill));
+        let large = made.inspect_err(|_| self.lock().use_aside(session, len_bytes))?;
         let key = self.next_key.fetch_add(1, Ordering::Relaxed);
         let mut state = self.lock();
         // It may have ended meanwhile, as it has several connections; then nobody would take this out again.

@@ -31,7 +31,11 @@ impl Daemon {
         limits: Limits,
         options: impl Fn() -> Options + Send + Sync + 'static,
     ) -> agentmem_core::Result<Daemon> {
-        let domains = Domains::new(memory_max_bytes, limits, Box::new(move |_| Ok(options())))?;
+        Ok(Daemon::serve(Domains::new(memory_max_bytes, limits, Box::new(move |_| Ok(options())))?))
+    }
+
+    /// One with these domains.
+    pub fn serve(domains: Domains) -> Daemon {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("agentmem.sock");
         let listener = UnixListener::bind(&socket).unwrap();
@@ -40,7 +44,7 @@ impl Daemon {
             let (server, listener) = (server.clone(), listener.try_clone().unwrap());
             std::thread::spawn(move || if governs { server.govern() } else { server.run(&listener) });
         }
-        Ok(Daemon { server, _folder: folder, socket })
+        Daemon { server, _folder: folder, socket }
     }
 
     pub fn connect(&self) -> Store {

@@ -1,0 +1,91 @@
+//! Trust domains of a real daemon: what its configuration says of them, and what a killed engine leaves of them.
+
+mod common;
+
+use agentmem_core::{ErrorKind, Kind, Result};
+use agentmem_store::{DomainQuota, OnFull, Store};
+use common::daemon::Daemon;
+
+const TOKEN: &str = "a token of many bytes";
+
+fn enter(daemon: &Daemon, name: &str, token: &str) -> Result<Store> {
+    Store::connect(&daemon.0.socket, Some((name, token.as_bytes())), OnFull::Wait)
+}
+
+/// A daemon with that configuration, in a folder where `token` is a file with the token.
+fn configured(text: &str) -> (Daemon, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("token"), format!("{TOKEN}\n")).unwrap();
+    let file = folder.path().join("agentmemd.toml");
+    std::fs::write(&file, text).unwrap();
+    (Daemon::start(&[&format!("--config={}", file.display())]), folder)
+}
+
+#[test]
+fn listed_domains_survive_a_kill_and_no_others_are_made() {
+    let (daemon, _folder) = configured("open_domains = false\n[domains.listed]\ntoken_file = \"token\"\n");
+    let store = enter(&daemon, "listed", TOKEN).unwrap();
+    let agent = store.agent("agent", None, None, None).unwrap();
+    let smu = agent.put(b"kept", Kind::ToolResult, Some("kept"), 50, OnFull::Wait).unwrap();
+    let id = smu.id().unwrap();
+    daemon.kill();
+    assert_eq!(agent.attach_name("kept").unwrap().id().unwrap(), id);
+    for (name, token) in [("listed", "another token of bytes"), ("made", TOKEN)] {
+        assert_eq!(enter(&daemon, name, token).err().unwrap().kind(), ErrorKind::PermissionDenied);
+    }
+    assert_eq!(enter(&daemon, "listed", TOKEN).unwrap().agents().unwrap(), ["agent"]);
+}
+
+#[test]
+fn a_token_file_that_holds_no_token_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let (token, file) = (folder.path().join("token"), folder.path().join("agentmemd.toml"));
+    std::fs::write(&token, "short\n").unwrap();
+    std::fs::write(&file, "[domains.a]\ntoken_file = \"token\"\n").unwrap();
+    let daemon = Daemon(common::Site::new());
+    let started = daemon.run(&[&format!("--config={}", file.display())]);
+    let said = String::from_utf8_lossy(&started.stderr).into_owned();
+    assert!(!started.status.success() && said.contains(&*token.to_string_lossy()), "{said}");
+}
+
+#[test]
+fn a_quota_survives_kills_and_nothing_that_was_put_under_it_is_lost() {
+    let (daemon, _folder) = configured("[domains.t]\ntoken_file = \"token\"\nquota = 30000000\nagents = 2\n");
+    let store = enter(&daemon, "t", TOKEN).unwrap();
+    let agent = store.agent("agent", None, None, None).unwrap();
+    let content = |number: u64| {
+        // Some go through the ring, and some into memory of their own.
+        let len = if number.is_multiple_of(10) { 1_500_000 } else { 40_000 };
+        number.to_le_bytes().into_iter().cycle().take(len).collect::<Vec<u8>>()
+    };
+    let mut held = Vec::new();
+    let mut put_bytes = 0;
+    let refused = loop {
+        let number = held.len() as u64;
+        match agent.put(&content(number), Kind::ToolResult, None, 50, OnFull::Wait) {
+            Ok(smu) => held.push(smu),
+            Err(error) => break error,
+        }
+        put_bytes += content(number).len() as u64;
+        if number % 23 == 11 {
+            daemon.kill();
+        }
+    };
+    assert_eq!(refused.kind(), ErrorKind::DomainQuotaExceeded, "{refused}");
+    let now = store.domain().unwrap();
+    assert_eq!((now.name.as_str(), now.used_bytes, now.agents), ("t", put_bytes, 1));
+    assert!(put_bytes > 28_000_000 && put_bytes <= 30_000_000, "{put_bytes}");
+    for (number, smu) in held.iter().enumerate() {
+        assert_eq!(smu.view().unwrap().bytes(), content(number as u64));
+    }
+    // What was changed by hand is still so, and what the configuration says too.
+    let changed = DomainQuota { logical_bytes: Some(29_500_000), agents: Some(1) };
+    store.limit_domain(changed).unwrap();
+    daemon.kill();
+    assert_eq!(store.domain().unwrap().quota, changed);
+    assert_eq!(store.agent("two", None, None, None).err().unwrap().kind(), ErrorKind::LimitReached);
+    let beyond = store.limit_domain(DomainQuota { logical_bytes: Some(30_000_001), agents: None });
+    assert_eq!(beyond.unwrap_err().kind(), ErrorKind::PermissionDenied);
+    let counters = store.stats().unwrap().counters;
+    assert!(counters.iter().any(|(name, count)| name == "reject_quota" && *count == 0), "{counters:?}");
+}
