@@ -32,7 +32,7 @@ C_BINDING = "bindings/c"
 C_BINDING_UNSAFE = {f"{C_BINDING}/src/{name}.rs" for name in ("border", "memory", "sys")}
 NODE_BINDING = "bindings/node"
 # Where values of napi's are made that it has no safe call for.
-NODE_BINDING_UNSAFE = {f"{NODE_BINDING}/src/{name}.rs" for name in ("promise", "view")}
+NODE_BINDING_UNSAFE = {f"{NODE_BINDING}/src/{name}.rs" for name in ("handle", "promise", "view")}
 C_BINDING_SEAM = f"{C_BINDING}/src/sys.rs"
 ATOMICS_FACADE = f"{STORE}/sync.rs"
 NATIVE_IMPORTER = "python/agentmem/_store.py"

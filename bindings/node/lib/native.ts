@@ -11,8 +11,6 @@ export type StoreHandle = Handle<"store">;
 export type AgentHandle = Handle<"agent">;
 export type SmuHandle = Handle<"smu">;
 export type ConversationHandle = Handle<"conversation">;
-/** A number that stands for a pin. */
-export type Pin = number;
 
 interface Native {
   version(): string;
@@ -87,11 +85,10 @@ interface Native {
   smuSharedBy(smu: SmuHandle): Promise<number>;
   smuAdvise(smu: SmuHandle, advice: string): Promise<void>;
 
-  pinNow(smu: SmuHandle): Pin | null;
-  pin(smu: SmuHandle): Promise<Pin>;
-  show(pin: Pin): Buffer | null;
-  copy(pin: Pin): Buffer;
-  unpin(pin: Pin, buffer: Buffer): void;
+  viewNow(smu: SmuHandle, pin: number): Buffer | null;
+  view(smu: SmuHandle, pin: number): Promise<Buffer>;
+  isPinned(pin: number): boolean;
+  unpin(buffer: Buffer, pin: number): void;
 
   conversationName(conversation: ConversationHandle): string;
   conversationLen(conversation: ConversationHandle): number;

@@ -2,7 +2,7 @@
 
 import type { Agent } from "./agent";
 import { native, type SmuHandle } from "./native";
-import { View } from "./view";
+import { newPin, View } from "./view";
 
 /** What content is. */
 export type Kind = "system_prompt" | "tool_definition" | "tool_result" | "message";
@@ -77,7 +77,10 @@ export class Smu {
    * @throws OutOfMemory: there is no room to promote it to.
    */
   async view(): Promise<View> {
-    return this.viewNow() ?? new View(await native.pin(this._native));
+    const now = this.viewNow();
+    if (now !== null) return now;
+    const pin = newPin();
+    return new View(await native.view(this._native, pin), pin);
   }
 
   /**
@@ -87,8 +90,9 @@ export class Smu {
    * @throws Released: the handle was released.
    */
   viewNow(): View | null {
-    const pin = native.pinNow(this._native);
-    return pin === null ? null : new View(pin);
+    const pin = newPin();
+    const buffer = native.viewNow(this._native, pin);
+    return buffer === null ? null : new View(buffer, pin);
   }
 
   /** A copy of the content. Throws what {@link view} throws. */

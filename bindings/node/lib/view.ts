@@ -1,25 +1,30 @@
 /** Views of content. */
 
+import { markAsUntransferable } from "node:worker_threads";
 import { Released } from "./errors";
-import { native, type Pin } from "./native";
+import { native } from "./native";
+
+let pins = 0;
+
+/** The number of a new pin: none of this thread has had it. */
+export function newPin(): number {
+  return ++pins;
+}
 
 /**
  * Pinned content. The pin goes when the view is released, or when the garbage collector finds that nobody has the
  * buffer any more; until then the bytes stay in RAM.
  */
 export class View {
-  readonly #pin: Pin;
+  readonly #pin: number;
   #buffer: Buffer | undefined;
 
-  /** Whether the bytes were copied, because this runtime forbids buffers over memory that is not its own. */
-  readonly isCopy: boolean;
-
   /** Made by `Smu.view`. */
-  constructor(pin: Pin) {
-    const shown = native.show(pin);
+  constructor(buffer: Buffer, pin: number) {
+    // Memory that is moved to another thread could outlive this one, which has the pin.
+    markAsUntransferable(buffer.buffer);
+    this.#buffer = buffer;
     this.#pin = pin;
-    this.#buffer = shown ?? native.copy(pin);
-    this.isCopy = shown === null;
   }
 
   /**
@@ -36,6 +41,11 @@ export class View {
     return this.#buffer;
   }
 
+  /** Whether the bytes were copied, because this runtime forbids buffers over memory that is not its own. */
+  get isCopy(): boolean {
+    return this.#buffer !== undefined && !native.isPinned(this.#pin);
+  }
+
   /**
    * Gives the pin back and takes the bytes from the buffer, whose length is 0 from now on. What works on it
    * asynchronously, such as a write to a file, must have ended. Releasing twice is fine.
@@ -43,7 +53,7 @@ export class View {
   release(): void {
     const buffer = this.#buffer;
     this.#buffer = undefined;
-    if (buffer !== undefined && !this.isCopy) native.unpin(this.#pin, buffer);
+    if (buffer !== undefined) native.unpin(buffer, this.#pin);
   }
 
   /** What the end of a `using` block does. */

@@ -2,17 +2,18 @@
 
 use crate::agent::AgentHandle;
 use crate::errors::answer;
+use crate::handle::Handle;
 use crate::promise::{Promise, promise};
 use agentmem_core::frame::Meta;
 use agentmem_core::{Advice, Error, ErrorKind, Result};
 use agentmem_store as store;
 use agentmem_store::StoredMessage;
 use napi::Env;
-use napi::bindgen_prelude::{Buffer, Either, External, Uint8Array};
+use napi::bindgen_prelude::{Buffer, Either, Uint8Array};
 use napi_derive::napi;
 
 /// A conversation.
-pub type ConversationHandle = External<store::Conversation>;
+pub type ConversationHandle = Handle<store::Conversation>;
 
 /// A message as it was given: the JSON text of a value, or bytes.
 type Given = Either<String, Buffer>;
@@ -61,7 +62,7 @@ pub fn conversation_logical_bytes(env: Env, conversation: &ConversationHandle) -
 /// What is kept for them.
 #[napi]
 pub fn conversation_stored_bytes(conversation: &ConversationHandle) -> Promise<u64, i64> {
-    let conversation = store::Conversation::clone(conversation);
+    let conversation = conversation.share();
     promise(move || conversation.stored_bytes(), |bytes| bytes as i64)
 }
 
@@ -81,7 +82,7 @@ pub fn conversation_append(
 /// Adds a transcript; gives the number of its messages.
 #[napi]
 pub fn conversation_load(conversation: &ConversationHandle, transcript: Uint8Array) -> Promise<usize, i64> {
-    let conversation = store::Conversation::clone(conversation);
+    let conversation = conversation.share();
     promise(move || conversation.load(&transcript), |count| count as i64)
 }
 
@@ -92,7 +93,7 @@ pub fn conversation_read(
     index: i64,
     end: i64,
 ) -> Promise<Vec<Either<String, Vec<u8>>>, Vec<Given>> {
-    let conversation = store::Conversation::clone(conversation);
+    let conversation = conversation.share();
     let read = move || {
         let (index, end) = (index as u64, (end as u64).min(conversation.len()?));
         let messages = if index < end { conversation.read(index, end)? } else { Vec::new() };
@@ -110,21 +111,21 @@ fn one(conversation: &store::Conversation, index: i64) -> Result<StoredMessage> 
 /// One message.
 #[napi]
 pub fn conversation_get(conversation: &ConversationHandle, index: i64) -> Promise<Either<String, Vec<u8>>, Given> {
-    let conversation = store::Conversation::clone(conversation);
+    let conversation = conversation.share();
     promise(move || give_back(one(&conversation, index)?), given)
 }
 
 /// The bytes of one message, whichever way it was given.
 #[napi]
 pub fn conversation_raw(conversation: &ConversationHandle, index: i64) -> Promise<Vec<u8>, Buffer> {
-    let conversation = store::Conversation::clone(conversation);
+    let conversation = conversation.share();
     promise(move || one(&conversation, index).map(own_bytes), Buffer::from)
 }
 
 /// All messages as one text.
 #[napi]
 pub fn conversation_render(conversation: &ConversationHandle) -> Promise<Vec<u8>, Buffer> {
-    let conversation = store::Conversation::clone(conversation);
+    let conversation = conversation.share();
     let render = move || {
         let len = conversation.len()?;
         let (mut text, mut at) = (Vec::new(), 0);
@@ -147,13 +148,13 @@ pub fn conversation_fork(
     at: Option<i64>,
     name: Option<String>,
 ) -> Promise<store::Conversation, ConversationHandle> {
-    let (conversation, agent) = (store::Conversation::clone(conversation), store::Agent::clone(agent));
-    promise(move || conversation.fork(&agent, at.map(|at| at as u64), name.as_deref()), External::new)
+    let (conversation, agent) = (conversation.share(), agent.share());
+    promise(move || conversation.fork(&agent, at.map(|at| at as u64), name.as_deref()), Handle::new)
 }
 
 /// Says what is known about its next use.
 #[napi]
 pub fn conversation_advise(conversation: &ConversationHandle, advice: String) -> Promise<(), ()> {
-    let conversation = store::Conversation::clone(conversation);
+    let conversation = conversation.share();
     promise(move || conversation.advise(Advice::parse(&advice)?), |()| ())
 }

@@ -7,12 +7,11 @@ use agentmem_store::{ConversationDescription, Described, FrameDescription, SmuDe
 use napi::bindgen_prelude::Buffer;
 use napi_derive::napi;
 use serde_json::{Map, Value, json};
-use std::sync::Arc;
 
 /// Describes what `key` means.
 #[napi]
 pub fn store_inspect(store: &StoreHandle, key: String) -> Promise<Value, Value> {
-    let store = Arc::clone(store);
+    let store = store.share();
     let inspect = move || {
         Ok(match store.inspect(&key)? {
             Described::Smu(smu) => smu_object(&smu),
@@ -25,14 +24,14 @@ pub fn store_inspect(store: &StoreHandle, key: String) -> Promise<Value, Value> 
 /// Content from an offset on: some, and nothing behind its end.
 #[napi]
 pub fn store_read_content(store: &StoreHandle, id: String, offset_bytes: i64) -> Promise<Vec<u8>, Buffer> {
-    let store = Arc::clone(store);
+    let store = store.share();
     promise(move || store.read_content(&ContentId::parse(&id)?, offset_bytes as u64), Buffer::from)
 }
 
 /// Messages of a conversation by its number, from `index` on, as one text, and how many they are: one at least.
 #[napi]
 pub fn store_read_messages(store: &StoreHandle, number: u32, index: u32, end: u32) -> Promise<(Vec<u8>, u32), Piece> {
-    let store = Arc::clone(store);
+    let store = store.share();
     let read = move || {
         let messages = store.read_messages(number, index, end)?;
         let mut text = Vec::new();

@@ -7,6 +7,7 @@ mod agent;
 mod conversation;
 mod errors;
 mod figures;
+mod handle;
 mod inspect;
 mod promise;
 mod smu;

@@ -6,7 +6,7 @@ use napi::bindgen_prelude::{AsyncTask, ToNapiValue, TypeName};
 use napi::{Env, Task, ValueType, sys};
 
 type Work<T> = Box<dyn FnOnce() -> Result<T> + Send>;
-type Give<T, V> = Box<dyn FnOnce(T) -> Result<V> + Send>;
+type Give<T, V> = Box<dyn FnOnce(T) -> V + Send>;
 
 /// A promise of `V`, made of the `T` that some work gives.
 pub type Promise<T, V> = AsyncTask<Waiting<T, V>>;
@@ -15,14 +15,6 @@ pub type Promise<T, V> = AsyncTask<Waiting<T, V>>;
 pub fn promise<T: Send + 'static, V: ToNapiValue + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
     give: impl FnOnce(T) -> V + Send + 'static,
-) -> Promise<T, V> {
-    promise_unless(work, |done| Ok(give(done)))
-}
-
-/// The same, where what was done may still be refused.
-pub fn promise_unless<T: Send + 'static, V: ToNapiValue + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-    give: impl FnOnce(T) -> Result<V> + Send + 'static,
 ) -> Promise<T, V> {
     AsyncTask::new(Waiting { work: Some(Box::new(work)), give: Some(Box::new(give)) })
 }
@@ -44,7 +36,7 @@ impl<T: Send + 'static, V: ToNapiValue + 'static> Task for Waiting<T, V> {
 
     fn resolve(&mut self, env: Env, output: Result<T>) -> napi::Result<Given<V>> {
         let give = self.give.take().expect("a task ends once");
-        output.and_then(give).map(Given).map_err(|error| raise(&env, &error))
+        output.map(|done| Given(give(done))).map_err(|error| raise(&env, &error))
     }
 }
 

@@ -3,20 +3,20 @@
 use crate::agent::AgentHandle;
 use crate::errors::answer;
 use crate::figures;
+use crate::handle::Handle;
 use crate::promise::{Promise, promise};
 use agentmem_core::{Error, ErrorKind, Result, policy, runtime};
 use agentmem_store as store;
 use agentmem_store::{OnFull, Options};
 use napi::Env;
-use napi::bindgen_prelude::{External, Uint8Array};
+use napi::bindgen_prelude::Uint8Array;
 use napi_derive::napi;
 use serde_json::Value;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 /// A store.
-pub type StoreHandle = External<Arc<store::Store>>;
+pub type StoreHandle = Handle<store::Store>;
 
 /// How a store is opened. What is not given is as the engine has it.
 #[napi(object, object_to_js = false)]
@@ -79,7 +79,7 @@ fn on_full(word: &str) -> Result<OnFull> {
 }
 
 fn handle(store: store::Store) -> StoreHandle {
-    External::new(Arc::new(store))
+    Handle::new(store)
 }
 
 /// Opens a store in this process.
@@ -146,46 +146,46 @@ pub fn store_agent(
     quota_bytes: Option<i64>,
     pid: Option<u32>,
 ) -> Promise<store::Agent, AgentHandle> {
-    let store = Arc::clone(store);
+    let store = store.share();
     let open = move || {
         let importance = importance.map(agentmem_core::smu::check_importance).transpose()?;
         store.agent(&name, importance, quota_bytes.map(|bytes| bytes as u64), pid)
     };
-    promise(open, External::new)
+    promise(open, Handle::new)
 }
 
 /// Names of its agents.
 #[napi]
 pub fn store_agents(store: &StoreHandle) -> Promise<Vec<String>, Vec<String>> {
-    let store = Arc::clone(store);
+    let store = store.share();
     promise(move || store.agents(), |names| names)
 }
 
 /// Makes all durable.
 #[napi]
 pub fn store_flush(store: &StoreHandle) -> Promise<(), ()> {
-    let store = Arc::clone(store);
+    let store = store.share();
     promise(move || store.flush(), |()| ())
 }
 
 /// Its figures.
 #[napi]
 pub fn store_stats(store: &StoreHandle) -> Promise<Value, Value> {
-    let store = Arc::clone(store);
+    let store = store.share();
     promise(move || Ok(figures::store(&store.stats()?)), |figures| figures)
 }
 
 /// Figures of one of its agents.
 #[napi]
 pub fn store_agent_stats(store: &StoreHandle, name: String) -> Promise<Value, Value> {
-    let store = Arc::clone(store);
+    let store = store.share();
     promise(move || Ok(figures::agent(&store.agent_stats(&name)?)), |figures| figures)
 }
 
 /// Figures of all of them.
 #[napi]
 pub fn store_all_agent_stats(store: &StoreHandle) -> Promise<Vec<Value>, Vec<Value>> {
-    let store = Arc::clone(store);
+    let store = store.share();
     let list = move || {
         let (mut all, mut after) = (Vec::new(), String::new());
         loop {
@@ -201,28 +201,28 @@ pub fn store_all_agent_stats(store: &StoreHandle) -> Promise<Vec<Value>, Vec<Val
 /// Changes the quota of one of its agents.
 #[napi]
 pub fn store_limit(store: &StoreHandle, name: String, quota_bytes: Option<i64>) -> Promise<(), ()> {
-    let store = Arc::clone(store);
+    let store = store.share();
     promise(move || store.limit_agent(&name, quota_bytes.map(|bytes| bytes as u64)), |()| ())
 }
 
 /// Demotes; gives the bytes that were given back.
 #[napi]
 pub fn store_reclaim(store: &StoreHandle, target_bytes: Option<i64>) -> Promise<u64, i64> {
-    let store = Arc::clone(store);
+    let store = store.share();
     promise(move || store.reclaim(target_bytes.map(|bytes| bytes as u64)), |bytes| bytes as i64)
 }
 
 /// Reads and checks everything.
 #[napi]
 pub fn store_verify(store: &StoreHandle) -> Promise<Value, Value> {
-    let store = Arc::clone(store);
+    let store = store.share();
     promise(move || Ok(figures::verification(&store.verify()?)), |found| found)
 }
 
 /// Closes it.
 #[napi]
 pub fn store_close(store: &StoreHandle) -> Promise<(), ()> {
-    let store = Arc::clone(store);
+    let store = store.share();
     promise(move || store.close(), |()| ())
 }
 

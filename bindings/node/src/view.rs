@@ -1,161 +1,117 @@
 //! Views: content as buffers of JavaScript, without copying it.
 //!
-//! A pin has a number in the table of its thread. The buffer that shows what is pinned is external memory to V8, whose
-//! finalizer gives the pin back: V8 calls it when nobody has the buffer any more, nor a part of it or its memory.
-//! Releasing a view does not wait for that. It takes the memory away from the buffer (which detaches it: its length is
-//! 0 from then on) before it gives the pin back, so that nobody reads what the engine puts there next.
+//! The buffer that shows something is external memory to V8, whose finalizer gives the pin back: it is called when nobody
+//! has the buffer any more, nor a part of it or its memory. Releasing a view does not wait for that. It takes the memory
+//! away from the buffer (which detaches it: its length is 0 from then on) before it gives the pin back, so that nobody
+//! reads what the engine puts there next.
 
-use crate::errors::answer;
-use crate::promise::{Promise, promise_unless};
+use crate::errors::{answer, raise};
+use crate::promise::{Promise, promise};
 use crate::smu::SmuHandle;
-use agentmem_core::{Error, ErrorKind, Result};
+use agentmem_core::{Error, ErrorKind};
 use agentmem_store::View;
-use napi::bindgen_prelude::{JsValue, Unknown};
-use napi::{Env, check_status, sys};
+use napi::bindgen_prelude::{JsValue, ToNapiValue, Unknown};
+use napi::{Env, Result, check_status, sys};
 use napi_derive::napi;
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ffi::c_void;
 use std::ptr;
-use std::sync::Arc;
 
-/// Views that nobody released and the garbage collector has not found yet, in one thread.
+/// Views of one thread that nobody has released and the garbage collector has not found yet.
 const PINS_MAX: usize = 1 << 20;
-/// Together with a place of 20 bits, what a number of JavaScript's holds exactly.
-const GENERATIONS: u64 = 1 << 32;
-
-/// The pins of a thread, each under a number that is never used again.
-#[derive(Default)]
-struct Pins {
-    places: Vec<Place>,
-    free: Vec<u32>,
-}
-
-struct Place {
-    view: Option<View>,
-    generation: u64,
-}
-
-impl Pins {
-    fn add(&mut self, view: View) -> Result<u64> {
-        let place = match self.free.pop() {
-            Some(place) => place,
-            None if self.places.len() == PINS_MAX => {
-                return Err(Error::new(ErrorKind::LimitReached, format!("{PINS_MAX} views that nobody released")));
-            }
-            None => {
-                self.places.push(Place { view: None, generation: 0 });
-                self.places.len() as u32 - 1
-            }
-        };
-        let at = &mut self.places[place as usize];
-        at.view = Some(view);
-        Ok(at.generation * PINS_MAX as u64 + u64::from(place))
-    }
-
-    fn at(&mut self, pin: u64) -> Option<&mut Place> {
-        let place = self.places.get_mut((pin % PINS_MAX as u64) as usize)?;
-        (place.view.is_some() && place.generation == pin / PINS_MAX as u64).then_some(place)
-    }
-
-    /// Gives a pin back; does nothing where that was done.
-    fn remove(&mut self, pin: u64) {
-        if let Some(place) = self.at(pin) {
-            place.view = None;
-            place.generation = (place.generation + 1) % GENERATIONS;
-            self.free.push((pin % PINS_MAX as u64) as u32);
-        }
-    }
-}
 
 thread_local! {
-    static PINS: RefCell<Pins> = RefCell::default();
+    /// What buffers of this thread show, by numbers that JavaScript gives and never gives again.
+    static PINS: RefCell<HashMap<u64, View>> = RefCell::default();
 }
 
-fn add(view: View) -> Result<f64> {
-    PINS.with_borrow_mut(|pins| pins.add(view)).map(|pin| pin as f64)
+fn remove(pin: u64) {
+    // A thread that is ending has given back all its pins.
+    drop(PINS.try_with(|pins| pins.borrow_mut().remove(&pin)));
 }
 
-/// Pins something that can be shown without asking the engine; nothing where that is not so.
-#[napi]
-pub fn pin_now(env: Env, smu: &SmuHandle) -> napi::Result<Option<f64>> {
-    answer(&env, || smu.view_now()?.map(add).transpose())
+/// What becomes a buffer, under the number of its pin.
+pub struct Shown {
+    view: View,
+    pin: u64,
 }
 
-/// Pins, and promotes first what is not hot.
-#[napi]
-pub fn pin(smu: &SmuHandle) -> Promise<View, f64> {
-    let smu = Arc::clone(smu);
-    promise_unless(move || smu.view(), add)
-}
-
-fn shown(pin: f64) -> napi::Result<(*const u8, usize)> {
-    let found = PINS.with_borrow_mut(|pins| {
-        let view = pins.at(pin as u64)?.view.as_ref()?;
-        Some((view.as_ptr(), view.len()))
-    });
-    found.ok_or_else(|| napi::Error::from_reason("the pin was given back"))
-}
-
-/// A buffer of what is pinned, which gives the pin back when it goes; nothing where external memory is forbidden.
-#[napi]
-pub fn show(env: &Env, pin: f64) -> napi::Result<Option<Unknown<'_>>> {
-    let (start, len) = shown(pin)?;
-    let mut buffer = ptr::null_mut();
-    let hint = ptr::without_provenance_mut(pin as usize);
-    // SAFETY: the bytes stay where they are while they are pinned, and the pin goes by `finalize`, or by `unpin` after
-    // the buffer has lost them. That nobody writes to them is the contract of views.
-    let status = unsafe {
-        sys::napi_create_external_buffer(env.raw(), len, start.cast_mut().cast(), Some(finalize), hint, &mut buffer)
-    };
-    if status == sys::Status::napi_no_external_buffers_allowed {
-        return Ok(None);
+impl ToNapiValue for Shown {
+    unsafe fn to_napi_value(env: sys::napi_env, shown: Self) -> Result<sys::napi_value> {
+        let Shown { view, pin } = shown;
+        let (start, len) = (view.as_ptr().cast_mut().cast(), view.len());
+        let hint = ptr::without_provenance_mut(pin as usize);
+        let mut buffer = ptr::null_mut();
+        if PINS.with_borrow(HashMap::len) == PINS_MAX {
+            let error = Error::new(ErrorKind::LimitReached, format!("{PINS_MAX} views that nobody has released"));
+            return Err(raise(&Env::from_raw(env), &error));
+        }
+        // SAFETY: the bytes stay where they are until the pin goes: by `finalize`, or by `unpin` after the buffer has
+        // lost them. That nobody writes to them is the contract of views.
+        let status = unsafe { sys::napi_create_external_buffer(env, len, start, Some(finalize), hint, &mut buffer) };
+        if status == sys::Status::napi_no_external_buffers_allowed {
+            // SAFETY: the pin is held until the copy is made.
+            check_status!(unsafe { sys::napi_create_buffer_copy(env, len, start, ptr::null_mut(), &mut buffer) })?;
+        } else {
+            check_status!(status)?;
+            PINS.with_borrow_mut(|pins| pins.insert(pin, view));
+        }
+        Ok(buffer)
     }
-    check_status!(status)?;
-    // SAFETY: a value that was just made.
-    Ok(Some(unsafe { Unknown::from_raw_unchecked(env.raw(), buffer) }))
-}
-
-/// A copy of what is pinned, instead; the pin goes.
-#[napi]
-pub fn copy(env: &Env, pin: f64) -> napi::Result<Unknown<'_>> {
-    let (start, len) = shown(pin)?;
-    let mut buffer = ptr::null_mut();
-    // SAFETY: the pin is still held.
-    check_status!(unsafe { sys::napi_create_buffer_copy(env.raw(), len, start.cast(), ptr::null_mut(), &mut buffer) })?;
-    PINS.with_borrow_mut(|pins| pins.remove(pin as u64));
-    // SAFETY: a value that was just made.
-    Ok(unsafe { Unknown::from_raw_unchecked(env.raw(), buffer) })
 }
 
 /// # Safety
-/// Node calls it with the hint that the buffer was made with, on the thread where that was.
-unsafe extern "C" fn finalize(_env: sys::napi_env, _data: *mut c_void, hint: *mut c_void) {
-    // A thread that is ending has given back all its pins.
-    let _ = PINS.try_with(|pins| pins.borrow_mut().remove(hint.addr() as u64));
+/// Node calls it with the hint that a buffer was made with, on the thread where that was.
+unsafe extern "C" fn finalize(_env: sys::napi_env, _start: *mut c_void, hint: *mut c_void) {
+    remove(hint.addr() as u64);
 }
 
-/// Takes the memory away from a buffer and gives its pin back.
+/// Shows what can be shown without asking the engine; nothing where that is not so.
 #[napi]
-pub fn unpin(env: &Env, pin: f64, buffer: Unknown<'_>) -> napi::Result<()> {
-    let (mut memory, mut is_detached) = (ptr::null_mut(), false);
-    // SAFETY: values of this call; napi says whether they are what they should be.
+pub fn view_now(env: Env, smu: &SmuHandle, pin: f64) -> Result<Option<Shown>> {
+    let view = answer(&env, || smu.view_now())?;
+    Ok(view.map(|view| Shown { view, pin: pin as u64 }))
+}
+
+/// Shows content; what is not hot is promoted first.
+#[napi]
+pub fn view(smu: &SmuHandle, pin: f64) -> Promise<View, Shown> {
+    let smu = smu.share();
+    promise(move || smu.view(), move |view| Shown { view, pin: pin as u64 })
+}
+
+/// Whether a buffer has this pin; a copy has none.
+#[napi]
+pub fn is_pinned(pin: f64) -> bool {
+    PINS.with_borrow(|pins| pins.contains_key(&(pin as u64)))
+}
+
+/// Takes its memory away from a buffer and gives its pin back.
+#[napi]
+pub fn unpin(env: Env, buffer: Unknown<'_>, pin: f64) -> Result<()> {
+    let (mut len, mut memory) = (0, ptr::null_mut());
+    let none: *mut c_void = ptr::null_mut();
+    let Some(pinned_bytes) = PINS.with_borrow(|pins| pins.get(&(pin as u64)).map(|view| view.len())) else {
+        return Ok(());
+    };
+    // SAFETY: values of this call; napi says whether they are what they should be, and does not fill in what is null.
     unsafe {
         check_status!(sys::napi_get_typedarray_info(
             env.raw(),
             buffer.raw(),
-            ptr::null_mut(),
-            ptr::null_mut(),
-            ptr::null_mut(),
+            none.cast(),
+            &mut len,
+            none.cast(),
             &mut memory,
-            ptr::null_mut()
+            none.cast(),
         ))?;
-        check_status!(sys::napi_is_detached_arraybuffer(env.raw(), memory, &mut is_detached))?;
-        if is_detached {
-            // Somebody has moved the memory elsewhere: it keeps the pin until it goes there.
+        if len != pinned_bytes {
+            // Its memory was moved to another buffer, which gives the pin back when it goes.
             return Ok(());
         }
         check_status!(sys::napi_detach_arraybuffer(env.raw(), memory))?;
     }
-    PINS.with_borrow_mut(|pins| pins.remove(pin as u64));
+    remove(pin as u64);
     Ok(())
 }

@@ -107,10 +107,9 @@ test("arguments that cannot be are refused by name", async (t) => {
 });
 
 test("handles are made by what they belong to", () => {
-  const { Agent, Conversation, Smu, Store, View } = agentmem;
+  const { Agent, Conversation, Smu, Store } = agentmem;
   assert.throws(() => new Agent({}, {}).name);
   assert.throws(() => new Conversation({}, {}).name);
   assert.throws(() => new Smu({}, {}).kind);
   assert.throws(() => new Store({}).isClosed);
-  assert.throws(() => new View(0));
 });

@@ -96,7 +96,7 @@ test("a process that ends without closing its store has flushed, and leaves no f
     const temporary = await node(`
       const kept = await agentmem.open({ path: ${path} });
       const agent = await kept.agent("a");
-      agent.put("kept", { name: "n" + process.pid });
+      agent.put(${JSON.stringify(`before ${end}`)});
       const temporary = await agentmem.open();
       console.log(temporary.path);
       ${end}`);
@@ -104,7 +104,7 @@ test("a process that ends without closing its store has flushed, and leaves no f
   }
   const store = await opened(t, { path: folder.at("store") });
   const held = await (await store.agent("a")).smus();
-  assert.deepEqual(await Promise.all(held.map((smu) => smu.text())), ["kept", "kept"]);
+  assert.deepEqual(await Promise.all(held.map((smu) => smu.text())), ["before ", "before process.exit(0);"]);
 });
 
 test("each thread has sessions of its own, and gives its pins back when it ends", async (t) => {

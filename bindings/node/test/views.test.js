@@ -23,15 +23,19 @@ async function hot(store, lengthBytes) {
 const pinned = async (store) => (await store.stats()).pinnedBytes;
 
 for (const [kind, open] of KINDS) {
-  test(`${kind}: two views show the same memory, on the page where the content is`, async (t) => {
+  test(`${kind}: views are no copies`, async (t) => {
     const store = await open(t);
-    const { bytes, smu } = await hot(store, 50 << 20);
-    const before = process.memoryUsage();
-    const views = [smu.viewNow(), await smu.view()];
-    for (const view of views) assert(view.buffer.equals(bytes) && !view.isCopy);
-    const after = process.memoryUsage();
-    // A copy would lie in memory of its own: what is external counts, but only once was it mapped.
-    assert(after.rss - before.rss < bytes.length + (8 << 20), "a view is a copy");
+    const { bytes, smu } = await hot(store, 20 << 20);
+    gc();
+    const before = process.memoryUsage().rss;
+    const views = await Promise.all(Array.from({ length: 20 }, () => smu.view()));
+    for (const view of views) {
+      assert.equal(view.isCopy, false);
+      assert(view.buffer.equals(bytes));
+    }
+    // Once it is mapped here, and that may be for the first time.
+    const more = process.memoryUsage().rss - before;
+    assert(more < 2 * bytes.length, `20 views took ${more} bytes`);
     views.forEach((view) => view.release());
   });
 
@@ -130,12 +134,19 @@ test("a disposed view is released, and read and text leave no pin", async (t) =>
   assert.equal(await pinned(store), 0);
 });
 
-test("memory of a view cannot be moved to another thread", async (t) => {
+test("memory of a view is not moved to another thread", async (t) => {
   const store = await opened(t);
   const { bytes, smu } = await hot(store, 4096);
   const view = await smu.view();
   const memory = view.buffer.buffer;
-  assert.throws(() => structuredClone(memory, { transfer: [memory] }), { name: "DataCloneError" });
+  let copy;
+  try {
+    copy = structuredClone(memory, { transfer: [memory] });
+  } catch (error) {
+    // Some versions of Node refuse, others copy.
+    assert.equal(error.name, "DataCloneError");
+  }
   assert(view.buffer.equals(bytes));
   view.release();
+  assert(copy === undefined || Buffer.from(copy).equals(bytes));
 });
