@@ -27,18 +27,25 @@ CARGO_SOURCES := Cargo.toml Cargo.lock .cargo/config.toml pyproject.toml \
 VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml)
 PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
+# The package for Node is made where there is a Node that can load it.
+NODE := $(shell node -e 'process.exit(parseInt(process.versions.node) < 20)' 2>/dev/null && command -v npm)
+NODE_FOLDER := bindings/node
+NODE_INSTALLED := $(NODE_FOLDER)/node_modules/.installed
+NODE_BUILT := $(NODE_FOLDER)/dist/.built
 PYTHON_SOURCES := python tests spec .ci/wheel_check.py $(wildcard benchmarks examples)
 LOOM_TARGET := $(CARGO_TARGET)/loom
 
-.PHONY: help setup demo test test-rust test-loom test-python check bench install-c bench-c wheel lock clean machine
+.PHONY: help setup demo test test-rust test-loom test-python test-node check check-node bench install-c bench-c bench-node \
+	wheel lock clean machine
 
 help:
 	@echo 'make demo    set up, then run the demonstration'
-	@echo 'make test    set up, then pass every test (Rust, loom, Python)'
+	@echo 'make test    set up, then pass every test (Rust, loom, Python, Node)'
 	@echo 'make setup   .venv with pinned dependencies and a release build; the command is $(AGENTMEM)'
 	@echo 'make check   format, lint, types, invariants'
 	@echo 'make bench   all benchmarks'
 	@echo 'make install-c PREFIX=/usr/local   libagentmem for C (DESTDIR is honoured); make bench-c measures it'
+	@echo 'make test-node   the package for Node (bindings/node), built and tested; make bench-node measures it'
 	@echo 'make wheel   an abi3 wheel in dist/'
 	@echo 'make lock    renew the Python lock files (needs uv)'
 	@echo 'make clean   remove all that was built'
@@ -83,7 +90,7 @@ $(PROGRAMS_BUILT): $(INSTALLED) $(CARGO_SOURCES) | machine
 demo: setup
 	@$(AGENTMEM) demo
 
-test: test-rust test-loom test-python
+test: test-rust test-loom test-python test-node
 
 test-rust: setup
 	cargo test --workspace --locked
@@ -95,7 +102,7 @@ test-loom: setup
 test-python: setup
 	$(BIN)/python -m pytest
 
-check: setup
+check: setup check-node
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	$(BIN)/ruff check $(PYTHON_SOURCES)
@@ -103,6 +110,36 @@ check: setup
 	$(BIN)/mypy --strict python
 	$(BIN)/python spec/generate_errors.py --check
 	$(BIN)/python -m pytest tests/test_invariants.py
+
+ifneq ($(NODE),)
+$(NODE_INSTALLED): $(NODE_FOLDER)/package-lock.json | machine
+	@echo 'agentmem: installing pinned dependencies into $(NODE_FOLDER)' >&2
+	@npm ci --prefix $(NODE_FOLDER) --ignore-scripts --silent
+	@touch $@
+
+$(NODE_BUILT): $(NODE_INSTALLED) $(CARGO_SOURCES) $(wildcard $(NODE_FOLDER)/*.json $(NODE_FOLDER)/lib/*.ts) | machine
+	@echo 'agentmem: building the package for Node (release)' >&2
+	@npm run prepare --prefix $(NODE_FOLDER) --silent
+	@touch $@
+
+test-node: $(NODE_BUILT)
+	npm test --prefix $(NODE_FOLDER) --silent
+
+check-node: $(NODE_BUILT)
+	npm run check --prefix $(NODE_FOLDER) --silent
+
+# Embedded, then over a session with a daemon.
+bench-node: $(NODE_BUILT)
+	@node $(NODE_FOLDER)/bench.js
+	@scratch=$$(mktemp -d); touch "$$scratch/agentmemd.toml"; \
+		options=(--socket="$$scratch/socket" --config="$$scratch/agentmemd.toml"); \
+		trap '$(NODE_FOLDER)/dist/agentmemd --stop "$${options[@]}"; rm -rf "$$scratch"' EXIT; \
+		$(NODE_FOLDER)/dist/agentmemd --background "$${options[@]}"; \
+		node $(NODE_FOLDER)/bench.js "$$scratch/socket"
+else
+test-node check-node bench-node:
+	@echo 'agentmem: skipped the package for Node: no Node 20 or later with npm here' >&2
+endif
 
 bench: setup
 	@$(AGENTMEM) bench all
@@ -151,5 +188,6 @@ lock:
 
 clean:
 	rm -rf $(VENV) target dist results demo.png python/agentmem/*.so python/agentmem/_bin
+	rm -rf $(NODE_FOLDER)/dist $(NODE_FOLDER)/node_modules
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find $(PYTHON_SOURCES) -name __pycache__ -prune -exec rm -rf {} +

@@ -4,10 +4,12 @@ A rule is a function from the text of a file to the numbers of the lines that br
 """
 
 import ast
+import json
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -28,13 +30,18 @@ DAEMON_UNSAFE = f"{DAEMON}/src/sys.rs"
 C_BINDING = "bindings/c"
 # Where pointers of C's get types, and what the C library is asked for.
 C_BINDING_UNSAFE = {f"{C_BINDING}/src/{name}.rs" for name in ("border", "memory", "sys")}
+NODE_BINDING = "bindings/node"
+# Where values of napi's are made that it has no safe call for.
+NODE_BINDING_UNSAFE = {f"{NODE_BINDING}/src/{name}.rs" for name in ("handle", "promise", "view")}
 C_BINDING_SEAM = f"{C_BINDING}/src/sys.rs"
 ATOMICS_FACADE = f"{STORE}/sync.rs"
 NATIVE_IMPORTER = "python/agentmem/_store.py"
 FACES = ("integrations", "cli")
 LINES_MAX = 800
 # Locks and generated files are as long as they come; nobody reads them from top to bottom.
-ANY_LENGTH = re.compile(r"Cargo\.lock|requirements/.*\.txt|spec/conformance\.json")
+ANY_LENGTH = re.compile(
+    r"Cargo\.lock|requirements/.*\.txt|spec/conformance\.json|bindings/node/package-lock\.json"
+)
 # Cargo names the public index by this address in every lock file, whatever it fetched from.
 CARGO_INDEX = "registry+https://github.com/rust-lang/crates.io-index"
 
@@ -204,6 +211,12 @@ def test_the_border_to_c_is_unsafe_in_few_files() -> None:
     assert breaks(UNSAFE_BUT_NAMES, others) == []
 
 
+def test_the_border_to_node_is_unsafe_in_few_files() -> None:
+    sources = files(".rs", under=f"{NODE_BINDING}/src/")
+    assert sources
+    assert breaks(UNSAFE, [each for each in sources if str(each) not in NODE_BINDING_UNSAFE]) == []
+
+
 def test_atomics_of_the_store_come_from_the_facade_that_loom_replaces() -> None:
     sources = files(".rs", under=f"{STORE}/")
     assert breaks(ATOMICS, [path for path in sources if str(path) != ATOMICS_FACADE]) == []
@@ -233,6 +246,20 @@ def test_python_locks_pin_by_hash_and_name_no_address() -> None:
         pins = re.findall(r"^[^\s#].*?==.*?(?=^[^\s]|\Z)", text_of(lock), re.MULTILINE | re.DOTALL)
         assert pins
         assert [pin.splitlines()[0] for pin in pins if "--hash=sha256:" not in pin] == []
+
+
+def test_the_lock_of_the_package_for_node_pins_by_hash_and_names_no_place() -> None:
+    lock = json.loads(text_of(Path(f"{NODE_BINDING}/package-lock.json")))
+    packages = {name: package for name, package in lock["packages"].items() if name}
+    assert packages
+    assert [name for name, package in packages.items() if "resolved" in package] == []
+    assert [name for name, package in packages.items() if "integrity" not in package] == []
+
+
+def test_the_package_for_node_has_the_version_of_the_workspace() -> None:
+    version = tomllib.loads(text_of(Path("Cargo.toml")))["workspace"]["package"]["version"]
+    for name in ("package.json", "package-lock.json"):
+        assert json.loads(text_of(Path(f"{NODE_BINDING}/{name}")))["version"] == version
 
 
 def test_the_cargo_lock_names_nothing_but_the_public_index() -> None:

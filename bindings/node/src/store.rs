@@ -1,0 +1,233 @@
+//! Stores.
+
+use crate::agent::AgentHandle;
+use crate::errors::answer;
+use crate::figures;
+use crate::handle::Handle;
+use crate::promise::{Promise, promise};
+use agentmem_core::{Error, ErrorKind, Result, policy, runtime};
+use agentmem_store as store;
+use agentmem_store::{OnFull, Options};
+use napi::Env;
+use napi::bindgen_prelude::Uint8Array;
+use napi_derive::napi;
+use serde_json::Value;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+/// A store.
+pub type StoreHandle = Handle<store::Store>;
+
+/// How a store is opened. What is not given is as the engine has it.
+#[napi(object, object_to_js = false)]
+pub struct OpenOptions {
+    /// Folder of the cold tier.
+    pub path: Option<String>,
+    /// Name of a policy.
+    pub policy: Option<String>,
+    /// Budget.
+    pub memory_max_bytes: Option<i64>,
+    /// Size of the ring.
+    pub arena_bytes: Option<i64>,
+    /// Age of what is compressed.
+    pub warm_after_ms: Option<i64>,
+    /// Age of what goes to SSD.
+    pub cold_after_ms: Option<i64>,
+    /// zstd level.
+    pub warm_level: Option<i32>,
+    /// zstd level.
+    pub cold_level: Option<i32>,
+    /// "wait" or "fail".
+    pub on_full: Option<String>,
+    /// Whether there is a cold tier.
+    pub cold: Option<bool>,
+    /// Whether to heed memory pressure.
+    pub pressure: Option<bool>,
+}
+
+impl OpenOptions {
+    fn options(self) -> Result<Options> {
+        let mut options = Options { path: self.path.map(PathBuf::from), ..Options::default() };
+        if let Some(name) = self.policy {
+            options.policy = policy::by_name(&name)?;
+        }
+        if let Some(word) = self.on_full {
+            options.on_full = on_full(&word)?;
+        }
+        for (given, option) in [
+            (self.memory_max_bytes, &mut options.memory_max_bytes),
+            (self.arena_bytes, &mut options.arena_bytes),
+            (self.warm_after_ms, &mut options.warm_after_ms),
+            (self.cold_after_ms, &mut options.cold_after_ms),
+        ] {
+            *option = given.map_or(*option, |given| given as u64);
+        }
+        options.warm_level = self.warm_level.unwrap_or(options.warm_level);
+        options.cold_level = self.cold_level.unwrap_or(options.cold_level);
+        options.cold = self.cold.unwrap_or(options.cold);
+        options.pressure = self.pressure.unwrap_or(options.pressure);
+        Ok(options)
+    }
+}
+
+fn on_full(word: &str) -> Result<OnFull> {
+    match word {
+        "wait" => Ok(OnFull::Wait),
+        "fail" => Ok(OnFull::Fail),
+        other => Err(Error::new(ErrorKind::InvalidArgument, format!("onFull={other:?} is none of wait, fail"))),
+    }
+}
+
+fn handle(store: store::Store) -> StoreHandle {
+    Handle::new(store)
+}
+
+/// Opens a store in this process.
+#[napi]
+pub fn open_store(options: OpenOptions) -> Promise<store::Store, StoreHandle> {
+    promise(|| store::Store::open(options.options()?), handle)
+}
+
+/// A session with the daemon at `socket`.
+#[napi]
+pub fn connect_store(
+    socket: String,
+    domain: Option<String>,
+    token: Option<Uint8Array>,
+    on_full: String,
+) -> Promise<store::Store, StoreHandle> {
+    let token = token.map(|token| token.to_vec());
+    let connect = move || {
+        let domain = match (&domain, &token) {
+            (Some(domain), Some(token)) => Some((domain.as_str(), token.as_slice())),
+            (None, None) => None,
+            _ => {
+                let what = "a domain is entered by its name and its token";
+                return Err(Error::new(ErrorKind::InvalidArgument, what));
+            }
+        };
+        store::Store::connect(socket.as_ref(), domain, self::on_full(&on_full)?)
+    };
+    promise(connect, handle)
+}
+
+/// Where `user`'s daemon listens.
+#[napi]
+pub fn default_socket(user: u32) -> String {
+    let is_ours =
+        |path: &std::path::Path| std::fs::metadata(path).is_ok_and(|found| found.is_dir() && found.uid() == user);
+    runtime::socket(|name| std::env::var_os(name), user, is_ours).to_string_lossy().into_owned()
+}
+
+/// Its folder.
+#[napi]
+pub fn store_path(store: &StoreHandle) -> Option<String> {
+    store.path().map(|path| path.to_string_lossy().into_owned())
+}
+
+/// Its budget.
+#[napi]
+pub fn store_memory_max_bytes(store: &StoreHandle) -> i64 {
+    store.memory_max_bytes() as i64
+}
+
+/// Whether it can be used no more.
+#[napi]
+pub fn store_is_closed(store: &StoreHandle) -> bool {
+    store.is_closed()
+}
+
+/// Registers an agent.
+#[napi]
+pub fn store_agent(
+    store: &StoreHandle,
+    name: String,
+    importance: Option<i64>,
+    quota_bytes: Option<i64>,
+    pid: Option<u32>,
+) -> Promise<store::Agent, AgentHandle> {
+    let store = store.share();
+    let open = move || {
+        let importance = importance.map(agentmem_core::smu::check_importance).transpose()?;
+        store.agent(&name, importance, quota_bytes.map(|bytes| bytes as u64), pid)
+    };
+    promise(open, Handle::new)
+}
+
+/// Names of its agents.
+#[napi]
+pub fn store_agents(store: &StoreHandle) -> Promise<Vec<String>, Vec<String>> {
+    let store = store.share();
+    promise(move || store.agents(), |names| names)
+}
+
+/// Makes all durable.
+#[napi]
+pub fn store_flush(store: &StoreHandle) -> Promise<(), ()> {
+    let store = store.share();
+    promise(move || store.flush(), |()| ())
+}
+
+/// Its figures.
+#[napi]
+pub fn store_stats(store: &StoreHandle) -> Promise<Value, Value> {
+    let store = store.share();
+    promise(move || Ok(figures::store(&store.stats()?)), |figures| figures)
+}
+
+/// Figures of one of its agents.
+#[napi]
+pub fn store_agent_stats(store: &StoreHandle, name: String) -> Promise<Value, Value> {
+    let store = store.share();
+    promise(move || Ok(figures::agent(&store.agent_stats(&name)?)), |figures| figures)
+}
+
+/// Figures of all of them.
+#[napi]
+pub fn store_all_agent_stats(store: &StoreHandle) -> Promise<Vec<Value>, Vec<Value>> {
+    let store = store.share();
+    let list = move || {
+        let (mut all, mut after) = (Vec::new(), String::new());
+        loop {
+            let some = store.agents_after(&after)?;
+            let Some(last) = some.last() else { return Ok(all) };
+            after.clone_from(&last.stats.name);
+            all.extend(some.iter().map(figures::agent_everywhere));
+        }
+    };
+    promise(list, |figures| figures)
+}
+
+/// Changes the quota of one of its agents.
+#[napi]
+pub fn store_limit(store: &StoreHandle, name: String, quota_bytes: Option<i64>) -> Promise<(), ()> {
+    let store = store.share();
+    promise(move || store.limit_agent(&name, quota_bytes.map(|bytes| bytes as u64)), |()| ())
+}
+
+/// Demotes; gives the bytes that were given back.
+#[napi]
+pub fn store_reclaim(store: &StoreHandle, target_bytes: Option<i64>) -> Promise<u64, i64> {
+    let store = store.share();
+    promise(move || store.reclaim(target_bytes.map(|bytes| bytes as u64)), |bytes| bytes as i64)
+}
+
+/// Reads and checks everything.
+#[napi]
+pub fn store_verify(store: &StoreHandle) -> Promise<Value, Value> {
+    let store = store.share();
+    promise(move || Ok(figures::verification(&store.verify()?)), |found| found)
+}
+
+/// Closes it.
+#[napi]
+pub fn store_close(store: &StoreHandle) -> Promise<(), ()> {
+    let store = store.share();
+    promise(move || store.close(), |()| ())
+}
+
+/// Closes it, and waits for that: for a process that ends.
+#[napi]
+pub fn store_close_now(env: Env, store: &StoreHandle) -> napi::Result<()> {
+    answer(&env, || store.close())
+}
