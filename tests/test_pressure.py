@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import until
 from test_metrics import Local, of, scrape
 
 import agentmem
@@ -42,6 +43,8 @@ def group() -> Iterator[Path]:
         (folder / "memory.max").write_text(str(LIMIT))
         yield folder
     finally:
+        # Who has ended leaves it a moment later.
+        until(lambda: "populated 0" in (folder / "cgroup.events").read_text())
         folder.rmdir()
         if not was_on:
             control.write_text("-memory")
