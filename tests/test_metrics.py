@@ -90,6 +90,10 @@ def test_both_forms_say_what_stats_says(daemon_socket: Path, accept: str) -> Non
         assert 0 < of(samples, "agentmem_resident_bytes") < 64 << 20
         assert of(samples, "agentmem_agents", type="api", state="active") == 1
         assert of(samples, "agentmem_agents", type="api", state="idle") == 1
+        assert 0 < of(samples, "agentmem_machine_allows_bytes") <= 64 << 20
+        assert of(samples, "agentmem_pressure_reclaims_total", reason="scarce") >= 0
+        assert of(samples, "agentmem_pressure_reclaims_total", reason="stalled") >= 0
+        assert of(samples, "agentmem_scored_processes") == 0, "none is less important than usual"
         assert of(samples, "agentmem_sessions") == of(samples, "agentmem_domains") == 1
         moves = {"from": "warm", "to": "hot"}
         assert of(samples, "agentmem_tier_moves_total", **moves) == 1

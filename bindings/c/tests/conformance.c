@@ -1,4 +1,5 @@
-/* The behaviour suite of all languages. Arguments: spec/conformance.json, and an empty folder. */
+/* The behaviour suite of all languages. Arguments: spec/conformance.json, an empty folder, and perhaps agentmemd:
+ * then each store is a session with a daemon of its own. */
 #define _GNU_SOURCE
 #include "json.h"
 #include <sys/stat.h>
@@ -18,10 +19,46 @@ typedef struct thing {
 static thing *things;
 static const char *folder;
 
+/* The program, where stores are served by daemons; and the daemons that run. */
+static const char *program;
+static struct {
+    const agentmem_store *store;
+    unsigned number;
+} daemons[8];
+enum { DAEMONS_MAX = sizeof daemons / sizeof *daemons };
+
+/* Starts or stops a daemon; whether that went well. */
+static int daemon_does(const char *verb, unsigned number)
+{
+    char command[16384];
+    int len = snprintf(command, sizeof command, "'%s' %s --socket='%s/%u.sock' --config='%s/%u.toml'", program, verb,
+                       folder, number, folder, number);
+    CHECK(len < (int)sizeof command);
+    return system(command) == 0;
+}
+
+/* The daemon of a store ends, if it has one that runs. */
+static void stop_daemon(const agentmem_store *store)
+{
+    for (size_t i = 0; i < DAEMONS_MAX; i++) {
+        if (daemons[i].store == store) {
+            CHECK(daemon_does("--stop", daemons[i].number));
+            daemons[i].store = NULL;
+        }
+    }
+}
+
+static void free_store(agentmem_store *store)
+{
+    agentmem_store_close(store);
+    stop_daemon(store);
+    agentmem_store_free(store);
+}
+
 static void free_thing(const thing *old)
 {
     switch (old->named) {
-    case STORE: agentmem_store_free(old->handle); break;
+    case STORE: free_store(old->handle); break;
     case AGENT: agentmem_agent_free(old->handle); break;
     case SMU: agentmem_smu_free(old->handle); break;
     case CONVERSATION: agentmem_conversation_free(old->handle); break;
@@ -152,9 +189,67 @@ static uint32_t advice_of(const json *step)
     return number_in(ADVICE, 3, text_of(step, "advice", ""));
 }
 
+/* What a daemon is told of the options that a step gives. Values of JSON are values of TOML. */
+static void configure(const json *step, unsigned number)
+{
+    static const char *const NUMBERS[] = {"arena_bytes", "warm_level", "cold_level"};
+    static const char *const AGES[] = {"warm_after", "cold_after"};
+    char name[4200];
+    snprintf(name, sizeof name, "%s/%u.toml", folder, number);
+    FILE *file = fopen(name, "w");
+    CHECK(file != NULL);
+    fprintf(file, "pressure = false\nmemory_max = %llu\n",
+            (unsigned long long)number_of(step, "memory_max_bytes", small_options().memory_max_bytes));
+    if (text_of(step, "path", NULL) != NULL) {
+        fprintf(file, "path = \"%s\"\n", text_of(step, "path", NULL));
+    }
+    if (text_of(step, "policy", NULL) != NULL) {
+        fprintf(file, "policy = \"%s\"\n", text_of(step, "policy", NULL));
+    }
+    if (json_get(step, "cold") != NULL) {
+        fprintf(file, "cold = %s\n", json_get(step, "cold")->type == JSON_TRUE ? "true" : "false");
+    }
+    for (size_t i = 0; i < sizeof NUMBERS / sizeof *NUMBERS; i++) {
+        if (json_get(step, NUMBERS[i]) != NULL) {
+            fprintf(file, "%s = %llu\n", NUMBERS[i], (unsigned long long)number_of(step, NUMBERS[i], 0));
+        }
+    }
+    for (size_t i = 0; i < sizeof AGES / sizeof *AGES; i++) {
+        snprintf(name, sizeof name, "%s_ms", AGES[i]);
+        if (json_get(step, name) != NULL) {
+            fprintf(file, "%s = \"%llums\"\n", AGES[i], (unsigned long long)number_of(step, name, 0));
+        }
+    }
+    CHECK(fclose(file) == 0);
+}
+
+/* A session with a daemon of its own. */
+static int serve_store(const json *step, uint32_t on_full, agentmem_store **store)
+{
+    static unsigned started;
+    char socket[4200];
+    unsigned number = started++;
+    configure(step, number);
+    CHECK(daemon_does("--background", number));
+    snprintf(socket, sizeof socket, "%s/%u.sock", folder, number);
+    OK(agentmem_store_connect(socket, NULL, NULL, 0, on_full, store));
+    for (size_t i = 0; i < DAEMONS_MAX; i++) {
+        if (daemons[i].store == NULL) {
+            daemons[i].store = *store, daemons[i].number = number;
+            return 0;
+        }
+    }
+    fprintf(stderr, "more than %d stores are open\n", DAEMONS_MAX);
+    exit(1);
+}
+
 static int open_store(const json *step, agentmem_store **store)
 {
     char path[4096];
+    uint32_t on_full = strcmp(text_of(step, "on_full", "wait"), "fail") == 0 ? AGENTMEM_FAIL : AGENTMEM_WAIT;
+    if (program != NULL) {
+        return serve_store(step, on_full, store);
+    }
     agentmem_options options = small_options();
     if (text_of(step, "path", NULL) != NULL) {
         snprintf(path, sizeof path, "%s/%s", folder, text_of(step, "path", NULL));
@@ -169,7 +264,7 @@ static int open_store(const json *step, agentmem_store **store)
     options.cold_after_ms = number_of(step, "cold_after_ms", options.cold_after_ms);
     options.warm_level = (int32_t)number_of(step, "warm_level", (uint64_t)options.warm_level);
     options.cold_level = (int32_t)number_of(step, "cold_level", (uint64_t)options.cold_level);
-    options.on_full = strcmp(text_of(step, "on_full", "wait"), "fail") == 0 ? AGENTMEM_FAIL : AGENTMEM_WAIT;
+    options.on_full = on_full;
     return agentmem_store_open(&options, store);
 }
 
@@ -284,7 +379,9 @@ static int perform_on_store(const char *op, const json *step, json *facts)
     uint64_t number;
     int error;
     if (strcmp(op, "close") == 0) {
-        return agentmem_store_close(store);
+        error = agentmem_store_close(store);
+        stop_daemon(store);
+        return error;
     } else if (strcmp(op, "store_has") == 0) {
         error = agentmem_store_memory_max_bytes(store, &number);
         json_add(facts, "memory_max_bytes", json_number(number));
@@ -618,7 +715,8 @@ static const char *take(const json *step)
 
 int main(int argc, char **argv)
 {
-    CHECK(argc == 3);
+    CHECK(argc == 3 || argc == 4);
+    program = argv[3];
     FILE *file = fopen(argv[1], "r");
     CHECK(file != NULL && fseek(file, 0, SEEK_END) == 0);
     long len = ftell(file);
@@ -635,8 +733,12 @@ int main(int argc, char **argv)
         json *is = content(hex);
         CHECK(made->len == is->len && memcmp(made->text, is->text, is->len) == 0);
     }
-    unsigned failed = 0, passed = 0;
+    unsigned failed = 0, passed = 0, skipped = 0;
     for (json *one = json_get(suite, "cases")->first; one != NULL; one = one->next) {
+        if (program != NULL && json_get(one, "needs") != NULL) {
+            skipped++;
+            continue;
+        }
         char path[4096];
         snprintf(path, sizeof path, "%s/%u", argv[2], passed + failed);
         CHECK(mkdir(path, 0700) == 0);
@@ -654,6 +756,6 @@ int main(int argc, char **argv)
         }
         wrong == NULL ? passed++ : failed++;
     }
-    printf("{\"passed\": %u, \"failed\": %u}\n", passed, failed);
+    printf("{\"passed\": %u, \"failed\": %u, \"skipped\": %u}\n", passed, failed, skipped);
     return failed != 0;
 }

@@ -243,4 +243,26 @@ mod tests {
         }
         machine.wait(Duration::from_millis(1));
     }
+
+    /// A cgroup of the test's own, and the kernel's trigger on it. Nothing where there are none to be had.
+    #[test]
+    fn a_trigger_is_armed_and_given_up_when_its_cgroup_is_gone() {
+        let Some(own) = agentmem_pager::cgroup::own_folder() else { return println!("skipped: no cgroup version 2") };
+        let folder = own.join(format!("agentmem-test-{}", std::process::id()));
+        if let Err(error) = std::fs::create_dir(&folder) {
+            return println!("skipped: {}: {error}", folder.display());
+        }
+        let mut machine = Machine::at(Path::new("/nowhere"), Some(&folder));
+        machine.pressures.iter_mut().for_each(Pressure::arm);
+        let armed = machine.pressures.iter().filter(|pressure| pressure.trigger.is_some()).count();
+        let offered = folder.join("memory.pressure").exists();
+        // Nobody is in it, so nobody waits.
+        machine.wait(Duration::from_millis(10));
+        let kept = machine.pressures.iter().filter(|pressure| pressure.trigger.is_some()).count();
+        std::fs::remove_dir(&folder).unwrap();
+        assert_eq!((armed, kept), (usize::from(offered), usize::from(offered)));
+        machine.wait(Duration::from_millis(10));
+        assert!(machine.pressures.iter().all(|pressure| pressure.trigger.is_none()));
+        assert_eq!(machine.look(), Sight::default());
+    }
 }

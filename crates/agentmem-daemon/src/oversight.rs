@@ -30,6 +30,21 @@ pub struct Oversight {
     figures: Figures,
 }
 
+/// What is looked at, and what was decided before.
+#[derive(Debug)]
+pub struct Watch {
+    machine: Machine,
+    headroom: Headroom,
+    begin: Instant,
+}
+
+impl Watch {
+    /// On the machine, for engines with that budget.
+    pub fn new(budget: &Budget) -> Self {
+        Watch { machine: Machine::own(), headroom: Headroom::new(budget.whole_bytes()), begin: Instant::now() }
+    }
+}
+
 /// What came of it so far.
 #[derive(Debug)]
 struct Figures {
@@ -76,17 +91,20 @@ impl Oversight {
         Ok(Oversight { heeds_pressure: config.pressure, scores: Mutex::new(scores), figures })
     }
 
-    /// Looks and does what follows, again and again, until the process ends.
-    pub fn run(&self, server: &Server, budget: &Budget) {
-        let begin = Instant::now();
-        let (mut machine, mut headroom) = (Machine::own(), Headroom::new(budget.whole_bytes()));
+    /// Looks and does what follows.
+    pub fn look(&self, watch: &mut Watch, server: &Server, budget: &Budget) {
+        if self.heeds_pressure {
+            let now_ms = watch.begin.elapsed().as_millis() as u64;
+            self.heed(server, budget, &mut watch.headroom, now_ms, &watch.machine.look());
+        }
+        self.set_scores(server);
+    }
+
+    /// The same again and again, until the process ends.
+    pub fn run(&self, mut watch: Watch, server: &Server, budget: &Budget) {
         loop {
-            machine.wait(PAUSE);
-            if self.heeds_pressure {
-                let now_ms = begin.elapsed().as_millis() as u64;
-                self.heed(server, budget, &mut headroom, now_ms, &machine.look());
-            }
-            self.set_scores(server);
+            watch.machine.wait(PAUSE);
+            self.look(&mut watch, server, budget);
         }
     }
 

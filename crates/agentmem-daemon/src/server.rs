@@ -5,7 +5,7 @@ use crate::config::{Config, Token};
 use crate::http::{self, Form};
 use crate::metrics::Snapshot;
 use crate::notify::Kept;
-use crate::oversight::Oversight;
+use crate::oversight::{Oversight, Watch};
 use crate::paths::io;
 use crate::sys::Signals;
 use crate::trees::Trees;
@@ -90,8 +90,10 @@ pub fn serve(config: &Config, trees: &Trees, listener: UnixListener, mut kept: K
         spawn(Box::new(move |server| trees.govern(server, &budget)))?;
     }
     if config.pressure || config.oom_score {
-        let oversight = oversight.clone();
-        spawn(Box::new(move |server| oversight.run(server, &budget)))?;
+        let (oversight, mut watch) = (oversight.clone(), Watch::new(&budget));
+        // Before anything is put: there may be less room than the budget says.
+        oversight.look(&mut watch, &server, &budget);
+        spawn(Box::new(move |server| oversight.run(watch, server, &budget)))?;
     }
     kept.ready()?;
     while signals.next().is_none() {

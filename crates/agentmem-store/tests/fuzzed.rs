@@ -9,7 +9,9 @@ use agentmem_core::frame::{self, Item, Meta};
 use common::{Random, noise, text};
 use std::path::Path;
 
-const TURNS: u64 = 3000;
+/// As many mutations of each target's seeds as this says; few where it says nothing.
+const TURNS: &str = "AGENTMEM_FUZZ_TURNS";
+const TURNS_USUAL: u64 = 3000;
 
 type Body = fn(&[u8]);
 
@@ -133,10 +135,11 @@ fn arenas() -> Vec<Vec<u8>> {
 
 #[test]
 fn mutated_seeds_are_survived() {
+    let turns = std::env::var(TURNS).map_or(TURNS_USUAL, |turns| turns.parse().expect("a number"));
     for (name, body, seeds) in seeds() {
         let mut random = Random::new(name.len() as u64);
         seeds.iter().for_each(|seed| body(seed));
-        for turn in 0..TURNS {
+        for turn in 0..turns {
             let mut data = seeds[random.below(seeds.len() as u64) as usize].clone();
             for _ in 0..=random.below(4) {
                 let at = random.below(data.len() as u64 + 1) as usize;
@@ -155,7 +158,7 @@ fn mutated_seeds_are_survived() {
             }
             body(&data);
         }
-        (0..TURNS).for_each(|turn| body(&noise(turn, random.below(200) as usize)));
+        (0..turns).for_each(|turn| body(&noise(turn, random.below(200) as usize)));
     }
 }
 
