@@ -17,13 +17,14 @@ fn main() {
         Arc::new(Gate::new(Bell::new().expect("an eventfd"))),
     )
     .expect("a pager");
+    let go = AtomicBool::new(false);
     for line in std::io::stdin().lines() {
         match line.expect("text").as_str() {
-            "o" => match pager.page_out(&members, &AtomicBool::new(false), &mut |_| Ok(())) {
+            "o" => match pager.capture(&members, &go).and_then(|live| pager.page_out(&live, &go, &mut |_| Ok(()))) {
                 Ok(report) => println!("{report:?} {:?}", pager.held()),
                 Err(why) => println!("not out: {why}"),
             },
-            "s" => println!("{:?} {:?}", pager.demote(&AtomicBool::new(false)), pager.held()),
+            "s" => println!("{:?} {:?}", pager.demote(&go), pager.held()),
             "w" => println!("{:?}", pager.wake()),
             other => println!("{other}: o, s or w"),
         }

@@ -14,6 +14,10 @@ pub const CPU_PER_MILLE: u64 = 30;
 /// seconds of an idle runtime, in which it collects garbage, reach 26 thousandths and more.
 pub const CPU_WINDOW_MS: u64 = 3000;
 
+/// A thread that is found running in two samples works, if they are this far apart: who looks on may ask for samples
+/// as often as they like, and an idle runtime runs for moments.
+pub const RUNS_APART_MS: u64 = 500;
+
 /// A request that was not answered for this long counts no more: it may be a connection that is
 /// never answered (a long poll), or one whose last word was no request.
 pub const REQUEST_MS_MAX: u64 = 10 * 60 * 1000;
@@ -70,7 +74,8 @@ pub struct Idleness {
     mark: Option<(u64, BTreeMap<Member, u64>)>,
     /// What the last whole window of CPU use said, if it was no rest.
     works: Option<String>,
-    running: Vec<(i32, i32)>,
+    /// Threads that ran, and when.
+    running: (u64, Vec<(i32, i32)>),
     heard: BTreeMap<u64, Heard>,
 }
 
@@ -84,7 +89,7 @@ impl Idleness {
             active_ms: now_ms,
             mark: None,
             works: Some(text),
-            running: Vec::new(),
+            running: (now_ms, Vec::new()),
             heard: BTreeMap::new(),
         }
     }
@@ -111,7 +116,7 @@ impl Idleness {
         }
         // Each of these remembers what it saw, so each has to see every sample.
         let cpu = self.cpu(now_ms, &sample.processes);
-        let runs = self.runs(sample);
+        let runs = self.runs(now_ms, sample);
         let network = self.network(sample);
         let lasting = sample.unseen.first().cloned().or(cpu).or(runs).or(sleeps(sample)).or(network.awaits);
         let passing = self.announced().or(network.traffic);
@@ -186,9 +191,12 @@ impl Idleness {
     }
 
     /// A thread that runs, or waits for a disk, in two samples in a row: it works, even where it
-    /// gets no CPU time. Once is no sign: an idle runtime runs for moments, too.
-    fn runs(&mut self, sample: &Sample) -> Option<String> {
-        let before = std::mem::replace(&mut self.running, sample.running.clone());
+    /// gets no CPU time. Once is no sign.
+    fn runs(&mut self, now_ms: u64, sample: &Sample) -> Option<String> {
+        if now_ms < self.running.0 + RUNS_APART_MS {
+            return None;
+        }
+        let (_, before) = std::mem::replace(&mut self.running, (now_ms, sample.running.clone()));
         let (pid, tid) = sample.running.iter().find(|thread| before.contains(thread))?;
         Some(format!("thread {tid} of pid {pid} runs"))
     }

@@ -5,8 +5,7 @@ use crate::agent::Move;
 use crate::cgroup::Cgroup;
 use crate::freeze::Freezer;
 use crate::gate::Gate;
-use crate::memory;
-use crate::pager::{Damaged, NotOut, Pager};
+use crate::pager::{Damaged, Live, NotOut, Pager};
 use crate::paging::{Damage, Held, NotAway, PageOutMs, PageOutReport, Paging, Refused, Source, WakeReport, Watched};
 use crate::proc::{self, Syscall};
 use crate::registers::Call;
@@ -30,6 +29,11 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(7);
 const TRIES_MAX: u32 = 10;
 const BETWEEN_TRIES: Duration = Duration::from_millis(20);
 
+/// How the kernel goes on with a call that waits for a time; where it sleeps tells which one, unless it is stopped.
+const RESTARTED: u64 = libc::SYS_restart_syscall as u64;
+
+const CHANGED: &str = "the processes of the tree just changed";
+
 /// Pages one tree.
 #[derive(Debug)]
 pub struct TreePager {
@@ -43,6 +47,8 @@ pub struct TreePager {
 /// A tree that may be stopped now, as far as can be told while it runs.
 struct Understood {
     members: Vec<Member>,
+    /// What it waits for, and the watch on all of that.
+    sources: Vec<waits::Source>,
     watch: Watch,
     /// The system call that each thread sits in.
     calls: HashMap<i32, Call>,
@@ -73,20 +79,20 @@ impl TreePager {
     }
 
     /// Looks until every thread of the tree is seen waiting for something that is understood.
-    fn understand(&self, abort: &AtomicBool) -> Result<Understood, Refused> {
+    fn understand(&self, abort: &AtomicBool) -> Result<Understood, NotOut> {
         let mut last = String::new();
         for _ in 0..LOOKS_MAX {
             if abort.load(Ordering::Relaxed) {
-                return Err(Refused { why: NotOut::Aborted.to_string() });
+                return Err(NotOut::Aborted);
             }
             match self.look() {
                 Ok(understood) => return Ok(understood),
                 Err(Look::Again(why)) => last = why,
-                Err(Look::Never(why)) => return Err(Refused { why }),
+                Err(Look::Never(why)) => return Err(NotOut::NotNow(why)),
             }
             std::thread::sleep(BETWEEN_LOOKS);
         }
-        Err(Refused { why: last })
+        Err(NotOut::NotNow(last))
     }
 
     fn look(&self) -> Result<Understood, Look> {
@@ -105,17 +111,37 @@ impl TreePager {
         if let Some(source) = watch.ready() {
             return Err(Look::Again(format!("{source} is ready")));
         }
-        Ok(Understood { members, watch, calls })
+        Ok(Understood { members, sources, watch, calls })
     }
 
-    fn try_page_out(&mut self, abort: &AtomicBool) -> Result<PageOutReport, NotOut> {
-        let understood = self.understand(abort).map_err(|refused| NotOut::NotNow(refused.why))?;
-        let resident_before_bytes = understood.members.iter().map(|member| memory::of(member.pid).resident_bytes).sum();
-        self.record(&understood.members);
+    /// Pages out; tried again while a thread moves on between the last look and the stop.
+    fn pages_out(&mut self, abort: &AtomicBool) -> Result<PageOutReport, NotOut> {
+        let (mut live, mut tries) = (None, 1);
+        loop {
+            match self.try_page_out(&mut live, abort) {
+                Err(NotOut::NotNow(_)) if tries < TRIES_MAX && !abort.load(Ordering::Relaxed) => {
+                    tries += 1;
+                    std::thread::sleep(BETWEEN_TRIES);
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn try_page_out(&mut self, live: &mut Option<Live>, abort: &AtomicBool) -> Result<PageOutReport, NotOut> {
+        let mut understood = self.understand(abort)?;
+        if live.as_ref().is_none_or(|live| live.members() != understood.members) {
+            // What takes long comes before the last look: from there to the stop, a runtime's timers leave milliseconds.
+            *live = Some(self.pager.capture(&understood.members, abort)?);
+            understood = self.understand(abort)?;
+        }
+        let is_captured = |live: &&Live| live.members() == understood.members;
+        let live = live.as_ref().filter(is_captured).ok_or_else(|| NotOut::NotNow(CHANGED.into()))?;
         let tree = &self.tree;
         let mut check = |stopped: &[Stopped]| unchanged(tree, &understood, stopped);
-        let outcome = self.pager.page_out(&understood.members, abort, &mut check);
-        if outcome.is_err() && !self.pager.is_frozen() {
+        self.record(live.members());
+        let outcome = self.pager.page_out(live, abort, &mut check);
+        if !matches!(outcome, Ok(_) | Err(NotOut::Damaged(_))) {
             self.record(&[]);
         }
         let report = outcome?;
@@ -125,7 +151,7 @@ impl TreePager {
         let millis = |duration: Duration| duration.as_millis() as u64;
         Ok(PageOutReport {
             paged: report.dropped_bytes > 0,
-            resident_before_bytes,
+            resident_before_bytes: report.resident_before_bytes,
             ms: PageOutMs {
                 live: millis(report.total - report.stopped),
                 stopped: millis(report.stopped),
@@ -149,7 +175,10 @@ impl TreePager {
     /// Who cannot be watched must not be away.
     fn back_again(&mut self, error: &std::io::Error) -> NotOut {
         match self.pager.wake() {
-            Ok(_) => NotOut::NotNow(error.to_string()),
+            Ok(_) => {
+                self.record(&[]);
+                NotOut::NotNow(error.to_string())
+            }
             Err(Damaged(what)) => NotOut::Damaged(what),
         }
     }
@@ -163,18 +192,10 @@ impl TreePager {
 
 impl Paging for TreePager {
     fn page_out(&mut self, abort: &AtomicBool) -> Result<PageOutReport, NotAway> {
-        let mut tries = 1;
-        loop {
-            match self.try_page_out(abort) {
-                Ok(report) => return Ok(report),
-                Err(NotOut::NotNow(_)) if tries < TRIES_MAX && !abort.load(Ordering::Relaxed) => {
-                    tries += 1;
-                    std::thread::sleep(BETWEEN_TRIES);
-                }
-                Err(NotOut::Damaged(what)) => return Err(NotAway::Damaged(Damage { what })),
-                Err(other) => return Err(NotAway::Refused(Refused { why: other.to_string() })),
-            }
-        }
+        self.pages_out(abort).map_err(|error| match error {
+            NotOut::Damaged(what) => NotAway::Damaged(Damage { what }),
+            other => NotAway::Refused(Refused { why: other.to_string() }),
+        })
     }
 
     fn wake(&mut self) -> Result<WakeReport, Damage> {
@@ -241,22 +262,40 @@ fn unchanged(tree: &Tree, understood: &Understood, stopped: &[Stopped]) -> Resul
     now.sort_unstable();
     before.sort_unstable();
     if now != before {
-        return Err("the processes of the tree just changed".into());
+        return Err(CHANGED.into());
     }
     // Nobody leaves a whole tree whose orphans come to us.
     if tree.reaper.is_none() || !tree.whole {
         keeps_its_memory(&now)?;
     }
+    let mut moved = Vec::new();
     for process in stopped {
         for tid in process.threads() {
             let call = process.interrupted(tid).map_err(|error| error.to_string())?;
-            if call.is_none() || call.as_ref() != understood.calls.get(&tid) {
-                return Err(format!("thread {tid} of process {} just ran", process.pid()));
+            let call = call.ok_or_else(|| format!("thread {tid} of process {} just ran", process.pid()))?;
+            if understood.calls.get(&tid) != Some(&call) {
+                moved.push(tid);
             }
         }
+    }
+    if !moved.is_empty() {
+        waits_for_no_more(understood, &now, &moved)?;
     }
     match understood.watch.ready() {
         Some(source) => Err(format!("{source} is ready")),
         None => Ok(()),
+    }
+}
+
+/// Whether threads that `moved` on since the last look left the tree waiting for what was understood then, as helpers of
+/// a runtime do, who wake each other all the time. They may have changed what others wait for in epoll sets, so
+/// everybody's waits are looked at again; those that did not move and were restarted are as they were.
+fn waits_for_no_more(understood: &Understood, members: &[Member], moved: &[i32]) -> Result<(), String> {
+    let is_restarted = |tid: i32| understood.calls.get(&tid).is_some_and(|(number, _)| *number == RESTARTED);
+    let mut threads = waits::look(members);
+    threads.retain(|thread| moved.contains(&thread.tid) || !is_restarted(thread.tid));
+    match waits::verdict(&threads) {
+        Verdict::Understood(sources) if sources.iter().all(|source| understood.sources.contains(source)) => Ok(()),
+        _ => Err(format!("thread {} just ran", moved[0])),
     }
 }

@@ -29,8 +29,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// All threads stop within this, or go on.
-const STOP_DEADLINE: Duration = Duration::from_millis(5);
+/// All threads stop within this, or go on. Each stops at once, but has to get a core for that: on a busy machine, that
+/// takes a few turns of the scheduler.
+const STOP_DEADLINE: Duration = Duration::from_millis(25);
 /// As warm frames of the store.
 const LEVEL: i32 = 3;
 /// Threads that compress while the tree is stopped, or that bring it back.
@@ -69,6 +70,8 @@ pub struct Damaged(pub String);
 /// What a page-out did.
 #[derive(Debug, Clone, Default)]
 pub struct PageOut {
+    /// PSS of the tree before.
+    pub resident_before_bytes: u64,
     /// Bytes of pages that are missing now.
     pub dropped_bytes: u64,
     /// Bytes that were compressed for it; the rest was held from before.
@@ -94,6 +97,24 @@ pub struct Wake {
 
 /// Asked while the tree is stopped, whether it may be paged out.
 pub type Check<'a> = &'a mut dyn FnMut(&[Stopped]) -> Result<(), String>;
+
+/// What was captured of a tree while it ran on.
+#[derive(Debug)]
+pub struct Live {
+    members: Vec<Member>,
+    /// Those that can be paged.
+    willing: Vec<Member>,
+    report: PageOut,
+    began: Instant,
+    cpu_before: Duration,
+}
+
+impl Live {
+    /// Whose memory it is, parents before children.
+    pub fn members(&self) -> &[Member] {
+        &self.members
+    }
+}
 
 /// Pages one tree out and in.
 #[derive(Debug)]
@@ -169,47 +190,59 @@ impl Pager {
         self.release_free_memory();
     }
 
-    /// Pages `members` (parents before children) out and freezes them. `check` is asked when all of them are
-    /// stopped; an error of it means that they go on.
+    /// Captures what `members` (parents before children) wrote since the last time, while they run on: what takes long,
+    /// before [`Pager::page_out`].
     ///
     /// # Errors
     /// See [`NotOut`].
-    pub fn page_out(&mut self, members: &[Member], abort: &AtomicBool, check: Check<'_>) -> Result<PageOut, NotOut> {
-        assert!(self.frozen.is_none(), "paged out twice");
+    pub fn capture(&mut self, members: &[Member], abort: &AtomicBool) -> Result<Live, NotOut> {
+        assert!(self.frozen.is_none(), "captured while it is away");
         let (began, cpu_before) = (Instant::now(), cpu_time());
-        let mut report = PageOut::default();
-        let outcome = self
-            .live(members, abort, &mut report)
-            .and_then(|willing| self.stop_and_drop(members, &willing, abort, check, &mut report));
+        let resident_before_bytes = members.iter().map(|member| memory::of(member.pid).resident_bytes).sum();
+        let report = PageOut { resident_before_bytes, ..PageOut::default() };
+        let mut live = Live { members: members.to_vec(), willing: Vec::new(), report, began, cpu_before };
+        let outcome = self.capture_live(&mut live, abort);
+        self.release_free_memory();
+        outcome.map(|()| live)
+    }
+
+    /// Pages out what was captured, with what was written since, and freezes it. `check` is asked when all of the tree
+    /// is stopped; an error of it means that it goes on. It can be tried again.
+    ///
+    /// # Errors
+    /// See [`NotOut`].
+    pub fn page_out(&mut self, live: &Live, abort: &AtomicBool, check: Check<'_>) -> Result<PageOut, NotOut> {
+        assert!(self.frozen.is_none(), "paged out twice");
+        let mut report = live.report.clone();
+        let outcome = self.stop_and_drop(live, abort, check, &mut report);
         self.release_free_memory();
         outcome?;
-        report.total = began.elapsed();
-        report.cpu = cpu_time() - cpu_before;
+        report.total = live.began.elapsed();
+        report.cpu = cpu_time() - live.cpu_before;
         Ok(report)
     }
 
-    /// What can be done while the tree runs. Returns who can be paged.
-    fn live(&mut self, members: &[Member], abort: &AtomicBool, report: &mut PageOut) -> Result<Vec<Member>, NotOut> {
-        self.processes.retain(|member, _| members.contains(member));
-        for &member in members {
+    /// What can be done while the tree runs.
+    fn capture_live(&mut self, live: &mut Live, abort: &AtomicBool) -> Result<(), NotOut> {
+        self.processes.retain(|member, _| live.members.contains(member));
+        for &member in &live.members {
             if let Entry::Vacant(place) = self.processes.entry(member) {
                 place.insert(Process::new(member.pid)?);
             }
         }
-        let mut willing = Vec::new();
-        for member in members {
+        for member in &live.members {
             match self.prepare(member)? {
-                None => willing.push(*member),
-                Some(why) => report.left_alone.push(whole(member.pid, why)),
+                None => live.willing.push(*member),
+                Some(why) => live.report.left_alone.push(whole(member.pid, why)),
             }
         }
-        for member in &willing {
+        for member in &live.willing {
             let process = self.processes.get_mut(member).expect("just met");
             // One thread: whoever else runs on this machine comes first.
             let (_, captured) = process.capture(&self.frames, None, 1, abort)?;
-            report.fresh_bytes += captured.fresh_bytes;
+            live.report.fresh_bytes += captured.fresh_bytes;
         }
-        Ok(willing)
+        Ok(())
     }
 
     /// Why a process as it is now cannot be paged, if it cannot.
@@ -241,18 +274,18 @@ impl Pager {
 
     fn stop_and_drop(
         &mut self,
-        members: &[Member],
-        willing: &[Member],
+        live: &Live,
         abort: &AtomicBool,
         check: Check<'_>,
         report: &mut PageOut,
     ) -> Result<(), NotOut> {
+        let Live { members, .. } = live;
         let gate = self.gate.clone();
         let _tracing = gate.trace();
         let began = Instant::now();
         let mut stopped = stop(members)?;
         check(&stopped).map_err(NotOut::NotNow)?;
-        let plans = self.capture_stopped(members, willing, &mut stopped, abort, report)?;
+        let plans = self.capture_stopped(live, &mut stopped, abort, report)?;
         // From here on pages are missing.
         let outcome = self.drop_all(&plans, members, &mut stopped, abort).and_then(|dropped_bytes| {
             report.dropped_bytes = dropped_bytes;
@@ -277,15 +310,14 @@ impl Pager {
     /// Captures the rest; returns a plan for each of the stopped but those that are left alone.
     fn capture_stopped(
         &mut self,
-        members: &[Member],
-        willing: &[Member],
+        live: &Live,
         stopped: &mut [Stopped],
         abort: &AtomicBool,
         report: &mut PageOut,
     ) -> Result<Vec<Option<Plan>>, NotOut> {
         let mut plans = Vec::new();
-        for (member, stopped) in members.iter().zip(stopped) {
-            if !willing.contains(member) {
+        for (member, stopped) in live.members.iter().zip(stopped) {
+            if !live.willing.contains(member) {
                 plans.push(None);
                 continue;
             }
@@ -342,20 +374,22 @@ impl Pager {
 
     /// Brings everything back while all is stopped, and lets go.
     fn undo(&mut self, stopped: Vec<Stopped>, cause: io::Error) -> NotOut {
+        let pids: Vec<i32> = stopped.iter().rev().map(Stopped::pid).collect();
         match self.restore() {
             Ok(_) => {
                 // Asked for or not: it must not freeze once it is let go.
-                let pids: Vec<i32> = stopped.iter().rev().map(Stopped::pid).collect();
                 let thawed = self.freezer.thaw(&pids);
                 drop(stopped);
-                match thawed {
-                    Ok(()) => cause.into(),
-                    Err(error) => NotOut::Damaged(format!("cannot be thawed: {error}")),
+                if let Err(error) = thawed {
+                    self.frozen = Some(pids);
+                    return NotOut::Damaged(format!("cannot be thawed: {error}"));
                 }
+                cause.into()
             }
             Err(Damaged(why)) => {
                 let _ = self.freezer.request(&stopped);
                 let _ = self.freezer.hand_over(stopped);
+                self.frozen = Some(pids);
                 NotOut::Damaged(why)
             }
         }

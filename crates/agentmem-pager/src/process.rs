@@ -146,28 +146,44 @@ impl Process {
         threads: usize,
         abort: &AtomicBool,
     ) -> io::Result<(Plan, Captured)> {
-        let userfault = self.userfault.as_ref().ok_or_else(|| io::Error::other("no userfaultfd"))?;
         let (mut plan, mut captured) = (Plan::default(), Captured::default());
-        for mapping in mappings(self.pid)? {
-            let range = mapping.range.clone();
-            let is_registered = || !userfault.tracks_writes() || userfault.track(range.clone()).is_ok();
-            match mapping.fate() {
-                Fate::Empty => {}
-                Fate::Stay(why) => captured.stay(why, mapping.anonymous_bytes),
-                // What was not registered until now may bring marks along from where it was moved from.
-                Fate::Page
-                    if is_registered()
-                        && list_pages(userfault, &range, keep, !mapping.is_tracked(), &mut plan.pages).is_ok() =>
-                {
-                    plan.regions.push(range);
+        let mappings = mappings(self.pid)?;
+        for mapping in &mappings {
+            if let Fate::Stay(why) = mapping.fate() {
+                captured.stay(why, mapping.anonymous_bytes);
+            }
+        }
+        for stretch in regions::stretches(&mappings) {
+            if self.list(stretch, keep, &mut plan).is_ok() {
+                continue;
+            }
+            // One that cannot be registered must not keep the others.
+            for mapping in stretch.iter().filter(|mapping| mapping.fate() == Fate::Page) {
+                if self.list(std::slice::from_ref(mapping), keep, &mut plan).is_err() {
+                    captured.stay(UNREGISTERED, mapping.anonymous_bytes);
                 }
-                Fate::Page => captured.stay(UNREGISTERED, mapping.anonymous_bytes),
             }
         }
         let stale = self.forget_written(&plan, &mut captured);
         self.hold_all(frames, &stale, threads, abort)?;
         plan.settle(&self.blocks, &mut captured);
         Ok((plan, captured))
+    }
+
+    /// Adds the pages of a stretch to `plan`, and begins their record of writes anew.
+    fn list(&mut self, stretch: &[Mapping], keep: Option<u64>, plan: &mut Plan) -> io::Result<()> {
+        let userfault = self.userfault.as_ref().ok_or_else(|| io::Error::other("no userfaultfd"))?;
+        let range = whole(stretch);
+        // Each time: it fails for memory that another process runs in too, whose record this must not begin anew.
+        let tracked = if userfault.tracks_writes() { userfault.track(range.clone()) } else { Ok(()) };
+        let listed = tracked.and_then(|()| list_pages(userfault, &range, keep, &mut plan.pages));
+        // Where there is no record, or not all of it: that of a part may have begun anew before the listing failed. What
+        // was not registered until now may bring marks along from where it was moved from.
+        let is_believed = |mapping: &&Mapping| listed.is_ok() && userfault.tracks_writes() && mapping.is_tracked();
+        for mapping in stretch.iter().filter(|mapping| !is_believed(mapping)) {
+            forget(&mut self.blocks, &mapping.range);
+        }
+        listed.map(|()| plan.regions.push(range))
     }
 
     /// Drops blocks that no longer say what the pages are; returns those to be taken anew.
@@ -242,15 +258,23 @@ impl Process {
             }
             let runs = plan.runs(region);
             calls += runs.len();
-            if runs.is_empty() || calls > DROPS_MAX || userfault.guard(region.clone()).is_err() {
+            if runs.is_empty() || calls > DROPS_MAX {
                 continue;
             }
-            // Listed before the first page goes: whatever fails from here on, it is brought back.
+            // Listed before anything happens to it: whatever fails from here on, it is brought back. Of a stretch, a part
+            // may be guarded when it fails.
             self.guarded.push(region.clone());
+            if userfault.guard(region.clone()).is_err() {
+                continue;
+            }
             self.missing.extend(plan.of(region).filter(|(_, pages)| pages.own != 0));
             for run in runs {
                 let advice = [run.start, run.end - run.start, libc::MADV_DONTNEED as u64, 0, 0, 0];
-                stopped.call(libc::SYS_madvise, advice)?;
+                match stopped.call(libc::SYS_madvise, advice) {
+                    // Between two mappings nothing is mapped: Linux says so when it has dropped the rest.
+                    Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => {}
+                    dropped => drop(dropped?),
+                }
             }
             dropped_bytes += plan.of(region).map(|(_, pages)| bytes_of(pages.own)).sum::<u64>();
         }
@@ -412,18 +436,29 @@ pub fn mappings(pid: i32) -> io::Result<Vec<Mapping>> {
     Ok(mappings)
 }
 
-/// Adds the pages of `range` by block, and begins their record of writes anew. With `all_written`, the record
-/// until now is not believed.
+/// From the first to the last address of neighbouring mappings.
+fn whole(stretch: &[Mapping]) -> Range<u64> {
+    stretch[0].range.start..stretch[stretch.len() - 1].range.end
+}
+
+/// Forgets what is held of pages in `range`.
+fn forget(blocks: &mut BTreeMap<u64, Block>, range: &Range<u64>) {
+    let first = range.start & !(BLOCK_BYTES - 1);
+    let within: Vec<u64> = blocks.range(first..range.end).map(|(&address, _)| address).collect();
+    for address in within {
+        blocks.remove(&address);
+    }
+}
+
+/// Adds the pages of `range` by block, and begins their record of writes anew.
 fn list_pages(
     userfault: &Userfault,
     range: &Range<u64>,
     keep: Option<u64>,
-    all_written: bool,
     blocks: &mut BTreeMap<u64, Pages>,
 ) -> io::Result<()> {
     let mut runs = Vec::new();
     userfault.scan(range.clone(), userfault.tracks_writes(), |run| runs.push(run))?;
-    let all_written = all_written || !userfault.tracks_writes();
     let mut entries = Vec::new();
     for run in runs {
         let is_zero = run.categories & sys::PAGE_IS_PFNZERO != 0;
@@ -431,19 +466,25 @@ fn list_pages(
         if !is_zero && !is_swapped {
             read_pagemap(userfault, &run, &mut entries)?;
         }
-        for (index, page) in (run.start..run.end).step_by(PAGE_BYTES as usize).enumerate() {
-            let pages = blocks.entry(page & !(BLOCK_BYTES - 1)).or_default();
-            let bit = 1 << (page / PAGE_BYTES % BLOCK_PAGES);
-            if is_swapped || keep == Some(page) || !is_zero && entries[index] & EXCLUSIVE == 0 {
-                pages.stay |= bit;
-                continue;
+        let mut at = run.start;
+        while at < run.end {
+            let address = at & !(BLOCK_BYTES - 1);
+            let (pages, end) = (blocks.entry(address).or_default(), run.end.min(address + BLOCK_BYTES));
+            for page in (at..end).step_by(PAGE_BYTES as usize) {
+                let bit = 1 << (page / PAGE_BYTES % BLOCK_PAGES);
+                let is_shared = || entries[((page - run.start) / PAGE_BYTES) as usize] & EXCLUSIVE == 0;
+                if is_swapped || keep == Some(page) || !is_zero && is_shared() {
+                    pages.stay |= bit;
+                    continue;
+                }
+                pages.own |= bit;
+                if is_zero {
+                    pages.zero |= bit;
+                } else if run.categories & sys::PAGE_IS_WRITTEN != 0 {
+                    pages.written |= bit;
+                }
             }
-            pages.own |= bit;
-            if is_zero {
-                pages.zero |= bit;
-            } else if all_written || run.categories & sys::PAGE_IS_WRITTEN != 0 {
-                pages.written |= bit;
-            }
+            at = end;
         }
     }
     Ok(())

@@ -5,6 +5,8 @@ use std::ops::Range;
 /// Mappings of one process; above it, the process is left alone (the kernel's own default limit is 65,530).
 pub const MAPPINGS_MAX: usize = 1 << 17;
 
+const NOT_READABLE: &str = "not readable";
+
 /// One mapping, as /proc/PID/smaps tells it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mapping {
@@ -44,12 +46,37 @@ impl Mapping {
         self.has(b"uw")
     }
 
-    /// Whether it may be paged out: only what is private, anonymous and readable, and nothing that the
-    /// kernel treats in a way of its own.
-    pub fn fate(&self) -> Fate {
-        if self.anonymous_bytes == 0 {
-            return Fate::Empty;
+    /// Takes in a line of its own.
+    fn note(&mut self, key: &str, value: &str) {
+        match key {
+            "Anonymous" => self.anonymous_bytes = kib(value),
+            "VmFlags" => {
+                self.flags = value.split_whitespace().filter_map(|flag| flag.as_bytes().try_into().ok()).collect();
+            }
+            _ => {}
         }
+    }
+
+    /// What becomes of it.
+    pub fn fate(&self) -> Fate {
+        match self.obstacle() {
+            _ if self.anonymous_bytes == 0 => Fate::Empty,
+            Some(why) => Fate::Stay(why),
+            None => Fate::Page,
+        }
+    }
+
+    /// Whether it may lie within a stretch: nothing is lost if it is registered and dropped with its neighbours.
+    fn may_be_within(&self) -> bool {
+        match self.obstacle() {
+            None => true,
+            Some(why) => self.anonymous_bytes == 0 && why == NOT_READABLE,
+        }
+    }
+
+    /// What keeps it from being paged out: it may be if it is private, anonymous and readable, and nothing that the
+    /// kernel treats in a way of its own.
+    fn obstacle(&self) -> Option<&'static str> {
         const SPECIAL: [(&[u8; 2], &str); 7] = [
             (b"lo", "locked in memory"),
             (b"ht", "huge pages of hugetlbfs"),
@@ -62,40 +89,48 @@ impl Mapping {
         let is_anonymous =
             self.inode == 0 && (self.name.is_empty() || self.name == "[heap]" || self.name.starts_with("[anon:"));
         if self.name == "[stack]" {
-            Fate::Stay("the main stack")
+            Some("the main stack")
         } else if self.permissions[3] != b'p' {
-            Fate::Stay("shared memory")
+            Some("shared memory")
         } else if !is_anonymous {
-            Fate::Stay("private pages of a file")
+            Some("private pages of a file")
+        } else if self.flags.is_empty() {
+            Some("not understood")
         } else if let Some((_, why)) = SPECIAL.iter().find(|(flag, _)| self.has(flag)) {
-            Fate::Stay(why)
-        } else if self.permissions[0] != b'r' {
-            Fate::Stay("not readable")
+            Some(why)
         } else {
-            Fate::Page
+            (self.permissions[0] != b'r').then_some(NOT_READABLE)
         }
     }
 }
 
-/// Reads the text of /proc/PID/smaps. Lines that are not understood are skipped: a mapping without flags
-/// says nothing that would let it be paged out wrongly, because those are always last and always there.
+/// Neighbours that are registered, listed and dropped by one call each: runtimes cut their heaps into thousands of
+/// mappings, and a tree is stopped for as long as the calls take. A stretch begins and ends with a mapping that is
+/// paged out, and between those lies nothing that must stay: only what is empty, and addresses that are not mapped.
+pub fn stretches(mappings: &[Mapping]) -> impl Iterator<Item = &[Mapping]> {
+    let is_paged = |mapping: &Mapping| mapping.fate() == Fate::Page;
+    mappings.split(|mapping| !mapping.may_be_within()).filter_map(move |row| {
+        let (first, last) = (row.iter().position(is_paged)?, row.iter().rposition(is_paged)?);
+        Some(&row[first..=last])
+    })
+}
+
+/// Reads the text of /proc/PID/smaps. Lines that are not understood are skipped. Flags are always last and always
+/// there: a mapping without them was cut off, and stays.
 pub fn parse(smaps: &str) -> Vec<Mapping> {
     let mut mappings: Vec<Mapping> = Vec::new();
     for line in smaps.lines() {
-        if let Some(mapping) = header(line) {
-            mappings.push(mapping);
-        } else if let (Some(mapping), Some((key, value))) = (mappings.last_mut(), line.split_once(':')) {
-            match key {
-                "Anonymous" => mapping.anonymous_bytes = kib(value),
-                "VmFlags" => {
-                    mapping.flags =
-                        value.split_whitespace().filter_map(|flag| flag.as_bytes().try_into().ok()).collect();
+        // Of the 25 lines of a mapping, three say something, and there may be a hundred thousand.
+        match line.as_bytes().first() {
+            Some(b'0'..=b'9' | b'a'..=b'f') => mappings.extend(header(line)),
+            Some(b'A' | b'V') => {
+                if let (Some(mapping), Some((key, value))) = (mappings.last_mut(), line.split_once(':')) {
+                    mapping.note(key, value);
                 }
-                _ => {}
             }
+            _ => {}
         }
     }
-    mappings.retain(|mapping| !mapping.flags.is_empty());
     mappings
 }
 
@@ -154,9 +189,47 @@ mod tests {
     }
 
     #[test]
-    fn cut_and_odd_text_is_skipped() {
-        assert_eq!(parse("7f00-7f20 rw-p 00000000 00:00 0\nAnonymous: 4 kB\n"), []);
+    fn odd_text_is_skipped_and_what_is_cut_off_stays() {
+        let cut = parse("7f00-7f20 rw-p 00000000 00:00 0\nAnonymous: 4 kB\n");
+        assert_eq!(cut.iter().map(Mapping::fate).collect::<Vec<_>>(), [Fate::Stay("not understood")]);
         assert_eq!(parse("zz-7f20 rw-p\nVmFlags: rd\nAnonymous: x kB"), []);
         assert_eq!(parse(""), []);
+    }
+
+    /// A letter for each mapping: what of them is dropped together.
+    fn together(kinds: &str) -> Vec<String> {
+        let mapping = |(number, kind): (usize, char)| {
+            let start = number as u64 * 0x20000;
+            let text = |rights: &str, kib: u64, flags: &str, name: &str| {
+                smaps(&format!("{start:x}-{:x} {rights} 0 00:00 0 {name}", start + 0x10000), kib, flags)
+            };
+            match kind {
+                'p' => text("rw-p", 8, "rd wr", ""),
+                'e' => text("rw-p", 0, "rd wr", ""),
+                'g' => text("---p", 0, "mr", ""),
+                'h' => text("---p", 8, "mr", ""),
+                'l' => text("rw-p", 0, "rd wr lo", ""),
+                's' => text("rw-p", 0, "rd wr gd", "[stack]"),
+                _ => text("rw-s", 0, "rd wr sh", "/dev/zero (deleted)"),
+            }
+        };
+        let mappings: Vec<Mapping> = kinds.chars().enumerate().map(mapping).collect();
+        let letter = |mapping: &Mapping| kinds.as_bytes()[(mapping.range.start / 0x20000) as usize] as char;
+        stretches(&mappings).map(|row| row.iter().map(letter).collect()).collect()
+    }
+
+    #[test]
+    fn neighbours_go_together_unless_something_between_them_must_stay() {
+        for (kinds, expected) in [
+            ("", vec![]),
+            ("eg", vec![]),
+            ("p", vec!["p"]),
+            ("epgepe", vec!["pgep"]),
+            ("pphpp", vec!["pp", "pp"]),
+            ("plpspzp", vec!["p", "p", "p", "p"]),
+            ("pelegpp", vec!["p", "pp"]),
+        ] {
+            assert_eq!(together(kinds), expected, "{kinds}");
+        }
     }
 }

@@ -17,6 +17,8 @@ pub struct Stopped {
     pid: i32,
     threads: Vec<Thread>,
     injector: Option<Injector>,
+    /// Address of a system call instruction, once it was looked for.
+    instruction: Option<u64>,
     was_stopped: bool,
 }
 
@@ -94,7 +96,7 @@ impl Stopped {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).map_err(|_| NotStopped::Gone)?;
         let state = status.lines().find_map(|line| line.strip_prefix("State:"));
         let was_stopped = state.is_some_and(|state| state.trim().starts_with('T'));
-        let mut stopped = Stopped { pid, threads: Vec::new(), injector: None, was_stopped };
+        let mut stopped = Stopped { pid, threads: Vec::new(), injector: None, instruction: None, was_stopped };
         stopped.seize_new()?;
         if stopped.threads.is_empty() { Err(NotStopped::Gone) } else { Ok(stopped) }
     }
@@ -186,8 +188,8 @@ impl Stopped {
         Ok(self.injector.as_mut().expect("just found"))
     }
 
-    fn find_injector(&self) -> io::Result<Injector> {
-        let instruction = find_syscall(self.pid)?;
+    fn find_injector(&mut self) -> io::Result<Injector> {
+        let instruction = self.instruction()?;
         let mut failure = not_in_a_call();
         for &Thread { tid, .. } in &self.threads {
             match self.injector_in(tid, instruction) {
@@ -198,6 +200,14 @@ impl Stopped {
             }
         }
         Err(failure)
+    }
+
+    /// Where a system call instruction is: looked for once, as the list of mappings may be long.
+    fn instruction(&mut self) -> io::Result<u64> {
+        match self.instruction {
+            Some(address) => Ok(address),
+            None => Ok(*self.instruction.insert(find_syscall(self.pid)?)),
+        }
     }
 
     /// None: this thread did not stop inside a system call.
@@ -223,7 +233,7 @@ impl Stopped {
     /// Of `asked`, or if a thread cannot make calls: `PermissionDenied` because of a seccomp filter of it.
     pub fn any_thread(&mut self, mut asked: impl FnMut(&mut Self) -> io::Result<bool>) -> io::Result<bool> {
         self.finish_calls()?;
-        let instruction = find_syscall(self.pid)?;
+        let instruction = self.instruction()?;
         for at in 0..self.threads.len() {
             let injector = self.injector_in(self.threads[at].tid, instruction)?;
             self.injector = Some(injector.ok_or_else(not_in_a_call)?);

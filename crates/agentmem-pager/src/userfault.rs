@@ -118,37 +118,40 @@ impl Userfault {
     /// Puts `bytes` into missing pages from `address` on. A page that is there is left as it is: it was never
     /// dropped.
     pub fn fill(&self, address: u64, bytes: &[u8]) -> io::Result<()> {
-        let mut done = 0;
-        while done < bytes.len() {
-            let (copied, error) = sys::uffd_copy(self.fd(), address + done as u64, &bytes[done..]);
-            done += copied as usize;
-            done += skipped(error)?;
-        }
-        Ok(())
+        fill_all(bytes.len() as u64, |part| {
+            sys::uffd_copy(self.fd(), address + part.start, &bytes[part.start as usize..part.end as usize])
+        })
     }
 
     /// Maps zeros into the missing pages of `range`.
     pub fn fill_zeros(&self, range: Range<u64>) -> io::Result<()> {
-        let mut at = range.start;
-        while at < range.end {
-            let (zeroed, error) = sys::uffd_zero(self.fd(), at..range.end);
-            at += zeroed + skipped(error)? as u64;
-        }
-        Ok(())
+        fill_all(range.end - range.start, |part| {
+            sys::uffd_zero(self.fd(), range.start + part.start..range.start + part.end)
+        })
     }
 }
 
-/// What to skip after an incomplete fill: a page that was there.
-fn skipped(error: Option<io::Error>) -> io::Result<usize> {
-    match error {
-        None => Ok(0),
-        Some(error) => match error.raw_os_error() {
-            Some(libc::EEXIST) => Ok(sys::PAGE_BYTES as usize),
+/// Fills `len` bytes of pages by calls of `fill`, which says how many bytes of a part it did, and why not all.
+fn fill_all(len: u64, mut fill: impl FnMut(Range<u64>) -> (u64, Option<io::Error>)) -> io::Result<()> {
+    let (mut done, mut most) = (0, len);
+    while done < len {
+        let part = done..(done + most).min(len);
+        let (filled, error) = fill(part.clone());
+        done += filled;
+        let Some(error) = error else { continue };
+        match error.raw_os_error() {
+            // A page that was there.
+            Some(libc::EEXIST) => done += sys::PAGE_BYTES,
             // The target's address space is being changed; the kernel asks to try again.
-            Some(libc::EAGAIN) => Ok(0),
-            _ => Err(error),
-        },
+            Some(libc::EAGAIN) => {}
+            // It fills one mapping at a time, and these may be several.
+            Some(libc::ENOENT) if part.end - part.start > sys::PAGE_BYTES => {
+                most = ((part.end - part.start) / 2).next_multiple_of(sys::PAGE_BYTES);
+            }
+            _ => return Err(error),
+        }
     }
+    Ok(())
 }
 
 /// Whether processes of this user may have userfaultfds for the kernel's faults too.
@@ -173,5 +176,39 @@ fn move_up(stopped: &mut Stopped, low: u64) -> u64 {
             high
         }
         Err(_) => low,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const PAGE: u64 = sys::PAGE_BYTES;
+
+    proptest! {
+        /// A kernel that fills up to the end of a mapping, and stops at pages that are there.
+        #[test]
+        fn every_page_is_filled_once(ends in proptest::collection::btree_set(1u64..16, 0..6), there: u16) {
+            let mut filled = [0; 16];
+            let answer = fill_all(16 * PAGE, |part| {
+                let (first, last) = (part.start / PAGE, part.end / PAGE);
+                if ends.iter().any(|&end| first < end && end < last) {
+                    return (0, Some(io::Error::from_raw_os_error(libc::ENOENT)));
+                }
+                let stop = (first..last).find(|page| there >> page & 1 == 1);
+                (first..stop.unwrap_or(last)).for_each(|page| filled[page as usize] += 1);
+                let error = stop.map(|_| io::Error::from_raw_os_error(libc::EEXIST));
+                ((stop.unwrap_or(last) - first) * PAGE, error)
+            });
+            prop_assert!(answer.is_ok());
+            prop_assert!((0..16).all(|page| filled[page] == i32::from(there >> page & 1 == 0)), "{filled:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_registered_is_an_error() {
+        let answer = fill_all(4 * PAGE, |_| (0, Some(io::Error::from_raw_os_error(libc::ENOENT))));
+        assert_eq!(answer.unwrap_err().raw_os_error(), Some(libc::ENOENT));
     }
 }

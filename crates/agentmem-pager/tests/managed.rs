@@ -157,3 +157,42 @@ fn datagrams_wake_what_is_away_and_its_locks_hold() {
         }
     }
 }
+
+/// A thread that waits, every two milliseconds, for something else that is its process's own.
+const HELPERS: &str = "
+import sys, threading, time
+locks = [threading.Lock() for _ in range(64)]
+for lock in locks: lock.acquire()
+def waits():
+    turn = 0
+    while True:
+        locks[turn % 64].acquire()
+        turn += 1
+def wakes():
+    turn = 0
+    while True:
+        time.sleep(0.002)
+        if locks[turn % 64].locked():
+            locks[turn % 64].release()
+            turn += 1
+held = bytes(range(256)) * 50000
+for work in waits, wakes: threading.Thread(target=work, daemon=True).start()
+print('ready', flush=True)
+for line in sys.stdin: print(held == bytes(range(256)) * 50000, flush=True)
+";
+
+#[test]
+fn helpers_that_wake_each_other_all_the_time_do_not_keep_a_tree_in_memory() {
+    let place = Place::new();
+    let words = ["run", "--name=a", "--idle-after-ms=3600000", "--breath-ms=0", "--", "python3", "-c", HELPERS];
+    let mut program = Target::of(&mut place.supervisor(&words));
+    assert_eq!(program.hear(), "ready");
+    for _ in 0..5 {
+        eventually("the pause", || (place.ask("a", r#"{"op":"pause"}"#)["ok"] == true).then_some(()));
+        let status = place.status();
+        assert_eq!(status["state"], "paged_out", "{status}");
+        assert!(status["held_bytes"].as_u64() > Some(12 << 20), "{status}");
+        assert_eq!(place.ask("a", r#"{"op":"resume"}"#)["ok"], true);
+        assert_eq!(program.ask("go on"), "True");
+    }
+}

@@ -4,7 +4,7 @@ mod target;
 
 use agentmem_pager::freeze::Freezer;
 use agentmem_pager::gate::{Bell, Gate};
-use agentmem_pager::pager::{NotOut, Pager};
+use agentmem_pager::pager::{NotOut, PageOut, Pager};
 use agentmem_pager::sys::faults;
 use agentmem_pager::target::Stopped;
 use agentmem_pager::tree::{Member, Tree};
@@ -96,11 +96,17 @@ fn pager(freezer: Freezer, folder: &Path) -> Pager {
 
 static GO: AtomicBool = AtomicBool::new(false);
 
+/// Pages out, whatever the tree does.
+fn try_page_out(pager: &mut Pager, members: &[Member], abort: &AtomicBool) -> Result<PageOut, NotOut> {
+    let live = pager.capture(members, abort)?;
+    pager.page_out(&live, abort, &mut |_| Ok(()))
+}
+
 /// Pages out, trying again while the tree is busy.
-fn page_out(pager: &mut Pager, members: &[Member]) -> agentmem_pager::pager::PageOut {
+fn page_out(pager: &mut Pager, members: &[Member]) -> PageOut {
     let mut last = String::new();
     for _ in 0..200 {
-        match pager.page_out(members, &GO, &mut |_| Ok(())) {
+        match try_page_out(pager, members, &GO) {
             Ok(report) => return report,
             Err(NotOut::NotNow(why)) => last = why,
             Err(other) => panic!("{other:?}"),
@@ -184,7 +190,7 @@ fn whatever_call_fails_the_target_goes_on_with_every_byte() {
         paged.step(3);
         let members = tree(root);
         faults::fail_once(nth);
-        let outcome = pager.page_out(&members, &GO, &mut |_| Ok(()));
+        let outcome = try_page_out(&mut pager, &members, &GO);
         let woken = match outcome {
             Ok(_) => pager.wake(),
             Err(NotOut::Damaged(why)) => Err(agentmem_pager::pager::Damaged(why)),
@@ -222,7 +228,7 @@ fn what_comes_in_aborts_at_any_moment() {
                 std::thread::sleep(delay);
                 abort.store(true, Ordering::Relaxed);
             });
-            pager.page_out(&members, &abort, &mut |_| Ok(()))
+            try_page_out(&mut pager, &members, &abort)
         });
         match outcome {
             Ok(_) => {

@@ -32,6 +32,7 @@
 mod agentlike;
 mod children;
 mod command;
+mod crowd;
 mod files;
 mod heap;
 mod jit;

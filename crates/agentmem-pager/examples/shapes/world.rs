@@ -2,7 +2,7 @@
 
 use crate::pattern::{Rng, fold, noise};
 use crate::region::{Region, Wrong};
-use crate::{files, heap, jit, memory, relatives, special};
+use crate::{crowd, files, heap, jit, memory, relatives, special};
 
 /// One way of using memory.
 pub trait Shape {
@@ -85,6 +85,7 @@ impl World {
         makers.extend(relatives::makers(owner));
         makers.extend(jit::makers());
         makers.extend(heap::makers(owner));
+        makers.extend(crowd::makers());
         let make = |(index, (part, maker)): (usize, Maker)| {
             let pages = (pages * part / 1000).max(4);
             maker(&mut rng, pages, noise(seed, index as u64))

@@ -76,6 +76,8 @@ fn a_thread_that_runs_twice_works() {
     idleness.observe(3000, &sample(8));
     idleness.observe(4000, &sample(9));
     assert_eq!(idleness.quiet_since(), Some(1000));
+    idleness.observe(4000 + RUNS_APART_MS - 1, &sample(9));
+    assert_eq!(idleness.busy_with(), None, "a moment's work, seen twice");
     idleness.observe(5000, &sample(9));
     assert_eq!(idleness.busy_with().as_deref(), Some("thread 9 of pid 7 runs"));
 }
