@@ -28,7 +28,7 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml)
 PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
 # The package for Node is made where there is a Node that can load it.
-NODE := $(shell node -e 'process.exit(parseInt(process.versions.node) < 20)' 2>/dev/null && command -v npm)
+NODE := $(shell node -e 'process.exit(+(parseInt(process.versions.node) < 20))' 2>/dev/null && command -v npm)
 NODE_FOLDER := bindings/node
 NODE_INSTALLED := $(NODE_FOLDER)/node_modules/.installed
 NODE_BUILT := $(NODE_FOLDER)/dist/.built
