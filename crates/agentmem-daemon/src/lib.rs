@@ -7,12 +7,14 @@
 //! paths, lock         one daemon per socket          notify   the engine's side, for systemd as well
 //! server              the engine process             sys      calls to Linux that rustix lacks
 //! fleet trees         one budget with managed trees  metrics http   what Prometheus is told
+//! grant_log           what crossed trust domains
 //! ```
 
 pub mod amounts;
 pub mod arguments;
 pub mod config;
 pub mod fleet;
+pub mod grant_log;
 pub mod http;
 pub mod inbox;
 pub mod keeper;
