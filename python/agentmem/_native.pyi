@@ -172,6 +172,24 @@ class Store:
             PermissionDenied: That is more than the configuration gives it.
             Unsupported: The store is no daemon's.
         """
+    def grants(self) -> list[dict[str, Any]]:
+        """What other trust domains may still copy from this one, oldest first: ``id`` (which does
+        not redeem it), ``agent``, ``to_domain`` (``None``: the user's own), ``content`` (id of the
+        SMU here), ``kind``, ``logical_bytes``, ``uses`` (left), ``created_s`` and ``expires_s``
+        (Unix seconds).
+
+        Raises:
+            Unsupported: The store is no daemon's.
+        """
+    def revoke(self, grant: str) -> None:
+        """Take a grant of this domain back, by its text or its id. What was redeemed before stays
+        where it is.
+
+        Raises:
+            NotFound: This domain has no such grant, or no longer.
+            InvalidArgument: That is neither the text of a grant nor an id.
+            Unsupported: The store is no daemon's.
+        """
     def inspect(self, key: str) -> dict[str, Any]:
         """What ``key`` means, whoever holds it: an id or its first digits (four at least, and of no
         other id), the name of an SMU, or ``AGENT/CONVERSATION``. Looking is no use of it.
@@ -273,6 +291,39 @@ class Agent:
         """
     def share(self, smu: Smu, to: Agent) -> Smu:
         """Give ``to`` a lease of its own on ``smu``; return its handle. No bytes move."""
+    def grant(
+        self, smu: Smu, to_domain: str | None, *, expires_s: float = 3600.0, uses: int = 1
+    ) -> str:
+        """Let agents of another trust domain copy ``smu``; return the text that redeems the grant.
+        It holds nothing: once this agent releases ``smu``, there is nothing to redeem.
+
+        Every grant, redemption and revocation is written to a log beside the daemon's socket.
+        Grants survive a daemon that is killed, and end when it is stopped.
+
+        Args:
+            smu: What to copy; this agent's own handle.
+            to_domain: Who may; ``None``: the user's own domain. Whether there is such a domain is
+                not said.
+            expires_s: For how many seconds, a year at most.
+            uses: How often.
+
+        Raises:
+            LimitReached: The domain has as many grants as it may have (1,024).
+            InvalidArgument: A number or name out of range, or the agent's own domain.
+            Unsupported: The store is no daemon's.
+            Io: It could not be logged.
+        """
+    def redeem(self, grant: str) -> Smu:
+        """Copy what another trust domain granted to this one, and return its handle. The copy has
+        an id of this domain, and needs nothing of the other any more.
+
+        Raises:
+            NotFound: The grant cannot be redeemed here: it is unknown, used up, over, revoked, of
+                what was released, or for another domain. It is not said which.
+            InvalidArgument: That is not the text of a grant.
+            QuotaExceeded: The agent's quota is used up. `DomainQuotaExceeded`: the domain's is.
+            Unsupported: The store is no daemon's.
+        """
     def release(self, held: Smu | Conversation) -> None:
         """Give a lease back. Content goes when its last lease goes; views keep what they see.
 

@@ -247,6 +247,28 @@ typedef struct agentmem_store_figures {
 /* size_bytes: sizeof(agentmem_store_figures). */
 int agentmem_store_stats(const agentmem_store *store, agentmem_store_figures *stats, size_t size_bytes);
 
+/* What the trust domain of a session holds, all its agents together, and may hold. Grows at its end. */
+typedef struct agentmem_domain_figures {
+    uint64_t logical_bytes; /* what its agents are charged for */
+    uint64_t quota_bytes;   /* AGENTMEM_NONE: none */
+    uint64_t agents;
+    uint64_t agents_max;    /* AGENTMEM_NONE: none */
+} agentmem_domain_figures;
+
+/* size_bytes: sizeof(agentmem_domain_figures). */
+int agentmem_store_domain(const agentmem_store *store, agentmem_domain_figures *domain, size_t size_bytes);
+
+/* Changes what the trust domain may hold until the daemon is started anew; AGENTMEM_NONE: as much as the daemon's
+ * configuration gives it, and more than that gives AGENTMEM_ERROR_PERMISSION_DENIED. What is held already stays. */
+int agentmem_store_limit_domain(const agentmem_store *store, uint64_t quota_bytes, uint64_t agents_max);
+
+/* What other trust domains may still copy from this one, as a JSON list, oldest first. The text is the caller's:
+ * agentmem_free_text. */
+int agentmem_store_grants_json(const agentmem_store *store, char **json);
+
+/* Takes a grant of this domain back. grant: its text, or its id in that list. What was redeemed before stays. */
+int agentmem_store_revoke(const agentmem_store *store, const char *grant);
+
 /* All figures as a JSON object, by kind, by tier and with counters. The text is the caller's: agentmem_free_text. */
 int agentmem_store_stats_json(const agentmem_store *store, char **json);
 
@@ -329,6 +351,17 @@ int agentmem_agent_attach_name(const agentmem_agent *agent, const char *name, ag
 /* text: room for 65 bytes, 64 hexadecimal digits and NUL. */
 int agentmem_id_text(const agentmem_id *id, char *text);
 int agentmem_id_parse(const char *text, agentmem_id *id);
+
+/* Lets agents of another trust domain copy what smu is the agent's handle of, as often as uses says within lasts_ms (a
+ * year at most). It holds nothing: what the agent releases cannot be redeemed any more.
+ *
+ * to_domain: NULL for the user's own. grant: the text that redeems it, the caller's: agentmem_free_text. */
+int agentmem_agent_grant(const agentmem_agent *agent, const agentmem_smu *smu, const char *to_domain,
+                         uint64_t lasts_ms, uint32_t uses, char **grant);
+
+/* Copies what another domain granted to this one. AGENTMEM_ERROR_NOT_FOUND: the grant cannot be redeemed here, for
+ * whatever reason. */
+int agentmem_agent_redeem(const agentmem_agent *agent, const char *grant, agentmem_smu **smu);
 
 /* Gives the lease of smu back. Its handle answers AGENTMEM_ERROR_RELEASED then, and is still to be freed. */
 int agentmem_agent_release(const agentmem_agent *agent, const agentmem_smu *smu);
@@ -467,6 +500,7 @@ int agent_free(const agentmem_agent *agent, agentmem_smu *smu);
 AGENTMEM_ASSERT_SIZE(agentmem_item, 24);
 AGENTMEM_ASSERT_SIZE(agentmem_options, 80);
 AGENTMEM_ASSERT_SIZE(agentmem_verification, 48);
+AGENTMEM_ASSERT_SIZE(agentmem_domain_figures, 32);
 AGENTMEM_ASSERT_SIZE(agentmem_store_figures, 104);
 AGENTMEM_ASSERT_SIZE(agentmem_agent_figures, 80);
 AGENTMEM_ASSERT_SIZE(agentmem_id, 32);

@@ -155,6 +155,30 @@ pub extern "C" fn agentmem_agent_attach_name(agent: Option<&Agent>, name: Text, 
     answer(|| smu.hand_over("smu", || Ok(Smu { smu: agent_of(agent)?.attach_name(name.needed("name")?)? })))
 }
 
+/// Lets another domain copy.
+#[unsafe(no_mangle)]
+pub extern "C" fn agentmem_agent_grant(
+    agent: Option<&Agent>,
+    smu: Option<&Smu>,
+    to_domain: Text,
+    lasts_ms: u64,
+    uses: u32,
+    grant: Out<*mut c_char>,
+) -> c_int {
+    answer(|| {
+        grant.hand_over_text("grant", || {
+            let to = to_domain.optional("to_domain")?.unwrap_or("");
+            agent_of(agent)?.grant(&needed(smu, "smu")?.smu, to, lasts_ms, uses)
+        })
+    })
+}
+
+/// Copies what another domain granted.
+#[unsafe(no_mangle)]
+pub extern "C" fn agentmem_agent_redeem(agent: Option<&Agent>, grant: Text, smu: Out<*mut Smu>) -> c_int {
+    answer(|| smu.hand_over("smu", || Ok(Smu { smu: agent_of(agent)?.redeem(grant.needed("grant")?)? })))
+}
+
 /// Gives a lease back.
 #[unsafe(no_mangle)]
 pub extern "C" fn agentmem_agent_release(agent: Option<&Agent>, smu: Option<&Smu>) -> c_int {

@@ -1,7 +1,7 @@
 //! Figures: the main ones as structs, all of them as JSON with the names that Python gives them.
 
-use agentmem_core::{Kind, Tier};
-use agentmem_store::{stats, verify};
+use agentmem_core::{ContentId, Kind, Tier};
+use agentmem_store::{DomainNow, GrantFacts, stats, verify};
 use serde_json::{Map, Value, json};
 
 /// `agentmem_store_figures`. New members go to the end.
@@ -39,6 +39,16 @@ pub struct AgentFigures {
     active_unix_ms: u64,
 }
 
+/// `agentmem_domain_figures`. New members go to the end.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct DomainFigures {
+    logical_bytes: u64,
+    quota_bytes: u64,
+    agents: u64,
+    agents_max: u64,
+}
+
 /// `agentmem_verification`. New members go to the end.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -54,6 +64,7 @@ pub struct Verification {
 // What agentmem.h asserts as well.
 const _: () = assert!(size_of::<StoreFigures>() == 104);
 const _: () = assert!(size_of::<AgentFigures>() == 80);
+const _: () = assert!(size_of::<DomainFigures>() == 32);
 const _: () = assert!(size_of::<Verification>() == 48);
 
 impl StoreFigures {
@@ -95,6 +106,18 @@ impl AgentFigures {
     }
 }
 
+impl DomainFigures {
+    /// Those of `now`.
+    pub fn of(now: &DomainNow) -> Self {
+        DomainFigures {
+            logical_bytes: now.used_bytes,
+            quota_bytes: now.quota.logical_bytes.unwrap_or(u64::MAX),
+            agents: now.agents,
+            agents_max: now.quota.agents.unwrap_or(u64::MAX),
+        }
+    }
+}
+
 impl Verification {
     /// Its figures.
     pub fn of(found: &verify::Verification) -> Self {
@@ -132,6 +155,24 @@ pub fn store_json(stats: &stats::Stats) -> String {
         all.insert(name.to_owned(), value);
     }
     Value::from(all).to_string()
+}
+
+/// Grants, as a list.
+pub fn grants_json(grants: &[GrantFacts]) -> String {
+    let grant = |grant: &GrantFacts| {
+        json!({
+            "id": grant.id,
+            "agent": grant.agent,
+            "to_domain": Some(&grant.to).filter(|name| !name.is_empty()),
+            "content": ContentId(grant.content).to_string(),
+            "kind": grant.kind.as_str(),
+            "logical_bytes": grant.logical_bytes,
+            "uses": grant.uses,
+            "created_s": grant.created_unix_ms as f64 / 1000.0,
+            "expires_s": grant.expires_unix_ms as f64 / 1000.0,
+        })
+    };
+    Value::from(grants.iter().map(grant).collect::<Vec<_>>()).to_string()
 }
 
 /// All figures of an agent.

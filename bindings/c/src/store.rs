@@ -3,11 +3,11 @@
 use crate::border::{Bytes, Out, Sized, Text, needed, on_full, unless_none};
 use crate::errors::{answer, invalid};
 use crate::list::List;
-use crate::stats::{self, StoreFigures, Verification};
+use crate::stats::{self, DomainFigures, StoreFigures, Verification};
 use crate::sys;
 use agentmem_core::{Error, ErrorKind, Result, policy, runtime};
 use agentmem_store as store;
-use agentmem_store::{OnFull, Options};
+use agentmem_store::{DomainQuota, OnFull, Options};
 use std::ffi::{CString, c_char, c_int};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -209,6 +209,33 @@ pub extern "C" fn agentmem_store_verify(
         })?;
         damaged.hand_over("damaged", || Ok(List::of_names(words)))
     })
+}
+
+/// What its domain holds and may hold.
+#[unsafe(no_mangle)]
+pub extern "C" fn agentmem_store_domain(store: Option<&Store>, domain: Out<DomainFigures>, size_bytes: usize) -> c_int {
+    answer(|| {
+        domain.fill_sized("domain", size_bytes, || Ok(DomainFigures::of(&needed(store, "store")?.store.domain()?)))
+    })
+}
+
+/// Changes what its domain may hold.
+#[unsafe(no_mangle)]
+pub extern "C" fn agentmem_store_limit_domain(store: Option<&Store>, quota_bytes: u64, agents_max: u64) -> c_int {
+    let quota = DomainQuota { logical_bytes: unless_none(quota_bytes), agents: unless_none(agents_max) };
+    answer(|| needed(store, "store")?.store.limit_domain(quota))
+}
+
+/// What other domains may copy.
+#[unsafe(no_mangle)]
+pub extern "C" fn agentmem_store_grants_json(store: Option<&Store>, json: Out<*mut c_char>) -> c_int {
+    answer(|| json.hand_over_text("json", || Ok(stats::grants_json(&needed(store, "store")?.store.grants()?))))
+}
+
+/// Takes a grant back.
+#[unsafe(no_mangle)]
+pub extern "C" fn agentmem_store_revoke(store: Option<&Store>, grant: Text) -> c_int {
+    answer(|| needed(store, "store")?.store.revoke(grant.needed("grant")?))
 }
 
 /// Main figures.

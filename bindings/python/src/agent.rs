@@ -4,7 +4,7 @@ use crate::arguments::{Content, importance, size};
 use crate::conversation::Conversation;
 use crate::errors::{invalid, raise};
 use crate::smu::Smu;
-use crate::store::agent_stats_dict;
+use crate::store::{agent_stats_dict, milliseconds};
 use agentmem_core::{Advice, AgentState, ContentId, ErrorKind, Kind};
 use agentmem_store as store;
 use agentmem_store::OnFull;
@@ -123,6 +123,16 @@ impl Agent {
 
     fn share(&self, py: Python<'_>, smu: &Smu, to: &Agent) -> PyResult<Smu> {
         Ok(Smu { smu: py.detach(|| to.agent.attach(&smu.smu)).map_err(raise)? })
+    }
+
+    #[pyo3(signature = (smu, to_domain, *, expires_s=3600.0, uses=1))]
+    fn grant(&self, py: Python<'_>, smu: &Smu, to_domain: Option<&str>, expires_s: f64, uses: u32) -> PyResult<String> {
+        let lasts_ms = milliseconds(expires_s, "expires_s")?;
+        py.detach(|| self.agent.grant(&smu.smu, to_domain.unwrap_or(""), lasts_ms, uses)).map_err(raise)
+    }
+
+    fn redeem(&self, py: Python<'_>, grant: &str) -> PyResult<Smu> {
+        Ok(Smu { smu: py.detach(|| self.agent.redeem(grant)).map_err(raise)? })
     }
 
     fn release(&self, py: Python<'_>, held: &Bound<'_, PyAny>) -> PyResult<()> {

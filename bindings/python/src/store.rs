@@ -5,10 +5,9 @@ use crate::arguments::{importance, in_thread, size};
 use crate::errors::{invalid, raise};
 use crate::inspect::{Pieces, description_dict};
 use crate::policy::PythonPolicy;
-use agentmem_core::Kind;
-use agentmem_core::policy;
+use agentmem_core::{ContentId, Kind, policy};
 use agentmem_store::stats::{AgentStats, Stats};
-use agentmem_store::{DomainQuota, OnFull, Options, Store as Engine};
+use agentmem_store::{DomainQuota, GrantFacts, OnFull, Options, Store as Engine};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 use std::ffi::OsString;
@@ -31,7 +30,8 @@ impl Drop for Store {
     }
 }
 
-fn milliseconds(seconds: f64, name: &str) -> PyResult<u64> {
+/// Seconds as milliseconds; an error names the argument.
+pub fn milliseconds(seconds: f64, name: &str) -> PyResult<u64> {
     match seconds {
         seconds if (0.0..1e12).contains(&seconds) => Ok((seconds * 1000.0) as u64),
         seconds => Err(invalid(format!("{name}={seconds}"))),
@@ -206,6 +206,27 @@ impl Store {
     ) -> PyResult<()> {
         let quota = DomainQuota { logical_bytes: quota_bytes.map(size).transpose()?, agents: agents_max };
         py.detach(|| self.engine.limit_domain(quota)).map_err(raise)
+    }
+
+    fn grants<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
+        let facts = |grant: GrantFacts| -> PyResult<Bound<'py, PyDict>> {
+            let dict = PyDict::new(py);
+            dict.set_item("id", &grant.id)?;
+            dict.set_item("agent", &grant.agent)?;
+            dict.set_item("to_domain", Some(&grant.to).filter(|name| !name.is_empty()))?;
+            dict.set_item("content", ContentId(grant.content).to_string())?;
+            dict.set_item("kind", grant.kind.as_str())?;
+            dict.set_item("logical_bytes", grant.logical_bytes)?;
+            dict.set_item("uses", grant.uses)?;
+            dict.set_item("created_s", grant.created_unix_ms as f64 / 1000.0)?;
+            dict.set_item("expires_s", grant.expires_unix_ms as f64 / 1000.0)?;
+            Ok(dict)
+        };
+        py.detach(|| self.engine.grants()).map_err(raise)?.into_iter().map(facts).collect()
+    }
+
+    fn revoke(&self, py: Python<'_>, grant: &str) -> PyResult<()> {
+        py.detach(|| self.engine.revoke(grant)).map_err(raise)
     }
 
     fn inspect<'py>(&self, py: Python<'py>, key: &str) -> PyResult<Bound<'py, PyDict>> {

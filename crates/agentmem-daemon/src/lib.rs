@@ -8,6 +8,7 @@
 //! server              the engine process             sys      calls to Linux that rustix lacks
 //! fleet trees         one budget with managed trees  metrics http   what Prometheus is told
 //! budget oversight    no more than the machine has   headroom machine, oom scores   what is decided, what is done
+//! grant_log           what crossed trust domains
 //! ```
 
 pub mod amounts;
@@ -15,6 +16,7 @@ pub mod arguments;
 pub mod budget;
 pub mod config;
 pub mod fleet;
+pub mod grant_log;
 pub mod headroom;
 pub mod http;
 pub mod inbox;

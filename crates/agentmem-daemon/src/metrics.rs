@@ -222,6 +222,9 @@ impl Snapshot {
         let shared = [("put", "put_shared"), ("append", "append_shared")];
         let shared = shared.map(|(what, name)| (vec![("what", what)], self.count(name)));
         to.counters("agentmem_shared_in", "Of these, what was there already", shared)?;
+        let grants = [("granted", "grant"), ("redeemed", "redeem"), ("revoked", "revoke")];
+        let grants = grants.map(|(event, name)| (vec![("event", event)], self.count(name)));
+        to.counters("agentmem_grants", "What was granted, redeemed and revoked across trust domains", grants)?;
         let reasons = [("memory", "reject_memory"), ("quota", "reject_quota"), ("malformed", "reject_cell")];
         let rejected = reasons.map(|(reason, name)| (vec![("reason", reason)], self.count(name)));
         to.counters("agentmem_rejected", "Operations that were refused", rejected)?;

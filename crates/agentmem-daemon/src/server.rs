@@ -2,6 +2,7 @@
 
 use crate::budget::Budget;
 use crate::config::{Config, Token};
+use crate::grant_log::GrantLog;
 use crate::http::{self, Form};
 use crate::metrics::Snapshot;
 use crate::notify::Kept;
@@ -25,8 +26,16 @@ type Work = Box<dyn FnOnce(&Arc<Server>) + Send>;
 /// How often engines are looked at.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
 
-/// Serves agents until a signal to end arrives; what can be made durable is, then. `trees` share the budget.
-pub fn serve(config: &Config, trees: &Trees, listener: UnixListener, mut kept: Kept, signals: &Signals) -> Result<()> {
+/// Serves agents until a signal to end arrives; what can be made durable is, then. `trees` share the budget, and
+/// `grants` says what crossed domains.
+pub fn serve(
+    config: &Config,
+    trees: &Trees,
+    grants: GrantLog,
+    listener: UnixListener,
+    mut kept: Kept,
+    signals: &Signals,
+) -> Result<()> {
     let limits = Limits {
         connections: config.limits.connections as usize,
         domains: config.limits.domains as usize,
@@ -53,6 +62,7 @@ pub fn serve(config: &Config, trees: &Trees, listener: UnixListener, mut kept: K
         true => Domains::kept(budget_bytes, limits, Box::new(options_of), kept.clone(), found)?,
         false => Domains::new(budget_bytes, limits, Box::new(options_of))?,
     };
+    let domains = domains.logging(Box::new(move |event| grants.write(event)));
     for (name, domain) in &config.domains {
         domains.add(name, hash_of(&domain.token)?, config.terms_of(domain))?;
     }

@@ -2,6 +2,7 @@
 
 use crate::arguments::{Settings, Verb};
 use crate::config::Config;
+use crate::grant_log::GrantLog;
 use crate::inbox::Inbox;
 use crate::keeper::{self, Keeper};
 use crate::lock::{self, Claim, Lock};
@@ -105,7 +106,8 @@ fn engine(settings: &Settings, mut kept: Kept) -> Result<i32> {
             listener
         }
     };
-    serve(&config, &Trees::beside(place.socket()), listener, kept, &signals)?;
+    let grants = GrantLog::beside(|ending| place.reached(Some(ending)));
+    serve(&config, &Trees::beside(place.socket()), grants, listener, kept, &signals)?;
     Ok(0)
 }
 

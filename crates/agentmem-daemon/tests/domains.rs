@@ -89,3 +89,29 @@ fn a_quota_survives_kills_and_nothing_that_was_put_under_it_is_lost() {
     let counters = store.stats().unwrap().counters;
     assert!(counters.iter().any(|(name, count)| name == "reject_quota" && *count == 0), "{counters:?}");
 }
+
+#[test]
+fn grants_survive_kills_and_each_is_logged() {
+    let daemon = Daemon::start(&[]);
+    let (own, tenant) = (daemon.connect(), enter(&daemon, "tenant", TOKEN).unwrap());
+    let giver = own.agent("giver", None, None, None).unwrap();
+    let taker = tenant.agent("taker", None, None, None).unwrap();
+    let content: Vec<u8> = (0..3_000_000u32).map(|number| (number % 251) as u8).collect();
+    let smu = giver.put(&content, Kind::SystemPrompt, None, 50, OnFull::Wait).unwrap();
+    let grant = giver.grant(&smu, "tenant", 3_600_000, 3).unwrap();
+    let revoked = giver.grant(&smu, "tenant", 3_600_000, 1).unwrap();
+    own.revoke(&revoked).unwrap();
+    for left in [2, 1] {
+        daemon.kill();
+        assert_eq!(taker.redeem(&grant).unwrap().view().unwrap().bytes(), content);
+        daemon.kill();
+        assert_eq!(own.grants().unwrap()[0].uses, left);
+    }
+    assert_eq!(taker.redeem(&revoked).err().unwrap().kind(), ErrorKind::NotFound);
+    let log = std::fs::read_to_string(daemon.0.folder.path().join("a.sock.grants")).unwrap();
+    let events: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let words: Vec<_> = events.iter().map(|event| event["event"].as_str().unwrap()).collect();
+    assert_eq!(words, ["granted", "granted", "revoked", "redeemed", "redeemed"]);
+    assert_eq!((&events[3]["to_domain"], &events[3]["to_agent"]), (&"tenant".into(), &"taker".into()));
+    assert!(!log.contains(&grant) && !log.contains(&grant["grant-".len()..]));
+}

@@ -5,6 +5,7 @@
 //! from another process is checked in `run`, as nothing about it can be believed.
 
 use crate::calls;
+use crate::domains::Domains;
 use crate::engine::{Engine, State};
 use agentmem_core::{Error, ErrorKind, Result};
 use serde::Serialize;
@@ -20,6 +21,8 @@ pub struct Caller<'a> {
     pub session: u32,
     /// Whether it was asked before, and the engine was killed before it answered.
     pub is_repeated: bool,
+    /// The domains of the daemon, where there is one.
+    pub domains: Option<&'a Domains>,
     /// A descriptor that came with the call, or that goes with its answer.
     pub descriptor: Option<OwnedFd>,
 }

@@ -4,6 +4,7 @@ pub mod agent;
 pub mod agents;
 pub mod conversation;
 pub mod domain;
+pub mod grants;
 pub mod inspect;
 pub mod smu;
 pub mod store;
@@ -39,6 +40,7 @@ calls! {
     conversation::AdviseConversation,
     inspect::Inspect, inspect::ReadContent, inspect::ReadAnyMessages, agents::ListAgentFigures, agents::LimitAgent,
     domain::Allow, domain::ReadDomain, domain::LimitDomain,
+    grants::MakeGrant, grants::Redeem, grants::ListGrants, grants::RevokeGrant,
 }
 
 #[cfg(all(test, not(loom)))]

@@ -66,4 +66,10 @@ counters! {
     reject_cell,
     /// Commits of the index.
     commit,
+    /// Contents that other domains may copy.
+    grant,
+    /// Copies that they made of them.
+    redeem,
+    /// Grants that were taken back.
+    revoke,
 }

@@ -5,6 +5,7 @@
 //! known here. They are listed in the configuration; or a client makes one by naming it first, where that is
 //! allowed, and from then on it takes the same token.
 
+use crate::grants::{GrantKey, GrantLog, Redeeming, unknown_grant};
 use crate::keeping::{Keep, Keeping};
 use crate::options::{MEMORY_MAX_BYTES_MIN, Options};
 use crate::quota::DomainQuota;
@@ -196,6 +197,7 @@ pub struct Domains {
     pub limits: Limits,
     open: Mutex<BTreeMap<String, Arc<Domain>>>,
     outside: Option<Mutex<Outside>>,
+    log: Option<GrantLog>,
 }
 
 /// Refuses what no domain can be called.
@@ -232,6 +234,29 @@ impl Domains {
         Self::over(memory_max_bytes, limits, options_of, outside)
     }
 
+    /// With a log of what is granted and redeemed across domains. Without one nothing is.
+    pub fn logging(self, log: GrantLog) -> Self {
+        Domains { log: Some(log), ..self }
+    }
+
+    /// That log.
+    pub fn log(&self) -> Result<&GrantLog> {
+        self.log.as_ref().ok_or_else(|| Error::new(ErrorKind::Unsupported, "grants without a log of them"))
+    }
+
+    /// Begins to redeem what `key` is of for the domain called `to`, whichever domain granted it.
+    ///
+    /// # Errors
+    /// `NotFound`, whatever the reason.
+    pub fn redeeming(&self, key: &GrantKey, to: &str) -> Result<Redeeming> {
+        let mut outcome = Err(unknown_grant());
+        for (_, domain) in self.all() {
+            // All of them in any case, so that it takes as long.
+            outcome = outcome.or(domain.store.engine()?.begin_redeeming(key, to));
+        }
+        outcome
+    }
+
     /// All that are configured were added: those that clients had made go on as well, and what was found beside
     /// is let go of.
     pub fn go_on(&self) -> Result<()> {
@@ -258,7 +283,7 @@ impl Domains {
         let own = Domain::new(options, None, Terms::UNLIMITED)?;
         let open = Mutex::new(BTreeMap::from([(String::new(), Arc::new(own))]));
         let memory_max_bytes = AtomicU64::new(memory_max_bytes);
-        Ok(Domains { options_of, memory_max_bytes, limits, open, outside })
+        Ok(Domains { options_of, memory_max_bytes, limits, open, outside, log: None })
     }
 
     fn insert(

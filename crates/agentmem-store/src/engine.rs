@@ -14,6 +14,7 @@ use crate::counters::Counters;
 use crate::dense::Dense;
 use crate::dirty::Dirty;
 use crate::frames::Frames;
+use crate::grants::Grants;
 use crate::heap::Heap;
 use crate::index::MessageIndex;
 use crate::kept::Kept;
@@ -25,7 +26,7 @@ use crate::quota::Quota;
 use crate::raw::Raw;
 use crate::remote::Secret;
 use crate::segments::Segments;
-use crate::sessions::{Arenas, Deserted, SessionEntry, Sessions};
+use crate::sessions::{Arenas, SessionEntry, Sessions};
 use crate::slots::{SLOTS_MAX, Slots};
 use crate::smus::Smus;
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
@@ -58,8 +59,6 @@ const BATCH: usize = 256;
 const LOOK_PAUSE_US: u64 = 10;
 /// How long the engine keeps polling after the last operation before it sleeps until rung.
 const NAP_MS: u64 = 20;
-/// How long a process that cannot be seen from here may take to come back after the engine was killed.
-const DESERTED_MS: u64 = 60_000;
 
 /// What handles of a conversation need without asking the engine.
 #[derive(Debug)]
@@ -104,6 +103,8 @@ pub struct State {
     pub smus: Smus,
     /// Messages.
     pub tree: Tree,
+    /// What other domains may copy.
+    pub grants: Grants,
     /// Conversations by number.
     pub conversations: HashMap<u32, Conversation>,
     /// The next conversation's number.
@@ -165,6 +166,7 @@ impl State {
             quota: Quota::default(),
             smus: Smus::default(),
             tree: Tree::default(),
+            grants: Grants::default(),
             conversations: HashMap::new(),
             next_conversation: 0,
             frames: Frames::default(),
@@ -513,32 +515,6 @@ impl Engine {
             fresh.inbox.extend(left);
             fresh.departed.extend(entry.kept_as);
         });
-    }
-
-    /// Ends sessions of processes that ended while no engine was there, or that do not come back.
-    pub fn end_deserted(&self, now_ms: u64) {
-        let is_over = |entry: &SessionEntry| {
-            entry.deserted.as_ref().is_some_and(|deserted| match deserted {
-                Deserted::Ended => true,
-                Deserted::Process(pidfd) => pidfd.is_dead(),
-                Deserted::Unseen => now_ms >= DESERTED_MS,
-            })
-        };
-        let over: Vec<u32> =
-            self.lock().sessions.iter().filter(|(_, entry)| is_over(entry)).map(|(number, _)| number).collect();
-        over.into_iter().for_each(|number| self.end_session(number));
-    }
-
-    /// Sessions of other processes, with what further connections prove themselves by.
-    pub fn secrets(&self) -> Vec<(u32, Secret)> {
-        let state = self.lock();
-        let lent = state.sessions.iter().filter(|(_, entry)| !entry.is_embedded);
-        lent.map(|(number, entry)| (number, entry.secret)).collect()
-    }
-
-    /// The process of session `number` is back after the engine was killed; whether it was waited for.
-    pub fn resume_session(&self, number: u32) -> bool {
-        self.lock().sessions.get_mut(number).is_some_and(|entry| entry.deserted.take().is_some())
     }
 
     /// Arenas that sessions have from before are looked at from now on.

@@ -54,7 +54,7 @@ impl Scene {
         let engine = Arc::new(Engine::new(options, DomainKey([7; 32]), None, None).expect("a small engine"));
         let session = || engine.add_session(SHAPE, std::process::id(), false, [1; 16]).expect("a small session");
         let ((neighbour, neighbours), (liar, arena)) = (session(), session());
-        let ask = |session| Caller { engine: &engine, session, is_repeated: false, descriptor: None };
+        let ask = |session| Caller { engine: &engine, session, is_repeated: false, domains: None, descriptor: None };
         let register = |session, name: &str| {
             let call = OpenAgent { name: name.into(), importance: None, quota_bytes: None, pid: None };
             call.run(&mut ask(session)).expect("an agent").number
@@ -76,7 +76,13 @@ impl Scene {
     /// The neighbour finds what he had, before and after the liar's session ends.
     fn check(self) {
         for _ in 0..2 {
-            let mut at = Caller { engine: &self.engine, session: self.neighbour, is_repeated: false, descriptor: None };
+            let mut at = Caller {
+                engine: &self.engine,
+                session: self.neighbour,
+                is_repeated: false,
+                domains: None,
+                descriptor: None,
+            };
             let content = ReadContent { id: self.content, offset_bytes: 0 }.run(&mut at);
             assert_eq!(content.as_deref(), Ok(CONTENT));
             let messages = ReadMessages { conversation: self.talk, index: 0, end: 1 }.run(&mut at).expect("a message");
@@ -103,7 +109,7 @@ pub fn protocol(data: &[u8]) {
     while let Ok(Some(message)) = socket::receive(&there, CALL_BYTES_MAX) {
         let is_repeated = message.number & REPEATED != 0;
         let descriptor = message.descriptors.into_iter().next_back();
-        let mut caller = Caller { engine: &scene.engine, session: scene.liar, is_repeated, descriptor };
+        let mut caller = Caller { engine: &scene.engine, session: scene.liar, is_repeated, domains: None, descriptor };
         let _ = call::answer(&mut caller, message.number & !REPEATED, &message.body);
     }
     scene.check();

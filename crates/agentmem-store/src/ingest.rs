@@ -170,8 +170,9 @@ impl Engine {
         self.inbox.lock().remove(&(session, key))
     }
 
+    /// Makes the content in `raw` one that `agent` holds by `slot`, where `claim` pins it.
     #[expect(clippy::too_many_arguments, reason = "what a new SMU is made of")]
-    fn add_smu(
+    pub fn add_smu(
         &self,
         state: &mut State,
         agent: u32,

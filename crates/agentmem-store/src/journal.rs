@@ -16,7 +16,9 @@ use std::sync::Arc;
 
 /// What journals are kept as: two in turn, of which one is there at a time but for a moment.
 pub const JOURNALS: [&str; 2] = ["journal.0", "journal.1"];
-const MAGIC: u64 = u64::from_le_bytes(*b"AMJRNL01");
+const MAGIC: u64 = u64::from_le_bytes(*b"AMJRNL02");
+/// The end of it is the version.
+const MAGIC_MASK: u64 = (1 << 48) - 1;
 const SEQUENCE: usize = 1;
 const PUBLISHED: usize = 2;
 const WORDS: usize = 3;
@@ -54,9 +56,11 @@ pub enum Table {
     Tags,
     /// What waits for pins to go.
     Limbo,
+    /// What other domains may copy, by number.
+    Grants,
 }
 
-const TABLES: usize = Table::Limbo as usize + 1;
+const TABLES: usize = Table::Grants as usize + 1;
 const PUT: u8 = 0;
 const APPEND: u8 = 1;
 const REMOVE: u8 = 2;
@@ -131,11 +135,15 @@ impl Journal {
     /// The one in that memory.
     ///
     /// # Errors
-    /// `Damaged` where there is none.
+    /// `Damaged` where there is none, `Version` where another version wrote it.
     pub fn found(descriptor: OwnedFd) -> Result<Self> {
         let mut journal = Self::over(Mapping::adopted(descriptor)?);
         let end = journal.words[PUBLISHED].load(Ordering::Acquire);
-        if journal.words[0].load(Ordering::Acquire) != MAGIC || end < PAGE_BYTES || end > journal.memory.len() as u64 {
+        let magic = journal.words[0].load(Ordering::Acquire);
+        if magic != MAGIC && magic & MAGIC_MASK == MAGIC & MAGIC_MASK {
+            return Err(Error::new(ErrorKind::Version, "the journal of an engine that was killed"));
+        }
+        if magic != MAGIC || end < PAGE_BYTES || end > journal.memory.len() as u64 {
             return Err(damaged());
         }
         journal.end = end as usize;

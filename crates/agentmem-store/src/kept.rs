@@ -40,6 +40,7 @@ pub struct Fresh {
     pub frames: Vec<u32>,
     pub tags: Vec<(u32, Vec<u32>)>,
     pub limbo: Vec<u64>,
+    pub grants: Vec<u64>,
     /// Descriptors that are not needed once this is published.
     pub departed: Vec<String>,
 }
@@ -59,6 +60,7 @@ impl Fresh {
             && self.frames.is_empty()
             && self.tags.is_empty()
             && self.limbo.is_empty()
+            && self.grants.is_empty()
             && self.departed.is_empty()
     }
 
@@ -68,6 +70,7 @@ impl Fresh {
         dedup(&mut self.inbox);
         dedup(&mut self.leases);
         dedup(&mut self.limbo);
+        dedup(&mut self.grants);
         let numbers = [
             &mut self.sessions,
             &mut self.rings,
@@ -233,6 +236,10 @@ impl Engine {
         for &number in &fresh.limbo {
             let row = state.limbo.iter().find(|waiting| waiting.number == number).map(KeptWaiting::of);
             journal.put(Table::Limbo, number, row.map(|row| encode(&row)).as_deref())?;
+        }
+        for &number in &fresh.grants {
+            let row = state.grants.get(number).map(encode);
+            journal.put(Table::Grants, number, row.as_deref())?;
         }
         Ok(())
     }

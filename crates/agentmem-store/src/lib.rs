@@ -24,6 +24,7 @@ mod free;
 #[cfg(feature = "faults")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod grants;
 mod handle;
 mod heap;
 #[cfg(all(test, not(loom)))]
@@ -70,10 +71,12 @@ pub mod verify;
 
 pub use calls::agents::AgentFigures;
 pub use calls::domain::DomainNow;
+pub use calls::grants::GrantFacts;
 pub use calls::inspect::{ConversationDescription, Described, FrameDescription, SmuDescription};
 pub use cold::{Cold, DiskPlace};
 pub use conversation::Conversation;
 pub use domains::{Domain, Domains, Limits, Terms, check_domain_name};
+pub use grants::{GrantEvent, GrantLog};
 pub use heap::{Extent, Heap};
 pub use keeping::{Keep, Keeping};
 pub use latencies::{BOUNDS_US, LatencyCounts};

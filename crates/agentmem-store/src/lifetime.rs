@@ -338,6 +338,7 @@ impl Engine {
             self.unlease(state, number, slot, count);
         }
         state.agents.remove(number);
+        state.forget_grants_of(number);
         state.mark_agent(number);
         Ok(())
     }

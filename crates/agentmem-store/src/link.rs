@@ -21,7 +21,9 @@ impl Link {
     /// Asks on behalf of `session`.
     pub fn call<C: Call>(&self, session: u32, call: C) -> Result<C::Answer> {
         match self {
-            Link::Embedded(engine) => call.run(&mut Caller { engine, session, is_repeated: false, descriptor: None }),
+            Link::Embedded(engine) => {
+                call.run(&mut Caller { engine, session, is_repeated: false, domains: None, descriptor: None })
+            }
             Link::Remote(remote) => Ok(remote.call(&call, None)?.0),
         }
     }

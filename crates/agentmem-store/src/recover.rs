@@ -6,6 +6,7 @@ use crate::cold::{Cold, DiskPlace};
 use crate::dirty::Dirty;
 use crate::engine::{Engine, Memory, State, heap_address_bytes};
 use crate::frames::{FrameEntry, Ref};
+use crate::grants::Grant;
 use crate::heap::Heap;
 use crate::ingest::TAIL_BYTES_MAX;
 use crate::journal::{JOURNALS, Journal, Rows, Table};
@@ -248,6 +249,9 @@ impl<'a> Restoring<'a> {
             if state.frames.get(frame as u32).is_some() {
                 state.index_messages(frame as u32, &tags_of(row));
             }
+        }
+        for (number, grant) in self.each::<Grant>(Table::Grants)? {
+            state.grants.restore(number, grant);
         }
         let mut inbox = HashMap::new();
         for (key, (session, raw)) in self.each::<(u32, KeptRaw)>(Table::Inbox)? {

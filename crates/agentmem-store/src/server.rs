@@ -169,7 +169,7 @@ impl Server {
         };
         let Known { entered: Entered { domain, session, .. }, secret, _counted } = known;
         let Ok(engine) = domain.store.engine() else { return };
-        let answering = std::panic::AssertUnwindSafe(|| answer_all(stream, engine, session));
+        let answering = std::panic::AssertUnwindSafe(|| answer_all(stream, &self.domains, engine, session));
         if std::panic::catch_unwind(answering).is_err() {
             // State that a panic left half-changed must not be worked with.
             engine.mark_failed();
@@ -243,11 +243,12 @@ impl Server {
 }
 
 /// Answers calls until the other side hangs up or breaks the protocol.
-fn answer_all(stream: &UnixStream, engine: &Arc<Engine>, session: u32) {
+fn answer_all(stream: &UnixStream, domains: &Domains, engine: &Arc<Engine>, session: u32) {
     while let Ok(Some(message)) = socket::receive(stream, CALL_BYTES_MAX) {
         let Message { number, body, mut descriptors } = message;
         let is_repeated = number & REPEATED != 0;
-        let mut caller = Caller { engine, session, is_repeated, descriptor: descriptors.pop() };
+        let domains = Some(domains);
+        let mut caller = Caller { engine, session, is_repeated, domains, descriptor: descriptors.pop() };
         let sent = match call::answer(&mut caller, number & !REPEATED, &body) {
             Ok(body) => {
                 let lent: Option<OwnedFd> = caller.descriptor.take();

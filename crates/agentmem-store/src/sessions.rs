@@ -2,7 +2,7 @@
 
 use crate::arena::Arena;
 use crate::claims::{Claim, Claims};
-use crate::engine::State;
+use crate::engine::{Engine, State};
 use crate::quota::Allowance;
 use crate::remote::Secret;
 use crate::ring::Given;
@@ -11,6 +11,9 @@ use crate::sys::{self, PidFd};
 use agentmem_core::{Error, ErrorKind, Result};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+
+/// How long a process that cannot be seen from here may take to come back after the engine was killed.
+const DESERTED_MS: u64 = 60_000;
 
 /// Arenas with the numbers of their sessions.
 pub type Arenas = Arc<[(u32, Arc<Arena>)]>;
@@ -331,5 +334,33 @@ impl State {
             Some(SessionProcess { pid: entry.pid, started: entry.started?, importance })
         };
         self.sessions.iter().filter_map(process).collect()
+    }
+}
+
+impl Engine {
+    /// Ends sessions of processes that ended while no engine was there, or that do not come back.
+    pub fn end_deserted(&self, now_ms: u64) {
+        let is_over = |entry: &SessionEntry| {
+            entry.deserted.as_ref().is_some_and(|deserted| match deserted {
+                Deserted::Ended => true,
+                Deserted::Process(pidfd) => pidfd.is_dead(),
+                Deserted::Unseen => now_ms >= DESERTED_MS,
+            })
+        };
+        let over: Vec<u32> =
+            self.lock().sessions.iter().filter(|(_, entry)| is_over(entry)).map(|(number, _)| number).collect();
+        over.into_iter().for_each(|number| self.end_session(number));
+    }
+
+    /// Sessions of other processes, with what further connections prove themselves by.
+    pub fn secrets(&self) -> Vec<(u32, Secret)> {
+        let state = self.lock();
+        let lent = state.sessions.iter().filter(|(_, entry)| !entry.is_embedded);
+        lent.map(|(number, entry)| (number, entry.secret)).collect()
+    }
+
+    /// The process of session `number` is back after the engine was killed; whether it was waited for.
+    pub fn resume_session(&self, number: u32) -> bool {
+        self.lock().sessions.get_mut(number).is_some_and(|entry| entry.deserted.take().is_some())
     }
 }

@@ -9,6 +9,7 @@ use crate::calls::agent::{
 };
 use crate::calls::agents::{AgentFigures, LimitAgent, ListAgentFigures};
 use crate::calls::domain::{Allow, DomainNow, LimitDomain, ReadDomain};
+use crate::calls::grants::{GrantFacts, ListGrants, MakeGrant, Redeem, RevokeGrant};
 use crate::calls::inspect::{Described, Inspect, ReadAnyMessages, ReadContent};
 use crate::calls::store::{Flush, ListAgents, OpenAgent, ReadAgentStats, ReadStats, Reclaim, Verify, check_name};
 use crate::cold::Cold;
@@ -208,6 +209,22 @@ impl Store {
     /// `PermissionDenied` beyond what the configuration gives, `Unsupported` where the engine is in this process.
     pub fn limit_domain(&self, quota: DomainQuota) -> Result<()> {
         self.session.call(LimitDomain { quota })
+    }
+
+    /// What other domains may copy from the session's, oldest first.
+    ///
+    /// # Errors
+    /// `Unsupported` where the engine is in this process.
+    pub fn grants(&self) -> Result<Vec<GrantFacts>> {
+        self.session.call(ListGrants)
+    }
+
+    /// Takes a grant of the session's domain back, by its text or its id. What was redeemed before stays.
+    ///
+    /// # Errors
+    /// `NotFound`; `Unsupported` where the engine is in this process.
+    pub fn revoke(&self, grant: &str) -> Result<()> {
+        self.session.call(RevokeGrant { grant: grant.to_owned() })
     }
 
     /// Describes what `key` means, whoever holds it: an id, its first four digits or more if no other begins with
@@ -542,6 +559,28 @@ impl Agent {
     /// seen.
     pub fn attach_name(&self, name: &str) -> Result<Smu> {
         self.attached(AttachName { agent: self.shared.number, name: name.to_owned() })
+    }
+
+    /// Lets agents of the domain called `to` (empty for the user's own) copy what `smu` is a handle of, `uses` times
+    /// within `lasts_ms`, by the text that is returned. It holds nothing: what this agent releases cannot be
+    /// redeemed any more.
+    ///
+    /// # Errors
+    /// `LimitReached` where the domain has 1,024 grants, `Unsupported` where the engine is in this process.
+    pub fn grant(&self, smu: &Smu, to: &str, lasts_ms: u64, uses: u32) -> Result<String> {
+        smu.check()?;
+        if smu.agent.number != self.shared.number || !Arc::ptr_eq(&self.session, &smu.session) {
+            return Err(Error::new(ErrorKind::InvalidArgument, "a handle of another agent"));
+        }
+        self.ask(MakeGrant { smu: smu.at(), to: to.to_owned(), lasts_ms, uses })
+    }
+
+    /// Copies what another domain granted to this one.
+    ///
+    /// # Errors
+    /// `NotFound` where the grant is none that can be redeemed here, whatever the reason; and what a put raises.
+    pub fn redeem(&self, grant: &str) -> Result<Smu> {
+        self.attached(Redeem { agent: self.shared.number, grant: grant.to_owned() })
     }
 
     /// Takes a lease of its own on what `smu` is a handle of.

@@ -31,7 +31,11 @@ COMMANDS = {
     "pause": _Entry("agentmem.cli.control:pause", "Page out and freeze agents until they resume."),
     "resume": _Entry("agentmem.cli.control:resume", "Let paused agents run again."),
     "wake": _Entry("agentmem.cli.control:wake", "Bring back the memory of agents now."),
-    "limit": _Entry("agentmem.cli.control:limit", "Change what an agent may hold."),
+    "limit": _Entry(
+        "agentmem.cli.control:limit", "Change what an agent or a trust domain may hold."
+    ),
+    "grants": _Entry("agentmem.cli.grants:grants", "List what other trust domains may copy."),
+    "revoke": _Entry("agentmem.cli.grants:revoke", "Take such a grant back."),
     "admit": _Entry("agentmem.cli.admit:admit", "Say whether there is room for another agent."),
     "hint": _Entry("agentmem.cli.hint:hint", "Tell the supervisor what its agent is doing."),
     "hooks": _Entry("agentmem.cli.hooks:hooks", "Have agents tell when they are idle."),

@@ -44,7 +44,7 @@ impl At {
     }
 
     /// The same, once it is sealed.
-    fn sealed(&self, at: &Caller<'_>) -> Result<u32> {
+    pub fn sealed(&self, at: &Caller<'_>) -> Result<u32> {
         let slot = self.holder(at, &at.engine.settled())?;
         at.engine.seal_slot(slot)
     }

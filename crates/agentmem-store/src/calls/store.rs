@@ -294,7 +294,7 @@ impl Call for Goodbye {
 
 impl crate::engine::Engine {
     /// Waits until `bytes` more may come in, and nobody else's do.
-    fn wait_for_large(&self, bytes: u64) -> Result<MutexGuard<'_, ()>> {
+    pub fn wait_for_large(&self, bytes: u64) -> Result<MutexGuard<'_, ()>> {
         let until_ms = self.now_ms() + OTHERS_MS;
         loop {
             let one = self.large.lock();
