@@ -272,10 +272,15 @@ impl Engine {
     /// # Errors
     /// `NotFound`, whatever the reason.
     pub fn begin_redeeming(self: &Arc<Self>, key: &GrantKey, to: &str) -> Result<Redeeming> {
-        let mut state = self.lock();
         let number = key.number();
-        let grant = state.live_grants().get(number).filter(|grant| grant.hash == key.hash && grant.to == to);
-        let grant = grant.ok_or_else(unknown_grant)?.clone();
+        let find = |state: &mut State| {
+            let granted = state.live_grants().get(number);
+            granted.filter(|grant| grant.hash == key.hash && grant.to == to).cloned().ok_or_else(unknown_grant)
+        };
+        find(&mut self.lock())?;
+        // What its agent released before is not there any more.
+        let mut state = self.settled();
+        let grant = find(&mut state)?;
         let slot = state.smus.find(&ContentId(grant.content)).ok_or_else(unknown_grant)?;
         let is_held = state.agents.get(grant.agent).is_some_and(|agent| agent.leases.contains_key(&slot));
         let granted = state.grants.0.get_mut(&number).expect("just seen");

@@ -31,12 +31,16 @@ mod heap;
 mod hostile;
 mod index;
 mod ingest;
+#[cfg(all(test, not(loom)))]
+mod isolation;
 mod journal;
 mod keeping;
 mod kept;
 mod latencies;
 mod ledger;
 mod lifetime;
+#[cfg(all(test, not(loom)))]
+mod limits;
 mod link;
 mod load;
 pub mod options;
