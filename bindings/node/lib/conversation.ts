@@ -14,8 +14,8 @@ import {
 import { InvalidArgument } from "./errors";
 import { native, type ConversationHandle } from "./native";
 
-/** A message: bytes come back as the same bytes, a value comes back equal. */
-export type Message = JsonValue | NodeJS.ArrayBufferView | ArrayBufferLike;
+/** A message: bytes come back as the same bytes, a value of JSON comes back equal. */
+export type Message = null | boolean | number | string | object;
 
 /** How a fork is made. */
 export interface ForkOptions {

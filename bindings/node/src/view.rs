@@ -19,7 +19,7 @@ use std::ffi::c_void;
 use std::ptr;
 
 /// Views of one thread that nobody has released and the garbage collector has not found yet.
-const PINS_MAX: usize = 1 << 20;
+const PINS_MAX: usize = 1 << 18;
 
 thread_local! {
     /// What buffers of this thread show, by numbers that JavaScript gives and never gives again.

@@ -70,6 +70,28 @@ test("a daemon that does not start is unreachable, and says why", async () => {
   await assert.rejects(agentmem.connect({ socket: "/nowhere", start: false }), agentmem.errors.Unreachable);
 });
 
+test("puts and views of what is hot do not wait for a daemon that was stopped", async (t) => {
+  const store = await connected(t);
+  const agent = await store.agent("a");
+  const smu = agent.put("You plan.");
+  (await smu.view()).release();
+  const processes = readFileSync(`${store.socketOfTest}.lock`, "utf8").match(/\d+/g).map(Number);
+  processes.forEach((pid) => process.kill(pid, "SIGSTOP"));
+  const late = [];
+  try {
+    for (let round = 0; round < 100; round++) {
+      late.push(agent.put(`late ${round}`));
+      const view = smu.viewNow();
+      assert.equal(view.buffer.toString(), "You plan.");
+      view.release();
+    }
+  } finally {
+    processes.forEach((pid) => process.kill(pid, "SIGCONT"));
+  }
+  const texts = await Promise.all(late.map((each) => each.text()));
+  texts.forEach((text, round) => assert.equal(text, `late ${round}`));
+});
+
 test("domains know nothing of each other", async (t) => {
   const daemon = new Daemon();
   t.after(() => daemon.stop());

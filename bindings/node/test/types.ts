@@ -65,11 +65,17 @@ export async function contents(smu: Smu): Promise<number> {
   return buffer.length + (now?.buffer.length ?? 0) + (await smu.storedBytes()) + (await smu.id()).length;
 }
 
+interface Turn {
+  role: string;
+  content: unknown[];
+}
+
 export async function conversations(conversation: Conversation, agent: Agent): Promise<void> {
-  conversation.append({ role: "user", content: ["text", 1, null, true] });
+  const turn: Turn = { role: "user", content: ["text", 1, null, true] };
+  conversation.append(turn);
   conversation.append(Buffer.from("bytes"));
   // @ts-expect-error: it would not come back equal.
-  conversation.append({ at: new Date() });
+  conversation.append(undefined);
   const message: agentmem.JsonValue | Buffer = await conversation.get(-1);
   for await (const each of conversation) same<typeof message, typeof each>(true);
   const fork: Conversation = await conversation.fork({ at: 1, name: "n", agent });

@@ -20,6 +20,16 @@ async function hot(store, lengthBytes) {
   return { agent, bytes, smu };
 }
 
+/** Views a thousand times, and releases nothing. Its own frame: one that waits keeps what it last had. */
+function lookOften(smu, bytes) {
+  for (let round = 0; round < 1000; round++) assert.equal(smu.viewNow().buffer[round], bytes[round]);
+}
+
+/** A part of what a view shows. */
+async function partOf(smu) {
+  return (await smu.view()).buffer.subarray(100, 200);
+}
+
 const pinned = async (store) => (await store.stats()).pinnedBytes;
 
 for (const [kind, open] of KINDS) {
@@ -58,7 +68,7 @@ for (const [kind, open] of KINDS) {
   test(`${kind}: a part of a buffer keeps the pin when the view is gone`, async (t) => {
     const store = await open(t);
     const { bytes, smu } = await hot(store, 4096);
-    const parts = [(await smu.view()).buffer.subarray(100, 200)];
+    const parts = [await partOf(smu)];
     gc();
     await new Promise(setImmediate);
     assert.equal(await pinned(store), 4096);
@@ -75,10 +85,9 @@ for (const [kind, open] of KINDS) {
   test(`${kind}: views that nobody releases go with the garbage, ten thousand of them`, async (t) => {
     const store = await open(t);
     const { bytes, smu } = await hot(store, 1000);
-    for (let round = 0; round < 10_000; round++) {
-      const view = smu.viewNow();
-      assert.equal(view.buffer[round % 1000], bytes[round % 1000]);
-      if (round % 1000 === 0) await new Promise(setImmediate);
+    for (let turn = 0; turn < 10; turn++) {
+      lookOften(smu, bytes);
+      await new Promise(setImmediate);
     }
     const isFree = async () => {
       gc();
@@ -132,6 +141,21 @@ test("a disposed view is released, and read and text leave no pin", async (t) =>
   assert.deepEqual(await smu.read(), Buffer.from("Grüße"));
   await assert.rejects(agent.put(Buffer.of(0xff)).text(), TypeError);
   assert.equal(await pinned(store), 0);
+});
+
+test("views that nobody releases have a limit", async (t) => {
+  const { smu } = await hot(await opened(t), 100);
+  const views = [];
+  const viewOn = () => {
+    for (;;) views.push(smu.viewNow());
+  };
+  assert.throws(viewOn, agentmem.errors.LimitReached);
+  // What the tests before have left counts until it is collected.
+  assert(views.length > 1 << 17 && views.length <= 1 << 18);
+  await assert.rejects(smu.view(), agentmem.errors.LimitReached);
+  views.pop().release();
+  (await smu.view()).release();
+  views.forEach((view) => view.release());
 });
 
 test("memory of a view is not moved to another thread", async (t) => {
