@@ -254,20 +254,23 @@ proptest! {
     fn it_is_never_quiet_against_what_it_saw(events in proptest::collection::vec((0..3000u64, any_event()), 0..40)) {
         let mut idleness = Idleness::new(0);
         let (mut now_ms, mut active_until) = (0, None);
-        let (mut before, mut sockets) = (Sample::default(), Vec::new());
+        let ((mut ran_ms, mut ran), mut sockets) = ((0, Vec::new()), Vec::new());
         for (passed_ms, event) in events {
             now_ms += passed_ms;
             match event {
                 Event::Observe(sample) => {
                     idleness.observe(now_ms, &sample);
+                    let is_apart = now_ms >= ran_ms + RUNS_APART_MS;
                     let busy = sample.processes.iter().any(|process| process.sleeps)
                         || !sample.unseen.is_empty()
-                        || sample.running.iter().any(|thread| before.running.contains(thread))
+                        || is_apart && sample.running.iter().any(|thread| ran.contains(thread))
                         || sample.sockets.iter().any(|socket| socket.tcp.state == CONNECTING)
                         || in_flight(&sockets, &sample);
                     prop_assert!(!busy || idleness.quiet_since().is_none(), "{sample:?}");
                     sockets.clone_from(&sample.sockets);
-                    before = sample;
+                    if is_apart {
+                        (ran_ms, ran) = (now_ms, sample.running);
+                    }
                 }
                 Event::Input => {
                     idleness.input(now_ms);
@@ -279,7 +282,7 @@ proptest! {
                 }
                 Event::Woke => {
                     idleness.woke(now_ms);
-                    (before, sockets) = (Sample::default(), Vec::new());
+                    ((ran_ms, ran), sockets) = ((now_ms, Vec::new()), Vec::new());
                 }
             }
             prop_assert!(active_until.is_none_or(|until| now_ms >= until) || idleness.quiet_since().is_none());
