@@ -1,7 +1,7 @@
 /**
  * Memory management for fleets of AI agents on Linux.
  *
- *     const agentmem = require("agentmem");
+ *     const agentmem = require("libagentmem-node");
  *
  *     const store = await agentmem.open();
  *     const agent = await store.agent("planner");

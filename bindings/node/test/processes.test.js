@@ -185,7 +185,7 @@ test("the quick start of the README does what it says", async (t) => {
   const [, printed] = /prints\n\n```\n(.*?)```/s.exec(readme);
   const modules = folder.at("node_modules");
   mkdirSync(modules);
-  symlinkSync(PACKAGE, join(modules, "agentmem"));
+  symlinkSync(PACKAGE, join(modules, "libagentmem-node"));
   writeFileSync(folder.at("quick.mjs"), code);
   const { stdout } = await promisify(execFile)(process.execPath, [folder.at("quick.mjs")], { timeout: 60_000 });
   assert.equal(stdout, printed);
