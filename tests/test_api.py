@@ -7,7 +7,9 @@ import stat
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Sequence
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from conftest import PythonProcess
 from words import noise, prose
 
 import agentmem
+from agentmem.cli.duration import duration_ms
 from agentmem.errors import (
     ArenaFull,
     Closed,
@@ -28,6 +31,7 @@ from agentmem.errors import (
     Unsupported,
 )
 
+CONFIGURATION = Path(__file__).parent.parent / "crates/agentmem-daemon/agentmemd.toml"
 KINDS = ["system_prompt", "tool_definition", "tool_result", "message"]
 FIGURES = """
 agents smus conversations messages frames logical_bytes stored_bytes resident_bytes hot_bytes
@@ -56,6 +60,15 @@ def test_a_store_without_cold_tier_has_no_folder_and_cannot_flush() -> None:
         assert mem.path is None
         with pytest.raises(Unsupported):
             mem.flush()
+
+
+def test_a_store_has_the_defaults_that_the_configuration_of_the_daemon_documents() -> None:
+    documented = tomllib.loads(CONFIGURATION.read_text())
+    ours = {name: each.default for name, each in signature(agentmem.open).parameters.items()}
+    for name in ("warm_after", "cold_after"):
+        assert ours[f"{name}_s"] == duration_ms(documented[name]) / 1000
+    for name in ("cold", "warm_level", "cold_level", "policy", "pressure"):
+        assert ours[name] == documented[name]
 
 
 def test_a_path_is_created_and_stays(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def open_store(
     policy: str | Any = "semantic",
     cold: bool = True,
     warm_after_s: float = 300.0,
-    cold_after_s: float = 259200.0,
+    cold_after_s: float = 172800.0,
     on_full: Literal["wait", "fail"] = "wait",
     arena_bytes: Size = "32M",
     warm_level: int = 3,

@@ -48,7 +48,7 @@ def open(
     policy: Literal["semantic", "lru"] | Policy = "semantic",
     cold: bool = True,
     warm_after_s: float = 300.0,
-    cold_after_s: float = 259200.0,
+    cold_after_s: float = 172800.0,
     on_full: Literal["wait", "fail"] = "wait",
     arena_bytes: int | str = "32M",
     warm_level: int = 3,
