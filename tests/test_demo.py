@@ -16,14 +16,15 @@ from conftest import until
 
 import agentmem
 from agentmem.cli.demo import demo
-from agentmem.demo import wire
+from agentmem.demo import node, wire
 from agentmem.demo.fleet import Fleet
 from agentmem.demo.member import Member
-from agentmem.demo.plan import MB, Plan
+from agentmem.demo.plan import MB, Language, Plan
 from agentmem.demo.readback import ONE_IN, Samples, message_hash
 from agentmem.demo.run import run
 from agentmem.demo.wire import Frame, Kind
 from agentmem.demo.writer import Comparison, frames, load
+from agentmem.errors import Unsupported
 from agentmem.process import memory_of
 
 COMMAND = [sys.executable, "-c", "from agentmem.cli import main; main()", "demo"]
@@ -158,6 +159,20 @@ def test_what_comes_back_wrong_is_counted(mem: agentmem.Store) -> None:
     member.samples.offer(0, 0, [b"never put"] * 100)
     assert list(member.read_back()).count(False) == 1
     assert (member.checked, member.failed) == (2 + 3, 1)
+
+
+@pytest.mark.parametrize("language", ["node", "mixed"])
+def test_agents_in_node_hold_the_same_and_read_it_back(language: Language) -> None:
+    try:
+        node.check()
+    except Unsupported as error:
+        pytest.skip(str(error))
+    record = run(replace(SMALL, agents=4, language=language), quiet).record
+    in_python = run(replace(SMALL, agents=4), quiet).record
+    assert record["readback_failed"] == 0
+    assert record["readback_checked"] >= record["messages"] // ONE_IN
+    assert record["by_kind"] == in_python["by_kind"]
+    assert record["dedup_effectiveness"] == {"system_prompt": 1, "tool_definition": 1}
 
 
 def test_agents_are_processes_that_map_one_prompt() -> None:

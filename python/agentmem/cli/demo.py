@@ -11,7 +11,7 @@ from agentmem.cli.output import Output, with_output
 from agentmem.cli.size import size
 
 if TYPE_CHECKING:
-    from agentmem.demo.plan import Plan
+    from agentmem.demo.plan import Language, Plan
     from agentmem.demo.run import Outcome
 
 _ROWS = {
@@ -36,6 +36,13 @@ _SYNTHETIC = "SYNTHETIC: the text was generated. Name real transcripts with --co
 @corpus_option
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=1, show_default=True)
 @click.option(
+    "--language",
+    type=click.Choice(["python", "node", "mixed"]),
+    default="python",
+    show_default=True,
+    help="What agents are written in; mixed: every other one in Node.",
+)
+@click.option(
     "--plot",
     type=click.Path(dir_okay=False, path_type=Path),
     help="Where the picture goes; demo.png by default, none with --json.",
@@ -49,6 +56,7 @@ def demo(
     cold: bool,
     corpus: tuple[str, ...],
     seed: int,
+    language: "Language",
     plot: Path | None,
 ) -> None:
     """Hold the memory of a fleet of agents, and measure what it takes.
@@ -59,10 +67,13 @@ def demo(
 
     RAM is that of all processes and the daemon together, each page once.
     """
+    from agentmem.demo import node
     from agentmem.demo.plan import Plan
     from agentmem.demo.run import run
 
-    plan = Plan(agents, scale or 0, 0, cold, corpus, seed)
+    if language != "python":
+        node.check()
+    plan = Plan(agents, scale or 0, 0, cold, corpus, seed, language)
     with _Bars(output) as bars:
         if scale is None:
             plan = plan.fitted(lambda trial: _rate(trial, bars))

@@ -4,12 +4,15 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from agentmem.machine import cache_folder
 from agentmem.process import mem_available_bytes
 
 MB: Final = 1_000_000
+
+Language = Literal["python", "node", "mixed"]
+"""What the agents of a demonstration are written in."""
 
 PROMPT_BYTES: Final = 50 * MB
 TOOLS_BYTES: Final = 100 * MB
@@ -42,6 +45,7 @@ class Plan:
         cold: whether the store has a cold tier.
         corpus: where the text comes from; generated if empty.
         seed: of all that is random.
+        language: what agents are written in; mixed: every other one in Node.
     """
 
     agents: int
@@ -50,6 +54,7 @@ class Plan:
     cold: bool
     corpus: tuple[str, ...]
     seed: int
+    language: Language = "python"
 
     @property
     def prompt_bytes(self) -> int:
@@ -70,6 +75,10 @@ class Plan:
     def logical_bytes(self) -> int:
         """What all agents are to hold together."""
         return self.agents * (self.prompt_bytes + self.tools_bytes + self.conversation_bytes)
+
+    def is_in_node(self, agent: int) -> bool:
+        """Whether agent number `agent` is written in JavaScript."""
+        return self.language == "node" or (self.language == "mixed" and agent % 2 == 1)
 
     def with_budget(self, memory_max_bytes: int | None) -> "Plan":
         """The same with that budget, or with one that makes the store compress what it holds."""

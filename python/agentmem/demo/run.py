@@ -102,6 +102,7 @@ def run(plan: Plan, progress: Progress) -> Outcome:
         "corpus": " ".join(Path(path).name for path in plan.corpus) or "generated",
         "synthetic": report["synthetic"],
         "seed": plan.seed,
+        "language": plan.language,
     }
     return Outcome(plan, record, watch.samples)
 

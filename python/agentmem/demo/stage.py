@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from agentmem import daemon
-from agentmem.demo import member, wire, writer
+from agentmem.demo import member, node, wire, writer
 from agentmem.demo.plan import Plan
 from agentmem.demo.wire import Kind
 from agentmem.errors import AgentMemError, Io
@@ -114,7 +114,8 @@ def perform(plan: Plan, path: Path, pipe: int) -> None:
         def work(number: int = number, fed: socket.socket = fed) -> None:
             for other in feeds:
                 other.close()
-            member.perform(path, number, plan.seed, fed, pipe)
+            perform_member = node.perform if plan.is_in_node(number) else member.perform
+            perform_member(path, number, plan.seed, fed, pipe)
 
         agents.append(stage.fork(f"agent-{number:03}", work))
         fed.close()

@@ -121,16 +121,16 @@ def serve(plan: Plan, feeds: list[socket.socket], pipe: int) -> None:
     """Send each agent what is its own, and over `pipe` what that took."""
     began_s = cpu_seconds()
     with Watch() as watch:
-        streams = [feed.makefile("rwb") for feed in feeds]
+        streams = [feed.makefile("wb") for feed in feeds]
         corpus = load(plan.corpus, plan.seed)
         comparison = Comparison(corpus)
         for frame in frames(plan, corpus, comparison):
             is_for_all = frame.kind in wire.FOR_ALL
-            for stream in streams if is_for_all else [streams[frame.agent]]:
-                wire.write(stream, frame)
-                stream.flush()
+            for number in range(plan.agents) if is_for_all else [frame.agent]:
+                wire.write(streams[number], frame)
+                streams[number].flush()
                 if is_for_all:
-                    stream.read(len(wire.TAKEN))
+                    feeds[number].recv(len(wire.TAKEN))
         for stream in streams:
             wire.write(stream, Frame(Kind.READ_BACK))
             stream.close()
