@@ -10,7 +10,6 @@ use crate::scores::Scores;
 use agentmem_core::{Error, ErrorKind, Result};
 use agentmem_store::Server;
 use rustix::fs::{MemfdFlags, memfd_create};
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +18,7 @@ use std::time::{Duration, Instant};
 
 const PAUSE: Duration = Duration::from_secs(1);
 /// What the memory of changed scores is kept as.
-const SCORES: &str = "scores";
+pub const SCORES: &str = "scores";
 
 /// See the module.
 #[derive(Debug)]
@@ -68,9 +67,9 @@ pub struct Overseen {
 }
 
 impl Oversight {
-    /// As the configuration has it. Takes what an engine that was killed remembered out of `found`.
-    pub fn new(config: &Config, budget_bytes: u64, kept: &Kept, found: &mut BTreeMap<String, OwnedFd>) -> Result<Self> {
-        let remembered = found.remove(SCORES).map(|memory| Scores::new(File::from(memory)));
+    /// As the configuration has it; `remembered` is what an engine that was killed left as [`SCORES`].
+    pub fn new(config: &Config, budget_bytes: u64, kept: &Kept, remembered: Option<OwnedFd>) -> Result<Self> {
+        let remembered = remembered.map(|memory| Scores::new(File::from(memory)));
         let scores = match (config.oom_score, remembered) {
             (true, Some(scores)) => Some(scores),
             (true, None) => {
@@ -163,7 +162,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     fn oversight(config: &Config) -> Oversight {
-        Oversight::new(config, 128 * MIB, &Kept::nobody(), &mut BTreeMap::new()).unwrap()
+        Oversight::new(config, 128 * MIB, &Kept::nobody(), None).unwrap()
     }
 
     /// Words that shrink to a part.
@@ -232,11 +231,10 @@ mod tests {
         assert_ne!(score(), before);
         scores.follow(&[]);
         assert_ne!(score(), before, "that is none of its business");
-        let mut found = BTreeMap::from([(SCORES.to_owned(), OwnedFd::from(remembered))]);
         let off = Config { oom_score: false, ..Config::default() };
-        let oversight = Oversight::new(&off, 128 * MIB, &Kept::nobody(), &mut found).unwrap();
+        let oversight = Oversight::new(&off, 128 * MIB, &Kept::nobody(), Some(remembered.into())).unwrap();
         assert_eq!(score(), before);
-        assert!(oversight.scores().is_none() && found.is_empty());
+        assert!(oversight.scores().is_none());
         child.kill().unwrap();
         child.wait().unwrap();
     }

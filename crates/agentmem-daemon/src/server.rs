@@ -6,7 +6,7 @@ use crate::grant_log::GrantLog;
 use crate::http::{self, Form};
 use crate::metrics::Snapshot;
 use crate::notify::Kept;
-use crate::oversight::{Oversight, Watch};
+use crate::oversight::{Oversight, SCORES, Watch};
 use crate::paths::io;
 use crate::sys::Signals;
 use crate::trees::Trees;
@@ -55,8 +55,7 @@ pub fn serve(
     let budget_bytes = config.to_options()?.memory_max_bytes;
     let metrics_listener = config.metrics_port.map(http::listen).transpose()?;
     let mut found = kept.take_all_found();
-    let budget = Arc::new(Budget::new(budget_bytes));
-    let oversight = Arc::new(Oversight::new(config, budget_bytes, &kept, &mut found)?);
+    let scores = found.remove(SCORES);
     let kept = Arc::new(kept);
     let domains = match kept.is_kept() {
         true => Domains::kept(budget_bytes, limits, Box::new(options_of), kept.clone(), found)?,
@@ -67,6 +66,9 @@ pub fn serve(
         domains.add(name, hash_of(&domain.token)?, config.terms_of(domain))?;
     }
     domains.go_on()?;
+    // What may fail comes first: what is kept of a start that failed would have it tried again.
+    let budget = Arc::new(Budget::new(budget_bytes));
+    let oversight = Arc::new(Oversight::new(config, budget_bytes, &kept, scores)?);
     let metrics = {
         let (trees, oversight, takes_turns) = (trees.clone(), oversight.clone(), Mutex::new(()));
         // One at a time: it looks at all that there is.
