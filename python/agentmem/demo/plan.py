@@ -22,9 +22,9 @@ FULL_AGENTS: Final = 100
 
 # Where the budget is not given: this share of the logical bytes, and what the engine takes whatever
 # it holds; under the floor the largest content would not fit beside what is being done.
-_BUDGET_SHARE_WARM: Final = 1 / 10.4
+_BUDGET_SHARE_WARM: Final = 1 / 10.5
 _BUDGET_SHARE_COLD: Final = 1 / 46
-_BUDGET_FIXED_BYTES: Final = 64 << 20
+_BUDGET_FIXED_BYTES: Final = 60 << 20
 
 # What a run may take of the machine if nobody says how big it is to be.
 _MEMORY_SHARE: Final = 1 / 2
