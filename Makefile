@@ -90,7 +90,8 @@ $(PROGRAMS_BUILT): $(INSTALLED) $(CARGO_SOURCES) | machine
 demo: setup
 	@$(AGENTMEM) demo
 
-test: test-rust test-loom test-python test-node
+# The demonstration's test in Python wants the package for Node.
+test: test-rust test-loom test-node test-python
 
 test-rust: setup
 	cargo test --workspace --locked

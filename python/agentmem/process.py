@@ -94,7 +94,7 @@ def fork(work: Callable[[], None]) -> int:
         try:
             work()
             code = 0
-        except BrokenPipeError:
+        except (BrokenPipeError, ConnectionResetError):
             pass  # Who reads has gone, and knows why.
         except BaseException:
             traceback.print_exc()

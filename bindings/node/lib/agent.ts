@@ -26,7 +26,8 @@ export interface PutOptions {
 
 const KINDS = new Map(native.kinds().map((kind, number) => [kind, number]));
 
-function kindNumber(kind: Kind): number {
+/** The number of a kind; throws InvalidArgument where it is none. */
+export function kindNumber(kind: Kind): number {
   const number = KINDS.get(kind);
   if (number === undefined) throw new InvalidArgument(`${String(kind)} is none of ${[...KINDS.keys()].join(", ")}`);
   return number;

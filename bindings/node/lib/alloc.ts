@@ -1,7 +1,7 @@
 /** The short way to share content: one call, on the user's daemon. */
 
 import { isMainThread, threadId } from "node:worker_threads";
-import type { Agent } from "./agent";
+import { kindNumber, type Agent } from "./agent";
 import type { Content } from "./arguments";
 import { InvalidArgument } from "./errors";
 import type { Kind, Smu } from "./smu";
@@ -24,7 +24,12 @@ let own: Promise<Agent> | undefined;
 /** Registers this process, or this worker of it. */
 async function register(): Promise<Agent> {
   const store = await connect();
-  return store.agent(isMainThread ? `node-${process.pid}` : `node-${process.pid}-${threadId}`);
+  try {
+    return await store.agent(isMainThread ? `node-${process.pid}` : `node-${process.pid}-${threadId}`);
+  } catch (error) {
+    await store.close();
+    throw error;
+  }
 }
 
 /** The agent of this process: registered when it is needed first, and again after its store was closed or a failure. */
@@ -49,6 +54,9 @@ export async function alloc({ type, data, name, importance }: AllocOptions): Pro
   if (typeof type !== "string" || type !== type.toUpperCase()) {
     throw new InvalidArgument(`type ${String(type)}: give SYSTEM_PROMPT, TOOL_DEFINITION, TOOL_RESULT or MESSAGE`);
   }
+  const kind = type.toLowerCase() as Kind;
+  // Before a daemon is started for it.
+  kindNumber(kind);
   const agent = await ownAgent();
-  return agent.put(data, { kind: type.toLowerCase() as Kind, name, importance });
+  return agent.put(data, { kind, name, importance });
 }

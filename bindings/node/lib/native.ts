@@ -85,6 +85,7 @@ interface Native {
   smuSharedBy(smu: SmuHandle): Promise<number>;
   smuAdvise(smu: SmuHandle, advice: string): Promise<void>;
 
+  firstPin(): number;
   viewNow(smu: SmuHandle, pin: number): Buffer | null;
   view(smu: SmuHandle, pin: number): Promise<Buffer>;
   isPinned(pin: number): boolean;

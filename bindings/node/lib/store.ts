@@ -126,7 +126,15 @@ function kept(handle: StoreHandle): Store {
 }
 
 process.on("exit", () => {
-  for (const store of stores) native.storeCloseNow(store._native);
+  const failed: unknown[] = [];
+  for (const store of stores) {
+    try {
+      native.storeCloseNow(store._native);
+    } catch (error) {
+      failed.push(error);
+    }
+  }
+  if (failed.length > 0) throw failed[0];
 });
 
 /** A store of semantic memory units. It is there until it is closed, or the process ends. */

@@ -4,7 +4,7 @@ import { markAsUntransferable } from "node:worker_threads";
 import { Released } from "./errors";
 import { native } from "./native";
 
-let pins = 0;
+let pins = native.firstPin();
 
 /** The number of a new pin: none of this thread has had it. */
 export function newPin(): number {

@@ -153,7 +153,8 @@ pub fn agent_load(
     agent: &AgentHandle,
     transcript: Uint8Array,
 ) -> Promise<Vec<store::Conversation>, Vec<ConversationHandle>> {
-    let agent = agent.share();
+    // JavaScript may write to it meanwhile, or take its memory away.
+    let (agent, transcript) = (agent.share(), transcript.to_vec());
     promise(move || agent.load(&transcript), |loaded| loaded.into_iter().map(Handle::new).collect())
 }
 

@@ -82,7 +82,8 @@ pub fn conversation_append(
 /// Adds a transcript; gives the number of its messages.
 #[napi]
 pub fn conversation_load(conversation: &ConversationHandle, transcript: Uint8Array) -> Promise<usize, i64> {
-    let conversation = conversation.share();
+    // JavaScript may write to it meanwhile, or take its memory away.
+    let (conversation, transcript) = (conversation.share(), transcript.to_vec());
     promise(move || conversation.load(&transcript), |count| count as i64)
 }
 

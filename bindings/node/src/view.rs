@@ -13,7 +13,7 @@ use agentmem_store::View;
 use napi::bindgen_prelude::{JsValue, ToNapiValue, Unknown};
 use napi::{Env, Result, check_status, sys};
 use napi_derive::napi;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::ptr;
@@ -24,6 +24,17 @@ const PINS_MAX: usize = 1 << 18;
 thread_local! {
     /// What buffers of this thread show, by numbers that JavaScript gives and never gives again.
     static PINS: RefCell<HashMap<u64, View>> = RefCell::default();
+    /// How often JavaScript was told where its numbers begin.
+    static BEGUN: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Where the numbers begin that an evaluation of the JavaScript gives: a thread may evaluate it again, as test runners do
+/// for each file, while buffers of the one before live on. Each has 2^32 of them.
+#[napi]
+pub fn first_pin() -> f64 {
+    let begun = BEGUN.get();
+    BEGUN.set(begun + 1);
+    (u64::from(begun) << 32) as f64
 }
 
 fn remove(pin: u64) {

@@ -3,9 +3,11 @@
 
 const assert = require("node:assert/strict");
 const { randomBytes } = require("node:crypto");
+const { join } = require("node:path");
 const { test } = require("node:test");
 const { agentmem, connected, gc, opened, until } = require("./support");
 
+const PACKAGE = join(__dirname, "..");
 const KINDS = [
   ["embedded", opened],
   ["connected", connected],
@@ -173,4 +175,25 @@ test("memory of a view is not moved to another thread", async (t) => {
   assert(view.buffer.equals(bytes));
   view.release();
   assert(copy === undefined || Buffer.from(copy).equals(bytes));
+});
+
+test("a second evaluation of the package takes no pins of the first", async (t) => {
+  const store = await opened(t);
+  const smu = (await store.agent("a")).put("of the first");
+  const view = await smu.view();
+  const isOurs = (path) => path.startsWith(join(PACKAGE, "dist")) && path.endsWith(".js");
+  const loaded = Object.keys(require.cache).filter(isOurs);
+  const kept = loaded.map((path) => [path, require.cache[path]]);
+  for (const path of loaded) delete require.cache[path];
+  t.after(() => kept.forEach(([path, module]) => (require.cache[path] = module)));
+  const again = require(PACKAGE);
+  assert.notEqual(again.View, view.constructor);
+  const other = await again.open();
+  t.after(() => other.close());
+  const [one, two] = [(await other.agent("b")).put("one"), (await other.agent("b2")).put("two")];
+  for (const each of [one, two, one, two]) (await each.view()).release();
+  assert.equal(view.buffer.toString(), "of the first");
+  assert.equal((await store.stats()).pinnedBytes, "of the first".length);
+  view.release();
+  assert.equal((await store.stats()).pinnedBytes, 0);
 });

@@ -39,7 +39,9 @@ impl GrantLog {
                 std::fs::rename(path, older)?;
             }
             let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
-            file.write_all(&line)
+            let len = file.metadata()?.len();
+            // Half a line would spoil the next one.
+            file.write_all(&line).inspect_err(|_| drop(file.set_len(len)))
         };
         write().map_err(|error| io(path, error))
     }

@@ -80,7 +80,7 @@ impl Machine {
         for pressure in &mut self.pressures {
             is_stalled |= pressure.is_stalled();
         }
-        let ran_out: u64 = self.cgroups.iter().filter_map(|folder| count(folder, "memory.events", "oom")).sum();
+        let ran_out: u64 = self.cgroups.iter().filter_map(|folder| count(folder, "memory.events.local", "oom")).sum();
         let before = self.ran_out.replace(ran_out);
         Sight { rooms, is_stalled, ran_out: before.is_some_and(|before| ran_out > before) }
     }
@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn that_a_cgroup_ran_out_is_told_once() {
-        let events = "slice/daemon/memory.events";
+        let events = "slice/daemon/memory.events.local";
         let fake = Fake::new(&[("slice/daemon/cgroup.controllers", ""), (events, "high 7\noom 3\noom_kill 1\n")]);
         let mut machine = fake.machine();
         assert!(!machine.look().ran_out);
@@ -227,7 +227,7 @@ mod tests {
             ("proc/pressure/memory", "some avg10=1\n"),
             ("slice/daemon/cgroup.controllers", ""),
             ("slice/daemon/memory.max", "12\n"),
-            ("slice/daemon/memory.events", "oom many\n"),
+            ("slice/daemon/memory.events.local", "oom many\n"),
         ]);
         assert_eq!(odd.machine().look(), Sight::default());
     }

@@ -56,19 +56,34 @@ pub fn serve(
     let metrics_listener = config.metrics_port.map(http::listen).transpose()?;
     let mut found = kept.take_all_found();
     let scores = found.remove(SCORES);
+    let goes_on = !found.is_empty();
+    // Before anything is opened: a token that cannot be read is no reason to close what is kept.
+    let tokens = config.domains.values().map(|domain| hash_of(&domain.token)).collect::<Result<Vec<_>>>()?;
     let kept = Arc::new(kept);
     let domains = match kept.is_kept() {
         true => Domains::kept(budget_bytes, limits, Box::new(options_of), kept.clone(), found)?,
         false => Domains::new(budget_bytes, limits, Box::new(options_of))?,
     };
     let domains = domains.logging(Box::new(move |event| grants.write(event)));
-    for (name, domain) in &config.domains {
-        domains.add(name, hash_of(&domain.token)?, config.terms_of(domain))?;
-    }
-    domains.go_on()?;
-    // What may fail comes first: what is kept of a start that failed would have it tried again.
+    let opened = || {
+        for ((name, domain), token) in config.domains.iter().zip(tokens) {
+            domains.add(name, token, config.terms_of(domain))?;
+        }
+        domains.go_on()?;
+        // Last, as what is kept of a first start that failed would have it tried again.
+        Oversight::new(config, budget_bytes, &kept, scores)
+    };
+    let oversight = match opened() {
+        Ok(oversight) => Arc::new(oversight),
+        Err(error) => {
+            if goes_on {
+                // Closing them would let go of what the next start goes on from.
+                std::mem::forget(domains);
+            }
+            return Err(error);
+        }
+    };
     let budget = Arc::new(Budget::new(budget_bytes));
-    let oversight = Arc::new(Oversight::new(config, budget_bytes, &kept, scores)?);
     let metrics = {
         let (trees, oversight, takes_turns) = (trees.clone(), oversight.clone(), Mutex::new(()));
         // One at a time: it looks at all that there is.

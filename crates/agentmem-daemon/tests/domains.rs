@@ -37,6 +37,24 @@ fn listed_domains_survive_a_kill_and_no_others_are_made() {
 }
 
 #[test]
+fn an_engine_that_cannot_start_again_leaves_what_is_kept_for_one_that_can() {
+    let (daemon, folder) = configured("[domains.t]\ntoken_file = \"token\"\n");
+    let [own, listed] = [daemon.connect(), enter(&daemon, "t", TOKEN).unwrap()];
+    let agents = [&own, &listed].map(|store| store.agent("agent", None, None, None).unwrap());
+    for agent in &agents {
+        agent.put(b"kept", Kind::ToolResult, Some("kept"), 50, OnFull::Wait).unwrap().id().unwrap();
+    }
+    let [token, away] = ["token", "away"].map(|name| folder.path().join(name));
+    std::fs::rename(&token, &away).unwrap();
+    daemon.kill();
+    common::wait_until("it fails more than once", || daemon.log().matches("token").count() >= 2);
+    std::fs::rename(&away, &token).unwrap();
+    for agent in &agents {
+        assert_eq!(agent.attach_name("kept").unwrap().view().unwrap().bytes(), b"kept");
+    }
+}
+
+#[test]
 fn a_token_file_that_holds_no_token_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let (token, file) = (folder.path().join("token"), folder.path().join("agentmemd.toml"));

@@ -77,7 +77,7 @@ impl Mapping {
     /// What keeps it from being paged out: it may be if it is private, anonymous and readable, and nothing that the
     /// kernel treats in a way of its own.
     fn obstacle(&self) -> Option<&'static str> {
-        const SPECIAL: [(&[u8; 2], &str); 7] = [
+        const SPECIAL: [(&[u8; 2], &str); 8] = [
             (b"lo", "locked in memory"),
             (b"ht", "huge pages of hugetlbfs"),
             (b"io", "a device's memory"),
@@ -85,6 +85,7 @@ impl Mapping {
             (b"gd", "a stack that grows"),
             (b"ss", "a shadow stack"),
             (b"sl", "sealed against changes"),
+            (b"dp", "memory that the kernel may drop"),
         ];
         let is_anonymous =
             self.inode == 0 && (self.name.is_empty() || self.name == "[heap]" || self.name.starts_with("[anon:"));

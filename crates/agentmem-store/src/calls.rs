@@ -31,7 +31,7 @@ macro_rules! calls {
 
 calls! {
     store::OpenAgent, store::ListAgents, store::Flush, store::ReadStats, store::ReadAgentStats, store::Reclaim,
-    store::Verify, store::Drain, store::MapSegment, store::LeaveLarge, store::Goodbye,
+    store::Verify, store::Drain, store::MapSegment, store::LeaveLarge, store::TakeBack, store::Goodbye,
     agent::AttachId, agent::AttachName, agent::AttachSmu, agent::ListSmus, agent::SetState, agent::SetImportance,
     agent::SetQuota, agent::ReadAgent, agent::CloseAgent, agent::OpenConversation, agent::ListConversations,
     agent::ReleaseConversation,

@@ -124,9 +124,10 @@ impl Outside {
         Arc::new(Keeping::new(self.keep.clone(), "0.", &mut self.found))
     }
 
-    /// The same for another.
-    fn keeping(&mut self, facts: &Facts) -> Result<Arc<Keeping>> {
-        let number = self.killed.remove(&facts.name).map(|(number, _)| number).unwrap_or_else(|| {
+    /// The same for another, and whether there was nothing of it.
+    fn keeping(&mut self, facts: &Facts) -> Result<(Arc<Keeping>, bool)> {
+        let killed = self.killed.remove(&facts.name).map(|(number, _)| number);
+        let number = killed.unwrap_or_else(|| {
             self.next += 1;
             self.next - 1
         });
@@ -134,7 +135,7 @@ impl Outside {
         let facts = postcard::to_allocvec(facts).expect("plain fields always encode");
         keeping.take(&FACTS[1..]);
         keeping.keep(&FACTS[1..], SealedFile::holding(&facts)?)?;
-        Ok(Arc::new(keeping))
+        Ok((Arc::new(keeping), killed.is_none()))
     }
 }
 
@@ -192,7 +193,9 @@ impl Drop for Counted {
 /// All that are open.
 pub struct Domains {
     options_of: OptionsOf,
+    /// What all share, as of now; and as it is where nothing else is short of memory.
     memory_max_bytes: AtomicU64,
+    whole_bytes: u64,
     /// The most of everything.
     pub limits: Limits,
     open: Mutex<BTreeMap<String, Arc<Domain>>>,
@@ -282,8 +285,8 @@ impl Domains {
         let options = Options { lends: true, keeping, memory_max_bytes, ..options_of("")? };
         let own = Domain::new(options, None, Terms::UNLIMITED)?;
         let open = Mutex::new(BTreeMap::from([(String::new(), Arc::new(own))]));
-        let memory_max_bytes = AtomicU64::new(memory_max_bytes);
-        Ok(Domains { options_of, memory_max_bytes, limits, open, outside, log: None })
+        let (whole_bytes, memory_max_bytes) = (memory_max_bytes, AtomicU64::new(memory_max_bytes));
+        Ok(Domains { options_of, memory_max_bytes, whole_bytes, limits, open, outside, log: None })
     }
 
     fn insert(
@@ -303,11 +306,20 @@ impl Domains {
                 _ => token.remember(folder)?,
             }
         }
-        let memory_max_bytes = terms.memory_max_bytes.min(self.memory_max_bytes());
+        // Address space is taken once, so not by what there is just now.
+        let memory_max_bytes = terms.memory_max_bytes.min(self.whole_bytes);
         let facts = Facts { name: name.to_owned(), token, is_made };
-        let keeping = self.outside.as_ref().map(|outside| outside.lock().keeping(&facts)).transpose()?;
+        let kept = self.outside.as_ref().map(|outside| outside.lock().keeping(&facts)).transpose()?;
+        let keeping = kept.as_ref().map(|(keeping, _)| keeping.clone());
         let options = Options { lends: true, domain: name.to_owned(), keeping, memory_max_bytes, ..options };
-        let domain = Arc::new(Domain::new(options, Some(token), terms)?);
+        let domain = Domain::new(options, Some(token), terms).inspect_err(|_| {
+            // Of one that went on, what is kept stays kept.
+            if let Some((keeping, true)) = &kept {
+                keeping.let_go_of_everything();
+            }
+        })?;
+        domain.store.set_memory_max_bytes(terms.memory_max_bytes.min(self.memory_max_bytes()));
+        let domain = Arc::new(domain);
         open.insert(name.to_owned(), domain.clone());
         Ok(domain)
     }

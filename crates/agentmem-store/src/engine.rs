@@ -742,7 +742,7 @@ impl Engine {
                     self.trim_heaps(u64::MAX);
                 }
             }
-            self.keep_budget(tick_ms + TICK_MS as u64);
+            self.keep_budget(self.now_ms() + TICK_MS as u64);
             if worked && !blocked {
                 busy_ms = now_ms;
             } else if blocked || now_ms >= busy_ms + NAP_MS {

@@ -224,6 +224,11 @@ impl Redeeming {
         Ok(())
     }
 
+    /// Fails where the grant was revoked, or has expired, since this began.
+    pub fn check(&self) -> Result<()> {
+        self.engine.lock().live_grants().get(self.number).map(drop).ok_or_else(unknown_grant)
+    }
+
     /// It was redeemed.
     pub fn done(mut self) {
         self.is_done = true;
@@ -323,5 +328,34 @@ mod tests {
             assert_eq!(GrantKey::parse(nonsense), None, "{nonsense:?}");
             assert_eq!(parse_grant(nonsense).unwrap_err().kind(), ErrorKind::InvalidArgument, "{nonsense:?}");
         }
+    }
+
+    #[test]
+    fn what_is_revoked_while_it_is_redeemed_is_not_given() {
+        let store = crate::store::Store::open(crate::options::Options::default()).unwrap();
+        let agent = store.agent("agent", None, None, None).unwrap();
+        let wait = crate::options::OnFull::Wait;
+        let id = agent.put(b"granted", Kind::ToolResult, None, 50, wait).unwrap().id().unwrap();
+        let engine = store.engine().unwrap();
+        let grant = Grant {
+            hash: [0; 32],
+            agent: engine.lock().agents.number("agent").unwrap(),
+            content: id.0,
+            kind: Kind::ToolResult,
+            importance: 50,
+            logical_bytes: 7,
+            to: "other".into(),
+            created_unix_ms: 0,
+            expires_unix_ms: u64::MAX,
+            uses: 2,
+        };
+        let log: GrantLog = Box::new(|_| Ok(()));
+        let text = engine.grant(grant, &log).unwrap();
+        let redeeming = engine.begin_redeeming(&GrantKey::parse(&text).unwrap(), "other").unwrap();
+        let mut copy = [0; 7];
+        redeeming.copy(&mut copy).unwrap();
+        assert_eq!((&copy, redeeming.check()), (b"granted", Ok(())));
+        engine.revoke(parse_grant(&text).unwrap(), &log).unwrap();
+        assert_eq!(redeeming.check().unwrap_err().kind(), ErrorKind::NotFound);
     }
 }

@@ -1,7 +1,7 @@
 //! What one session and one server may have at most: whoever wants more is told, and nobody else feels it.
 
 use crate::call::{Call, encode};
-use crate::calls::store::{LeaveLarge, ListAgents};
+use crate::calls::store::{LeaveLarge, ListAgents, TakeBack};
 use crate::domains::{Domains, Limits};
 use crate::options::{OnFull, Options};
 use crate::remote::{CALL_BYTES_MAX, HELLO, Hello, JOIN, Join, VERSION, Welcome};
@@ -102,19 +102,28 @@ fn a_session_leaves_no_more_large_contents_than_it_may() {
     let (stream, _) = enter(&served.path);
     let file = SealedFile::holding(b"x").unwrap();
     let leave = encode(&LeaveLarge { len_bytes: 1 }).unwrap();
-    let mut left = 0;
-    let refused = loop {
-        socket::send(&stream, LeaveLarge::NUMBER, &leave, &[file.as_fd()]).unwrap();
-        match answer(&stream) {
-            (0, _) => left += 1,
-            refused => break refused,
+    let leave_all = || {
+        let mut left = 0;
+        loop {
+            socket::send(&stream, LeaveLarge::NUMBER, &leave, &[file.as_fd()]).unwrap();
+            match answer(&stream) {
+                (0, _) => left += 1,
+                refused => return (left, refused),
+            }
         }
     };
-    assert_eq!((left, refused), (256, (REFUSED, "256 large contents left and not put".into())));
-    drop(stream);
-    // They go with the session.
     let own = served.server.domains().enter("", b"").unwrap();
     let engine = own.store.engine().unwrap();
+    let refused = (REFUSED, "256 large contents left and not put".to_owned());
+    assert_eq!(leave_all(), (256, refused.clone()));
+    // What is taken back makes room for others; what is not there, or of another session, is not.
+    let keys: Vec<u64> = engine.inbox.lock().keys().map(|(_, key)| *key).take(10).collect();
+    for key in keys.iter().copied().chain([0, u64::MAX, keys[0]]) {
+        assert_eq!(say(&stream, TakeBack::NUMBER, &encode(&TakeBack { key }).unwrap()).0, 0);
+    }
+    assert_eq!(leave_all(), (10, refused));
+    drop(stream);
+    // They go with the session.
     for _ in 0..1000 {
         if engine.inbox.lock().is_empty() {
             return;

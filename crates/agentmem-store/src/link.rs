@@ -68,8 +68,9 @@ impl Link {
 
     /// The content under `key` will not be put after all.
     pub fn take_back(&self, session: u32, key: u64) {
-        if let Link::Embedded(engine) = self {
-            engine.inbox.lock().remove(&(session, key));
+        match self {
+            Link::Embedded(engine) => engine.take_back(session, key),
+            Link::Remote(remote) => remote.take_back(key),
         }
     }
 

@@ -7,7 +7,7 @@ use crate::agents::AgentShared;
 use crate::arena::{Arena, Shape};
 use crate::call::{self, Call};
 use crate::calls::agent::ConversationFacts;
-use crate::calls::store::{AgentFacts, Goodbye, LeaveLarge};
+use crate::calls::store::{AgentFacts, Goodbye, LeaveLarge, TakeBack};
 use crate::engine::ConversationShared;
 use crate::link::Link;
 use crate::options::OnFull;
@@ -249,6 +249,12 @@ impl Remote {
     pub fn leave_large(&self, content: &[u8]) -> Result<u64> {
         let file = SealedFile::holding(content)?;
         Ok(self.call(&LeaveLarge { len_bytes: content.len() as u64 }, Some(file.as_fd()))?.0)
+    }
+
+    /// See [`Link::take_back`].
+    pub fn take_back(&self, key: u64) {
+        // Where nobody answers, the end of the session takes it back.
+        let _ = self.call(&TakeBack { key }, None);
     }
 
     /// See [`Link::agent`].

@@ -99,6 +99,8 @@ impl Call for Redeem {
         };
         let received = at.receive(self.agent, &redeeming.grant, |bytes| {
             redeeming.copy(bytes)?;
+            // That took its time: what was revoked meanwhile is not given.
+            redeeming.check()?;
             // Before anybody sees it.
             log(&event)
         })?;

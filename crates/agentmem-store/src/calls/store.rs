@@ -279,6 +279,23 @@ impl Call for LeaveLarge {
     }
 }
 
+/// Large content that was left will not be put after all.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct TakeBack {
+    /// What leaving it returned.
+    pub key: u64,
+}
+
+impl Call for TakeBack {
+    const NUMBER: u16 = 12;
+    type Answer = ();
+
+    fn run(self, at: &mut Caller<'_>) -> Result<()> {
+        at.engine.take_back(at.session, self.key);
+        Ok(())
+    }
+}
+
 /// The session's agents wait to be taken up again. What it pinned stays until it hangs up.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Goodbye;
@@ -337,5 +354,15 @@ impl crate::engine::Engine {
         self.inbox.lock().insert((session, key), Arc::new(Raw::Large(Box::new(large))));
         state.note(|fresh| fresh.inbox.push(key));
         Ok(key)
+    }
+
+    /// What `session` left under `key` will not be put after all, and nothing is set aside for it.
+    pub fn take_back(&self, session: u32, key: u64) {
+        let mut state = self.lock();
+        let Some(left) = self.inbox.lock().remove(&(session, key)) else { return };
+        state.note(|fresh| fresh.inbox.push(key));
+        if state.sessions.get(session).is_some_and(|entry| !entry.is_embedded) {
+            state.use_aside(session, left.len() as u64);
+        }
     }
 }
