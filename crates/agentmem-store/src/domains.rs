@@ -193,8 +193,9 @@ impl Drop for Counted {
 /// All that are open.
 pub struct Domains {
     options_of: OptionsOf,
-    /// What all share, as of now; and as it is where nothing else is short of memory.
+    /// What all share, as of now.
     memory_max_bytes: AtomicU64,
+    /// The most that this has been and will be.
     whole_bytes: u64,
     /// The most of everything.
     pub limits: Limits,
