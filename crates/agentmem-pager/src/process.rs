@@ -177,12 +177,18 @@ impl Process {
         // Each time: it fails for memory that another process runs in too, whose record this must not begin anew.
         let tracked = if userfault.tracks_writes() { userfault.track(range.clone()) } else { Ok(()) };
         let listed = tracked.and_then(|()| list_pages(userfault, &range, keep, &mut plan.pages));
-        // Where there is no record, or not all of it: that of a part may have begun anew before the listing failed. What
-        // was not registered until now may bring marks along from where it was moved from.
-        let is_believed = |mapping: &&Mapping| listed.is_ok() && userfault.tracks_writes() && mapping.is_tracked();
-        for mapping in stretch.iter().filter(|mapping| !is_believed(mapping)) {
-            forget(&mut self.blocks, &mapping.range);
+        if listed.is_err() {
+            // The record of a part may have begun anew.
+            forget(&mut self.blocks, &range);
         }
+        // What had no record until now may bring marks along from where it was moved from, even to where nothing was.
+        let is_believed = |mapping: &&Mapping| userfault.tracks_writes() && mapping.is_tracked();
+        let mut believed_to = range.start;
+        for mapping in stretch.iter().filter(is_believed) {
+            plan.doubt(believed_to..mapping.range.start);
+            believed_to = mapping.range.end;
+        }
+        plan.doubt(believed_to..range.end);
         listed.map(|()| plan.regions.push(range))
     }
 
@@ -396,11 +402,17 @@ impl Plan {
     /// The pages that lie in `region`.
     fn of(&self, region: &Range<u64>) -> impl Iterator<Item = (u64, Pages)> {
         let region = region.clone();
-        self.pages.range(region.start & !(BLOCK_BYTES - 1)..region.end).map(move |(&address, pages)| {
-            let inside = (0..BLOCK_PAGES).filter(|bit| region.contains(&(address + bit * PAGE_BYTES)));
-            let mask = inside.fold(0u16, |mask, bit| mask | 1 << bit);
-            (address, pages.masked(mask))
-        })
+        let blocks = self.pages.range(blocks_of(&region));
+        blocks.map(move |(&address, pages)| (address, pages.masked(mask_of(address, &region))))
+    }
+
+    /// Takes the pages that lie in `region` for written.
+    fn doubt(&mut self, region: Range<u64>) {
+        if !region.is_empty() {
+            for (&address, pages) in self.pages.range_mut(blocks_of(&region)) {
+                pages.written |= pages.own & mask_of(address, &region);
+            }
+        }
     }
 
     /// Address ranges inside `region` without a page that must stay: as few as there can be.
@@ -441,10 +453,20 @@ fn whole(stretch: &[Mapping]) -> Range<u64> {
     stretch[0].range.start..stretch[stretch.len() - 1].range.end
 }
 
+/// Addresses of the blocks that touch `region`.
+fn blocks_of(region: &Range<u64>) -> Range<u64> {
+    region.start & !(BLOCK_BYTES - 1)..region.end
+}
+
+/// The pages of the block at `address` that lie in `region`.
+fn mask_of(address: u64, region: &Range<u64>) -> u16 {
+    let inside = (0..BLOCK_PAGES).filter(|bit| region.contains(&(address + bit * PAGE_BYTES)));
+    inside.fold(0, |mask, bit| mask | 1 << bit)
+}
+
 /// Forgets what is held of pages in `range`.
 fn forget(blocks: &mut BTreeMap<u64, Block>, range: &Range<u64>) {
-    let first = range.start & !(BLOCK_BYTES - 1);
-    let within: Vec<u64> = blocks.range(first..range.end).map(|(&address, _)| address).collect();
+    let within: Vec<u64> = blocks.range(blocks_of(range)).map(|(&address, _)| address).collect();
     for address in within {
         blocks.remove(&address);
     }

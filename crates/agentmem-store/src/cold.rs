@@ -24,6 +24,9 @@ const RECORD_HEADER_BYTES: u64 = 16;
 /// A new file is begun once the current one is this long.
 const SEGMENT_BYTES_MAX: u64 = 256 << 20;
 const BLOCK_BYTES: u64 = 4096;
+/// A file is ragged once the edges of its holes take this share of what lives in it, and this much.
+const RAGGED_SHARE: u64 = 8;
+const RAGGED_BYTES_MIN: u64 = 64 << 10;
 
 /// Where a frame is on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -62,11 +65,25 @@ struct Segment {
     live_bytes: u64,
     /// Invariant: the interior blocks of every range here are punched out.
     dead: Ranges,
+    /// Bytes of those blocks, where the file system could.
+    punched_bytes: u64,
 }
 
 impl Segment {
     fn new(file: File, end: u64) -> Self {
-        Segment { file: Arc::new(file), end, live_bytes: 0, dead: Ranges::default() }
+        Segment { file: Arc::new(file), end, live_bytes: 0, dead: Ranges::default(), punched_bytes: 0 }
+    }
+
+    fn punch(&mut self, from: u64, to: u64) {
+        // Where the file system cannot, the file goes when all of it is dead.
+        if sys::punch_file(&self.file, from, to - from).is_ok() {
+            self.punched_bytes += to - from;
+        }
+    }
+
+    /// Bytes on disk of nothing that lives.
+    fn wasted_bytes(&self) -> u64 {
+        self.end - self.live_bytes - self.punched_bytes
     }
 }
 
@@ -205,8 +222,7 @@ impl Cold {
             if let Some(interior) = merged.interior(BLOCK_BYTES) {
                 let (from, to) = (from.max(interior.start), to.min(interior.end));
                 if from < to {
-                    // Where the file system cannot, the file goes when all of it is dead.
-                    let _ = sys::punch_file(&segment.file, from, to - from);
+                    segment.punch(from, to);
                 }
             }
             if segment.live_bytes == 0 && inner.active != Some(place.file) {
@@ -214,6 +230,24 @@ impl Cold {
             }
         }
         self.count_dead_ranges(&inner);
+    }
+
+    /// The file of which holes waste the most, if it is ragged. What lives in it is to be moved: nothing more is
+    /// appended to it.
+    pub fn most_ragged(&self) -> Option<u32> {
+        let mut inner = self.inner.lock();
+        let is_ragged = |segment: &Segment| {
+            let wasted_bytes = segment.wasted_bytes();
+            wasted_bytes >= RAGGED_BYTES_MIN && wasted_bytes * RAGGED_SHARE >= segment.live_bytes
+        };
+        let ragged = inner.files.iter().filter(|(_, segment)| is_ragged(segment));
+        let number = ragged.max_by_key(|(_, segment)| segment.wasted_bytes()).map(|(&number, _)| number)?;
+        inner.active = inner.active.filter(|&active| active != number);
+        if inner.files[&number].live_bytes == 0 {
+            self.remove(&mut inner, number);
+            return None;
+        }
+        Some(number)
     }
 
     fn count_dead_ranges(&self, inner: &Inner) {
@@ -256,7 +290,7 @@ impl Cold {
                     let range = segment.dead.insert(end, start - end);
                     if let Some(interior) = range.interior(BLOCK_BYTES) {
                         let before = sys::allocated_bytes(&segment.file);
-                        let _ = sys::punch_file(&segment.file, interior.start, interior.len());
+                        segment.punch(interior.start, interior.end);
                         orphan_bytes += before.saturating_sub(sys::allocated_bytes(&segment.file));
                     }
                 }

@@ -2,7 +2,8 @@
 
 use crate::cold::DiskPlace;
 use crate::engine::State;
-use crate::records::{agent_record, conversation_record, frame_record, node_record, smu_record, tags_row, tail_row};
+use crate::records::{agent_record, conversation_record, frame_record, node_record, smu_record, tags_row};
+use crate::share::Messages;
 use crate::smus::Packed;
 use crate::tree::{Body, Node};
 use std::collections::{HashMap, HashSet};
@@ -148,7 +149,6 @@ impl State {
         let dirty = std::mem::take(self.dirty.as_mut().expect("only a persistent store is flushed"));
         let mut later = Dirty::default();
         let mut rows = ChangedRows { is_whole: dirty.is_whole, ..ChangedRows::default() };
-        let mut tails = Vec::new();
         for &number in &dirty.agents {
             rows.agents.push((number, self.agents.get(number).map(agent_record)));
         }
@@ -186,12 +186,7 @@ impl State {
             let node = self.tree.get(number);
             rows.nodes.push((number, node.map(node_record)));
             if let Some(Node { body: Body::Tail(tail), .. }) = node {
-                for index in tail.durable..tail.items.len() as u32 {
-                    let meta = tail.items[index as usize].meta;
-                    let key = u64::from(number) << 32 | u64::from(index);
-                    rows.tail_rows.push((key, tail_row(meta, tail.bytes(index as usize))));
-                }
-                tails.push((number, tail.serial, tail.items.len() as u32));
+                rows.tails.push((number, tail.durable, Messages::of(tail)));
             } else {
                 rows.packed_nodes.push(number);
             }
@@ -205,15 +200,15 @@ impl State {
             }
         }
         self.dirty.as_mut().expect("seen above").merge(later);
-        Changes { dirty, rows, tails, dead: std::mem::take(&mut self.dead_on_disk) }
+        Changes { dirty, rows, dead: std::mem::take(&mut self.dead_on_disk) }
     }
 
     /// A commit succeeded: the tails' messages are durable.
-    pub fn committed(&mut self, tails: &[(u32, u64, u32)]) {
+    pub fn committed(&mut self, rows: &ChangedRows) {
         self.counters.commit += 1;
-        for &(number, serial, count) in tails {
-            if let Some(Node { body: Body::Tail(tail), .. }) = self.tree.with_tail(number, serial) {
-                tail.durable = tail.durable.max(count);
+        for (number, _, messages) in &rows.tails {
+            if let Some(Node { body: Body::Tail(tail), .. }) = self.tree.with_tail(*number, messages.serial()) {
+                tail.durable = tail.durable.max(messages.len() as u32);
             }
         }
     }
@@ -232,8 +227,6 @@ impl State {
 pub struct Changes {
     pub dirty: Dirty,
     pub rows: ChangedRows,
-    /// Tails written: node, serial, and how many messages.
-    pub tails: Vec<(u32, u64, u32)>,
     /// Frames to be buried once this is durable.
     pub dead: Vec<DiskPlace>,
 }
@@ -252,6 +245,8 @@ pub struct ChangedRows {
     pub frames: Vec<Row>,
     pub leases: Vec<(u64, bool)>,
     pub packed_nodes: Vec<u32>,
-    pub tail_rows: Vec<(u64, Vec<u8>)>,
+    /// Raw tails by node, and how many of their messages the index has already. Not copied: all of them together
+    /// may be as large as the budget.
+    pub tails: Vec<(u32, u32, Messages)>,
     pub tags: Vec<(u32, Vec<u8>)>,
 }

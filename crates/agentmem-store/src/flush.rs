@@ -34,7 +34,7 @@ impl Engine {
         let changes = self.durable_changes()?;
         match ledger.commit(&changes) {
             Ok(()) => {
-                self.lock().committed(&changes.tails);
+                self.lock().committed(&changes.rows);
                 self.cold.as_ref().expect("checked above").bury(&changes.dead);
                 Ok(())
             }

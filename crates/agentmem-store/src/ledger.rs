@@ -5,6 +5,7 @@
 //! after.
 
 use crate::dirty::Changes;
+use crate::records::tail_row;
 use crate::sys;
 use agentmem_core::{DomainKey, Error, ErrorKind, Result};
 use redb::{Database, ReadableTable, StorageBackend, TableDefinition};
@@ -210,8 +211,12 @@ impl Ledger {
                 let of_node = u64::from(node) << 32..=u64::from(node) << 32 | u64::from(u32::MAX);
                 tails.retain_in(of_node, |_, _| false).map_err(failed)?;
             }
-            for (key, value) in &rows.tail_rows {
-                tails.insert(key, &value[..]).map_err(failed)?;
+            for (node, durable, messages) in &rows.tails {
+                for index in *durable as usize..messages.len() {
+                    let key = u64::from(*node) << 32 | index as u64;
+                    let row = tail_row(messages.meta(index), messages.bytes(index));
+                    tails.insert(key, &row[..]).map_err(failed)?;
+                }
             }
         }
         write.commit().map_err(failed)

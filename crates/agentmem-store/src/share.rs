@@ -31,6 +31,7 @@ pub enum Stretch {
 pub type Opened = (Vec<u8>, Vec<frame::Entry>);
 
 /// A tail's messages, kept by `Arc` while nobody holds the lock.
+#[derive(Debug)]
 pub struct Messages {
     tail: Tail,
 }

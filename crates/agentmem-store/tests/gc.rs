@@ -140,11 +140,11 @@ fn half_of_the_conversations_cost_half() {
     release_half(36, 0, [120; 3]);
 }
 
-/// Small contents share frames, of which a part goes. Files lose whole blocks only, and frames of a few kilobytes
-/// have an edge of one with each hole beside them.
+/// Small contents share frames, of which a part goes; and files lose whole blocks only, so that frames of a few
+/// kilobytes are moved together again.
 #[test]
 fn half_of_the_contents_cost_half() {
-    release_half(0, 400, [120, 120, 130]);
+    release_half(0, 400, [120; 3]);
 }
 
 /// A fork of little keeps little, though its origin was still raw when it went.
