@@ -1,6 +1,7 @@
 """Whether there is room: the decision, and the command."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from click.testing import CliRunner
 from fake_fleet import MIB, status
 
 from agentmem import fleet
-from agentmem.admission import RATIO_ASSUMED, RESERVE_BYTES_MIN, decide
+from agentmem.admission import RATIO_ASSUMED, RESERVE_BYTES_MIN, decide, fleet_left
 from agentmem.cli import admit as command
 from agentmem.cli import main
 from agentmem.fleet import Agent
@@ -44,6 +45,20 @@ def test_idle_agents_count_with_their_own_ratio_or_that_of_all_or_a_careful_one(
     assert (both.reclaimable_bytes, both.idle_agents) == (150 * MIB, 2)
 
 
+def test_a_fleet_has_no_more_room_than_its_budget_leaves() -> None:
+    give = idle(100 * MIB, held=400 * MIB, compressed=100 * MIB)
+    for left, reclaimable, is_room in [(GIB, 0, True), (GIB - 1, 0, False), (949 * MIB, 75, True)]:
+        room = decide(GIB, 100 * GIB, 50 * GIB, [give] if reclaimable else [], left)
+        assert (room.is_room, room.fleet_left_bytes) == (is_room, left)
+    room = decide(GIB, 100 * GIB, 50 * GIB, [], -MIB)
+    assert room.why.endswith(", 1.0 MiB beyond the fleet's budget")
+    assert not decide(GIB, 100 * GIB, 0, [], 50 * GIB).is_room
+    figures = {"agentmem_resident_bytes": 30.0, "agentmem_tree_bytes": 50.0}
+    assert fleet_left(figures | {"agentmem_fleet_budget_bytes": 100.0}) == 20
+    assert fleet_left(figures | {"agentmem_fleet_budget_bytes": 0.0}) is None
+    assert fleet_left({}) is None
+
+
 def test_what_does_not_shrink_gives_nothing() -> None:
     grown = idle(100 * MIB, held=100 * MIB, compressed=120 * MIB)
     assert decide(0, GIB, GIB, [grown]).reclaimable_bytes == 0
@@ -60,10 +75,13 @@ def test_unknown_agents_do_not_count() -> None:
     assert decide(0, GIB, GIB, [lost, silent]).reclaimable_bytes == 0
 
 
-def test_the_command_says_why_and_exits_accordingly(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_says_why_and_exits_accordingly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(command, "mem_total_bytes", lambda: 16 * GIB)
     monkeypatch.setattr(command, "mem_available_bytes", lambda: 2 * GIB)
     monkeypatch.setattr(fleet, "agents", lambda: [idle(300 * MIB)])
+    monkeypatch.setenv("AGENTMEM_SOCKET", str(tmp_path / "no daemon"))
 
     def run(*arguments: str) -> Any:
         return CliRunner().invoke(main, ["admit", *arguments])

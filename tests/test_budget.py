@@ -1,6 +1,7 @@
 """The memory budget holds, measured by the kernel, and what does not fit is refused."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -91,6 +92,45 @@ def test_memory_max_holds_within_a_tenth(python: type[PythonProcess], piece: int
     assert resident <= budget * 1.1
     # Noise does not shrink, so that much at least had to go to disk.
     assert disk > (total if piece > 100_000 else total // 4) // 2 - budget
+
+
+FLUSH = (
+    MEASURE
+    + """
+import os, sys, time
+import agentmem
+
+budget, tails, tail_bytes = map(int, sys.argv[2:])
+# Below what a flush packs: it writes these message by message.
+messages = [os.urandom(tail_bytes // 20) for _ in range(20)]
+mem = agentmem.open(sys.argv[1], memory_max=budget)
+agent = mem.agent("a")
+mem.flush()
+before, peak = held_bytes(), Peak()
+peak.start()
+for n in range(tails):
+    agent.conversation(f"talk {n}").extend([b"%012d" % n + message[12:] for message in messages])
+while mem.stats()["messages"] < 20 * tails:
+    time.sleep(0.01)
+[figures] = mem.all_agent_stats()
+raw_bytes = figures["tail_bytes"]
+mem.flush()
+peak.done.set()
+peak.join()
+print(peak.bytes - before, raw_bytes)
+mem.close()
+"""
+)
+
+
+def test_a_flush_of_many_raw_tails_stays_within_memory_max(
+    python: type[PythonProcess], tmp_path: Path
+) -> None:
+    budget, tails, tail_bytes = 128 * MiB, 1200, 50_000
+    grown, raw_bytes = map(int, python(FLUSH, tmp_path, budget, tails, tail_bytes).output().split())
+    # With a copy of them beside them it would not.
+    assert raw_bytes > 0.9 * tails * tail_bytes > 0.4 * budget
+    assert grown <= budget * 1.1 + SLACK_BYTES
 
 
 def until_refused(step: Callable[[int], T]) -> list[T]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import json
 import os
 import socket as sockets
 import subprocess
@@ -15,7 +16,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as classic
 
 import agentmem
-from agentmem.daemon import PROGRAM
+from agentmem.daemon import PROGRAM, LocalConnection, figures
 from agentmem.fleet import agents
 
 CLASSIC, OPEN = "text/plain", "application/openmetrics-text"
@@ -23,19 +24,6 @@ SECRET = "a-name-that-somebody-chose"
 COMMAND = [sys.executable, "-c", "from agentmem.cli import main; main(prog_name='agentmem')"]
 HUNGRY = "import sys; held = bytearray(300 << 20); print('ready', flush=True); sys.stdin.read()"
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
-
-
-class Local(http.client.HTTPConnection):
-    """HTTP over a Unix socket."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=30)
-        self._path = str(path)
-
-    def connect(self) -> None:
-        self.sock = sockets.socket(sockets.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
 
 
 def scrape(connection: http.client.HTTPConnection, accept: str = OPEN) -> Samples:
@@ -73,7 +61,7 @@ def test_both_forms_say_what_stats_says(daemon_socket: Path, accept: str) -> Non
         with smu.view():
             pass
         stats = mem.stats()
-        samples = scrape(Local(daemon_socket), accept)
+        samples = scrape(LocalConnection(daemon_socket, 30), accept)
         stored = of(samples, "agentmem_stored_bytes", tier="hot", kind="system_prompt")
         assert stored == len(smu)
         assert of(samples, "agentmem_stored_bytes", tier="warm", kind="system_prompt") > 0
@@ -87,6 +75,12 @@ def test_both_forms_say_what_stats_says(daemon_socket: Path, accept: str) -> Non
             assert len(by_kind) == 4
             assert sum(by_kind) == stats["by_tier"][tier]["bytes"]
         assert of(samples, "agentmem_budget_bytes") == 64 << 20
+        summed: dict[str, float] = {}
+        for (name, _), value in samples.items():
+            summed[name] = summed.get(name, 0) + value
+        told = figures(daemon_socket)
+        for name in ("agentmem_stored_bytes", "agentmem_fleet_budget_bytes", "agentmem_smus"):
+            assert told[name] == summed[name]
         assert 0 < of(samples, "agentmem_resident_bytes") < 64 << 20
         assert of(samples, "agentmem_agents", type="api", state="active") == 1
         assert of(samples, "agentmem_agents", type="api", state="idle") == 1
@@ -191,13 +185,20 @@ def test_one_budget_governs_a_daemon_and_a_tree(
                 (agent,) = agents()
                 assert agent.private_bytes + agent.compressed_bytes < 64 << 20
                 while True:
-                    samples = scrape(Local(socket))
+                    samples = scrape(LocalConnection(socket, 30))
                     if of(samples, "agentmem_engine_budget_bytes") > 128 << 20:
                         break
                     time.sleep(0.1)
                 assert of(samples, "agentmem_agents", type="tree", state="paged_out") == 1
                 assert of(samples, "agentmem_tree_bytes", what="frames") == agent.compressed_bytes
                 assert of(samples, "agentmem_engine_budget_bytes") < 256 << 20
+                monkeypatch.setenv("AGENTMEM_SOCKET", str(socket))
+                told = subprocess.run(
+                    [*COMMAND, "admit", "--need", "1G", "--json"], capture_output=True, check=False
+                )
+                room = json.loads(told.stdout)
+                assert (told.returncode, room["is_room"]) == (1, False)
+                assert 0 < room["fleet_left_bytes"] < 256 << 20
         finally:
             process.stdin.close()
             process.wait(timeout=60)

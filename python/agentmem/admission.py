@@ -1,6 +1,6 @@
 """Whether there is room for another agent: a decision, from figures that are handed in."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from agentmem.fleet import Agent
@@ -29,22 +29,44 @@ class Room(NamedTuple):
     """What idle agents would give, once they are paged out."""
     idle_agents: int
     """How many those are."""
+    fleet_left_bytes: int | None = None
+    """What the fleet's budget leaves; negative beyond it, None where there is none."""
 
     @property
     def why(self) -> str:
         """One line."""
         said = "room" if self.is_room else "no room"
         agents = "1 idle agent" if self.idle_agents == 1 else f"{self.idle_agents} idle agents"
+        budget = ""
+        if self.fleet_left_bytes is not None:
+            left = format_bytes(abs(self.fleet_left_bytes))
+            is_beyond = self.fleet_left_bytes < 0
+            budget = f", {left} {'beyond' if is_beyond else 'left of'} the fleet's budget"
         return (
             f"{said} for {format_bytes(self.need_bytes)}:"
             f" {format_bytes(self.available_bytes)} available,"
             f" {format_bytes(self.reserve_bytes)} of it kept in reserve,"
-            f" {format_bytes(self.reclaimable_bytes)} to be had from {agents}"
+            f" {format_bytes(self.reclaimable_bytes)} to be had from {agents}{budget}"
         )
 
 
+def fleet_left(figures: Mapping[str, float]) -> int | None:
+    """What the budget of content and managed trees leaves; None where there is no such budget.
+
+    Args:
+        figures: the daemon's metrics by name.
+    """
+    budget = figures.get("agentmem_fleet_budget_bytes", 0)
+    taken = figures.get("agentmem_resident_bytes", 0) + figures.get("agentmem_tree_bytes", 0)
+    return int(budget - taken) if budget else None
+
+
 def decide(
-    need_bytes: int, total_bytes: int, available_bytes: int, agents: Iterable[Agent]
+    need_bytes: int,
+    total_bytes: int,
+    available_bytes: int,
+    agents: Iterable[Agent],
+    fleet_left_bytes: int | None = None,
 ) -> Room:
     """Whether `need_bytes` more fit.
 
@@ -54,6 +76,7 @@ def decide(
         available_bytes: what of it the kernel could give without swapping.
         agents: those that run. Only idle ones count: what is paged out has given already, and what
             works needs what it has.
+        fleet_left_bytes: what the fleet's budget leaves, where it has one.
     """
     known = [agent for agent in agents if agent.has_answered]
     fleet_ratio = _ratio(known) or RATIO_ASSUMED
@@ -63,13 +86,17 @@ def decide(
         for agent in idle
     )
     reserve = max(int(total_bytes * RESERVE_SHARE), RESERVE_BYTES_MIN)
+    rooms = [available_bytes - reserve]
+    if fleet_left_bytes is not None:
+        rooms.append(fleet_left_bytes)
     return Room(
-        is_room=available_bytes - reserve + reclaimable >= need_bytes,
+        is_room=min(rooms) + reclaimable >= need_bytes,
         need_bytes=need_bytes,
         available_bytes=available_bytes,
         reserve_bytes=reserve,
         reclaimable_bytes=reclaimable,
         idle_agents=len(idle),
+        fleet_left_bytes=fleet_left_bytes,
     )
 
 

@@ -3,10 +3,12 @@
 It is a program of its own (crates/agentmem-daemon). All processes of a user share one.
 """
 
+import http.client
+import socket as sockets
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from agentmem.errors import Unreachable
@@ -57,6 +59,41 @@ def stop(socket: Path) -> None:
 def processes(socket: Path) -> list[int]:
     """The numbers of the processes of the one that listens at `socket`: its keeper, its engine."""
     return [int(number) for number in Path(f"{socket}.lock").read_text().split()]
+
+
+class LocalConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, socket: Path, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._socket = socket
+
+    def connect(self) -> None:
+        """Connect to the socket."""
+        self.sock = sockets.socket(sockets.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._socket))
+
+
+def figures(socket: Path, timeout_s: float = 2.0) -> dict[str, float]:
+    """The metrics of the one that listens at `socket`, by name; summed over what labels tell apart.
+
+    Raises:
+        Unreachable: None listens, or it does not answer in time.
+    """
+    with closing(LocalConnection(socket, timeout_s)) as connection:
+        try:
+            connection.request("GET", "/metrics")
+            text = connection.getresponse().read().decode()
+        except (OSError, http.client.HTTPException) as error:
+            raise Unreachable(f"the daemon at {socket}: {error}") from error
+    found: dict[str, float] = {}
+    for line in text.splitlines():
+        if line and not line.startswith("#"):
+            labelled, value = line.rsplit(" ", 1)
+            name = labelled.partition("{")[0]
+            found[name] = found.get(name, 0.0) + float(value)
+    return found
 
 
 @contextmanager

@@ -55,7 +55,7 @@ export interface ConnectOptions {
    * of one mean nothing in another. By default the user's own.
    */
   domain?: string | undefined;
-  /** What opens the domain, 16 to 1,024 bytes. Whoever names a domain first makes it. */
+  /** What opens the domain, 16 to 1,024 bytes. Who may make a domain by naming it first, the daemon's configuration says. */
   token?: Content | undefined;
   /** "wait" by default, which waits in the event loop's thread. */
   onFull?: OnFull | undefined;

@@ -26,6 +26,8 @@ pub struct Snapshot {
     pub views: LatencyCounts,
     /// What may be in RAM, trees included where they are.
     pub budget_bytes: u64,
+    /// Whether it is that of managed trees too.
+    pub governs_trees: bool,
     /// Of this, what is the engine's now.
     pub engine_budget_bytes: u64,
     /// What the machine allows, and what came of it.
@@ -42,7 +44,12 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// The figures of `server` and of `trees`, now.
-    pub fn take(server: &Server, budget_bytes: u64, overseen: Overseen, trees: Vec<Peer>) -> Self {
+    pub fn take(
+        server: &Server,
+        (budget_bytes, governs_trees): (u64, bool),
+        overseen: Overseen,
+        trees: Vec<Peer>,
+    ) -> Self {
         let mut views = LatencyCounts::default();
         let mut stats = Vec::new();
         for (_, domain) in server.domains().all() {
@@ -55,6 +62,7 @@ impl Snapshot {
             stats,
             views,
             budget_bytes,
+            governs_trees,
             engine_budget_bytes: server.domains().memory_max_bytes(),
             overseen,
             connections: server.connections() as u64,
@@ -172,6 +180,9 @@ impl Snapshot {
         let disk = alone(self.sum(|stats| stats.disk_bytes));
         to.gauges(("agentmem_disk", bytes), "Disk space of the cold tier", disk)?;
         to.gauges(("agentmem_budget", bytes), "What may be in RAM: memory_max", alone(self.budget_bytes))?;
+        let help = "The same, where managed trees are within it too; else 0";
+        let fleet_bytes = if self.governs_trees { self.budget_bytes } else { 0 };
+        to.gauges(("agentmem_fleet_budget", bytes), help, alone(fleet_bytes))?;
         let help = "Of the budget, what is the engines' now: what managed trees leave and the machine allows";
         to.gauges(("agentmem_engine_budget", bytes), help, alone(self.engine_budget_bytes))?;
         let help = "Of the budget, what the machine and the daemon's cgroups allow now";

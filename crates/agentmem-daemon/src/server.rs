@@ -84,12 +84,13 @@ pub fn serve(
         }
     };
     let budget = Arc::new(Budget::new(budget_bytes));
+    let governs_trees = config.memory_max_bytes.is_some();
     let metrics = {
         let (trees, oversight, takes_turns) = (trees.clone(), oversight.clone(), Mutex::new(()));
         // One at a time: it looks at all that there is.
         move |server: &Server, form: Form| {
             let _turn = takes_turns.lock();
-            Snapshot::take(server, budget_bytes, oversight.figures(), trees.all()).encode(form)
+            Snapshot::take(server, (budget_bytes, governs_trees), oversight.figures(), trees.all()).encode(form)
         }
     };
     let metrics = Arc::new(metrics);
@@ -112,7 +113,7 @@ pub fn serve(
     if let Some(listener) = metrics_listener {
         spawn(Box::new(move |server| http::serve(&listener, |form| metrics(server, form))))?;
     }
-    if config.memory_max_bytes.is_some() {
+    if governs_trees {
         let (trees, budget) = (trees.clone(), budget.clone());
         spawn(Box::new(move |server| trees.govern(server, &budget)))?;
     }

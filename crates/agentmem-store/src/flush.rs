@@ -3,6 +3,7 @@
 use crate::engine::{Engine, State};
 use crate::pack::Effort;
 use crate::smus::Packed;
+use crate::sys;
 use agentmem_core::{Error, ErrorKind, Result};
 use std::time::Duration;
 
@@ -57,9 +58,14 @@ impl Engine {
             }
             is_due
         };
-        if is_due && self.flush().is_err() {
+        if !is_due {
+            return;
+        }
+        if self.flush().is_err() {
             self.lock().counters.cold_error += 1;
         }
+        // No budget counts what a commit took for a moment.
+        sys::trim_allocator();
     }
 
     fn pack_for_flush(&self) -> Result<()> {

@@ -392,6 +392,15 @@ pub fn punch_file(file: &File, offset: u64, len: u64) -> Result<()> {
     if result == 0 { Ok(()) } else { Err(failed("punching a hole")) }
 }
 
+/// Gives pages back that the allocator keeps for later.
+pub fn trim_allocator() {
+    // SAFETY: it takes its own locks.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Writes all of `bytes` at `offset`.
 pub fn write_at(file: &File, path: &Path, bytes: &[u8], offset: u64) -> Result<()> {
     injected("pwrite")?;
