@@ -97,12 +97,13 @@ def test_memory_max_holds_within_a_tenth(python: type[PythonProcess], piece: int
 FLUSH = (
     MEASURE
     + """
-import os, sys, time
+import sys, time
 import agentmem
+from words import prose
 
 budget, tails, tail_bytes = map(int, sys.argv[2:])
 # Below what a flush packs: it writes these message by message.
-messages = [os.urandom(tail_bytes // 20) for _ in range(20)]
+messages = [prose(seed, tail_bytes // 20) for seed in range(20)]
 mem = agentmem.open(sys.argv[1], memory_max=budget)
 agent = mem.agent("a")
 mem.flush()

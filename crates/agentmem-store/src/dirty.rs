@@ -5,7 +5,7 @@ use crate::engine::State;
 use crate::records::{agent_record, conversation_record, frame_record, node_record, smu_record, tags_row};
 use crate::share::Messages;
 use crate::smus::Packed;
-use crate::tree::{Body, Node};
+use crate::tree::{Body, Node, Tail};
 use std::collections::{HashMap, HashSet};
 
 /// Which rows have to be written.
@@ -186,7 +186,7 @@ impl State {
             let node = self.tree.get(number);
             rows.nodes.push((number, node.map(node_record)));
             if let Some(Node { body: Body::Tail(tail), .. }) = node {
-                rows.tails.push((number, tail.durable, Messages::of(tail)));
+                rows.tails.push(TailRows::of(number, tail));
             } else {
                 rows.packed_nodes.push(number);
             }
@@ -206,9 +206,9 @@ impl State {
     /// A commit succeeded: the tails' messages are durable.
     pub fn committed(&mut self, rows: &ChangedRows) {
         self.counters.commit += 1;
-        for (number, _, messages) in &rows.tails {
-            if let Some(Node { body: Body::Tail(tail), .. }) = self.tree.with_tail(*number, messages.serial()) {
-                tail.durable = tail.durable.max(messages.len() as u32);
+        for rows in &rows.tails {
+            if let Some(Node { body: Body::Tail(tail), .. }) = self.tree.with_tail(rows.node, rows.serial) {
+                tail.durable = tail.durable.max(rows.to);
             }
         }
     }
@@ -245,8 +245,31 @@ pub struct ChangedRows {
     pub frames: Vec<Row>,
     pub leases: Vec<(u64, bool)>,
     pub packed_nodes: Vec<u32>,
-    /// Raw tails by node, and how many of their messages the index has already. Not copied: all of them together
-    /// may be as large as the budget.
-    pub tails: Vec<(u32, u32, Messages)>,
+    pub tails: Vec<TailRows>,
     pub tags: Vec<(u32, Vec<u8>)>,
+}
+
+/// Messages of a raw tail that the index does not have yet.
+#[derive(Debug)]
+pub struct TailRows {
+    pub node: u32,
+    serial: u64,
+    /// Which.
+    pub from: u32,
+    to: u32,
+    /// Not copied, as those of all tails may be as large as the budget; and let go of once they are written, as the
+    /// tail may be packed meanwhile.
+    messages: Option<Messages>,
+}
+
+impl TailRows {
+    fn of(node: u32, tail: &Tail) -> Self {
+        let (serial, from, to) = (tail.serial, tail.durable, tail.items.len() as u32);
+        TailRows { node, serial, from, to, messages: Some(Messages::of(tail)) }
+    }
+
+    /// The messages, for the one who writes them.
+    pub fn take(&mut self) -> Messages {
+        self.messages.take().expect("a commit writes them once")
+    }
 }

@@ -32,8 +32,8 @@ impl Engine {
         // Commits are in the order in which changes were taken, hence one at a time.
         let mut ledger = ledger.lock();
         let ledger = ledger.as_mut().ok_or_else(|| Error::new(ErrorKind::Closed, "this store"))?;
-        let changes = self.durable_changes()?;
-        match ledger.commit(&changes) {
+        let mut changes = self.durable_changes()?;
+        match ledger.commit(&mut changes) {
             Ok(()) => {
                 self.lock().committed(&changes.rows);
                 self.cold.as_ref().expect("checked above").bury(&changes.dead);

@@ -148,7 +148,7 @@ impl Ledger {
 
     /// Writes `changes` as one transaction that is durable when this returns. After a failure they
     /// may or may not be in: writing them once more is right either way.
-    pub fn commit(&mut self, changes: &Changes) -> Result<()> {
+    pub fn commit(&mut self, changes: &mut Changes) -> Result<()> {
         let outcome = self.write(changes);
         if outcome.is_err() {
             self.database = None;
@@ -156,8 +156,8 @@ impl Ledger {
         outcome
     }
 
-    fn write(&mut self, changes: &Changes) -> Result<()> {
-        let rows = &changes.rows;
+    fn write(&mut self, changes: &mut Changes) -> Result<()> {
+        let rows = &mut changes.rows;
         let write = self.database()?.begin_write().map_err(failed)?;
         if rows.is_whole {
             for table in [AGENTS, SMUS, CONVERSATIONS, NODES, FRAMES, TAGS] {
@@ -211,9 +211,10 @@ impl Ledger {
                 let of_node = u64::from(node) << 32..=u64::from(node) << 32 | u64::from(u32::MAX);
                 tails.retain_in(of_node, |_, _| false).map_err(failed)?;
             }
-            for (node, durable, messages) in &rows.tails {
-                for index in *durable as usize..messages.len() {
-                    let key = u64::from(*node) << 32 | index as u64;
+            for of_tail in &mut rows.tails {
+                let messages = of_tail.take();
+                for index in of_tail.from as usize..messages.len() {
+                    let key = u64::from(of_tail.node) << 32 | index as u64;
                     let row = tail_row(messages.meta(index), messages.bytes(index));
                     tails.insert(key, &row[..]).map_err(failed)?;
                 }
