@@ -1,0 +1,463 @@
+"""A thread of a graph in a store.
+
+A thread is an agent of its own, so that it comes, goes and idles as a whole. It has two
+conversations, or three:
+
+    log.N    records (records.py), one for each checkpoint and each task's writes
+    parts.N  what they refer to, in the order in which it was stored first
+    large.N  the same for large parts, so that who reads small ones need not read past them
+
+N is the thread's generation: what is to be freed is left out when the next one is written, which
+counts from the moment that its log is there. Who writes has the agent for itself (turn.py), and
+appends a record when all that it refers to is there; so whoever dies on the way leaves a thread
+without the record, and nothing torn.
+"""
+
+import hashlib
+from array import array
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from langgraph.checkpoint.base import WRITES_IDX_MAP, writes_sort_key
+from langgraph.checkpoint.serde.base import SerializerProtocol
+
+import agentmem
+from agentmem.integrations.langgraph import sequence, values
+from agentmem.integrations.langgraph.records import (
+    CheckpointRecord,
+    Record,
+    Ref,
+    ThreadRecord,
+    WritesRecord,
+    decode,
+    encode,
+    entry_of,
+)
+from agentmem.integrations.langgraph.sequence import Link
+
+_INLINE_BYTES_MAX = 200
+_PART_BYTES_MIN = 256
+_LARGE_BYTES_MIN = 64 << 10
+_LARGE = 1 << 48
+"""Added to the places of large parts."""
+_GAP_MAX = 8
+_RECENT_MAX = 512
+_SPLITS_MAX = 64
+
+Typed = tuple[str, bytes]
+"""What a serialiser gives and takes: type and bytes."""
+
+
+class Split(NamedTuple):
+    """A value that was split when it was last seen, to tell what is new in the next one.
+
+    Attributes:
+        count: its children.
+        ends: how many of them lie in each part and those before; None if that is not known.
+        outline: hash of the children's outline (values.py), None if there is none.
+        places: of its parts.
+        is_open: whether the last part is short, so that the next child belongs there too.
+        chain: how its places were written down (sequence.py).
+    """
+
+    count: int
+    ends: "array[int] | None"
+    outline: bytes | None
+    places: "array[int]"
+    is_open: bool
+    chain: list[Link]
+
+    def seen_as(self, value: Any) -> "Split":
+        """With the outline of the value that its parts were decoded to."""
+        if self.ends is None:
+            return self
+        items = list(value.items()) if isinstance(value, dict) else value
+        outline = values.outline(items)
+        return self._replace(outline=outline and hashlib.sha256(outline).digest())
+
+
+class Known:
+    """What a process remembers of a thread between turns: nothing that it could not read again."""
+
+    def __init__(self) -> None:
+        self.forget(None)
+
+    def forget(self, generation: int | None) -> None:
+        """Begin anew, for a generation of which nothing is known."""
+        self.generation = generation
+        self.records = 0
+        self.thread_id: str | None = None
+        self.checkpoints: dict[str, dict[str, int]] = {}
+        self.writes: dict[tuple[str, str], list[int]] = {}
+        self.splits: OrderedDict[tuple[str, str], Split] = OrderedDict()
+        self.recent: OrderedDict[bytes, int] = OrderedDict()
+
+    def note(self, record: Record) -> None:
+        """The next record of the log."""
+        match record:
+            case CheckpointRecord():
+                checkpoints = self.checkpoints.setdefault(record.namespace, {})
+                checkpoints[record.checkpoint_id] = self.records
+            case WritesRecord():
+                key = record.namespace, record.checkpoint_id
+                self.writes.setdefault(key, []).append(self.records)
+            case ThreadRecord():
+                self.thread_id = record.thread_id
+        self.records += 1
+
+    def remember(self, key: tuple[str, str], split: Split) -> None:
+        """A value that may come again with something new, under its namespace and channel."""
+        self.splits[key] = split
+        self.splits.move_to_end(key)
+        if len(self.splits) > _SPLITS_MAX:
+            self.splits.popitem(last=False)
+
+
+class Stored(NamedTuple):
+    """A checkpoint as it was stored, to be decoded when others may have the thread.
+
+    Attributes:
+        record: its record.
+        channels: encoded values by channel.
+        splits: those of them that are split into one part for each child, without the outline.
+        writes: writes for the step after it, in the order in which they count.
+    """
+
+    record: CheckpointRecord
+    channels: dict[str, Typed]
+    splits: dict[str, Split]
+    writes: list[tuple[str, str, Typed]]
+
+
+class ThreadTurn:
+    """A thread, while its agent belongs to the caller.
+
+    Args:
+        agent: the thread's.
+        known: what is remembered of it; brought up to date.
+        serde: what encodes values.
+    """
+
+    def __init__(
+        self, agent: agentmem.Agent, known: Known, serde: SerializerProtocol
+    ) -> None:
+        self._agent = agent
+        self._serde = serde
+        self.known = known
+        self._names = agent.conversations()
+        self._streams: dict[str, agentmem.Conversation] = {}
+        logs = [generation_of(name) for name in self._names if name.startswith("log.")]
+        generation = max(logs, default=None)
+        if known.generation != generation:
+            known.forget(generation)
+        if generation is not None:
+            log = self._stream("log")
+            if len(log) < known.records:
+                known.forget(generation)  # the store lost what was not durable
+            for content in log[known.records :]:
+                known.note(decode(content))
+
+    def _stream(self, name: str) -> agentmem.Conversation:
+        """One of the thread's conversations; the first use of it makes it."""
+        if self.known.generation is None:
+            self.known.forget(1 + max(map(generation_of, self._names), default=-1))
+        if name not in self._streams:
+            full_name = f"{name}.{self.known.generation}"
+            self._streams[name] = self._agent.conversation(full_name)
+        return self._streams[name]
+
+    def streams(self) -> dict[str, agentmem.Conversation]:
+        """Its conversations, by name without the generation."""
+        names = [name for name in self._names if generation_of(name) == self.known.generation]
+        return {stem: self._stream(stem) for stem in (name.partition(".")[0] for name in names)}
+
+    # Records
+
+    @property
+    def is_new(self) -> bool:
+        """Whether there is nothing of it yet."""
+        return self.known.records == 0
+
+    def append(self, record: Record) -> None:
+        """Add a record. What it refers to is there."""
+        self._stream("log").append(encode(record))
+        self.known.note(record)
+
+    def record(self, place: int) -> Any:
+        """The record at a place."""
+        return decode(self._stream("log").raw(place))
+
+    def find(self, namespace: str, checkpoint_id: str | None) -> int | None:
+        """Where the record of a checkpoint is; by default of the latest."""
+        checkpoints = self.known.checkpoints.get(namespace, {})
+        if checkpoint_id is None:
+            checkpoint_id = max(checkpoints, default="")
+        return checkpoints.get(checkpoint_id)
+
+    def checkpoint(self, namespace: str, checkpoint_id: str) -> CheckpointRecord | None:
+        """The record of a checkpoint."""
+        place = self.find(namespace, checkpoint_id)
+        return None if place is None else self.record(place)
+
+    # Values
+
+    def put_values(
+        self,
+        namespace: str,
+        versions: Mapping[str, Any],
+        given: Mapping[str, Any],
+        fresh: Iterable[str],
+        parent: CheckpointRecord | None,
+    ) -> dict[str, tuple[Any, Ref]]:
+        """Store the values of a checkpoint's channels.
+
+        Args:
+            namespace: its namespace.
+            versions: version of each channel.
+            given: values of the channels that have one.
+            fresh: channels that changed since the parent.
+            parent: where those that did not are taken from, if it has them in that version.
+        """
+        channels = {}
+        for name, version in versions.items():
+            kept = parent.channels.get(name) if parent else None
+            if kept and kept[0] == version and name not in fresh:
+                channels[name] = kept
+            elif name in given:
+                channels[name] = version, self._put(given[name], (namespace, name))
+        return channels
+
+    def put_writes(
+        self,
+        namespace: str,
+        checkpoint_id: str,
+        task_id: str,
+        writes: Sequence[tuple[str, Any]],
+    ) -> list[tuple[int, str, Ref]]:
+        """Store those of a task's writes that count: one that was written before stays as it was,
+        unless its channel is one of the framework's own."""
+        numbered = [
+            (WRITES_IDX_MAP.get(name, n), name, value) for n, (name, value) in enumerate(writes)
+        ]
+        found = self._writes(namespace, checkpoint_id)
+        there = {number for task, number in found if task == task_id}
+        return [
+            (number, name, self._put(value, None))
+            for number, name, value in numbered
+            if number < 0 or number not in there
+        ]
+
+    def _put(self, value: Any, key: tuple[str, str] | None) -> Ref:
+        ref = self._put_split(value, key)
+        if ref is None:
+            kind, encoded = self._serde.dumps_typed(value)
+            is_short = len(encoded) <= _INLINE_BYTES_MAX
+            ref = [kind, bytes(encoded) if is_short else self._add(bytes(encoded))]
+        return ref
+
+    def _put_split(self, value: Any, key: tuple[str, str] | None) -> Ref | None:
+        kind = values.kind_of(value)
+        if kind is None:
+            return None
+        items = list(value.items()) if kind == "dict" else value
+        before = self.known.splits.get(key) if key else None
+        stable, outline = _unchanged(before, items) if key else (0, None)
+        begin = before.ends[stable - 1] if before and before.ends and stable else 0
+        encoded = values.children(self._serde, value, begin)
+        if encoded is None:
+            return None
+        if before is None and sum(map(len, encoded)) <= _INLINE_BYTES_MAX:
+            return [values.SPLITTABLE, values.joined(kind, len(items), encoded)]
+        places = before.places[:stable] if before else array("Q")
+        if before and not stable:
+            self._recall(before.places)
+        ends = before.ends[:stable] if before and before.ends else array("Q")
+        part = b""
+        for part, end in _grouped(encoded, begin):
+            places.append(self._add(part))
+            ends.append(end)
+        is_open = bool(encoded) and len(part) < _PART_BYTES_MIN
+        keep = stable or common(before.places if before else (), places)
+        chain = before.chain if before else []
+        entry, chain = sequence.write(chain, keep, places, self.known.records)
+        self._forget_parts()
+        if key:
+            split = Split(len(items), ends, outline, places, is_open, chain)
+            self.known.remember(key, split)
+        return [kind, len(items), *entry]
+
+    def _add(self, part: bytes) -> int:
+        """The place of a part, which is stored unless it was seen lately."""
+        digest = _digest(part)
+        recent = self.known.recent
+        place = recent.get(digest)
+        if place is None:
+            name, offset = self.stream_of(part)
+            stream = self._stream(name)
+            place = len(stream) + offset
+            stream.append(part)
+            recent[digest] = place
+        return place
+
+    @staticmethod
+    def stream_of(part: bytes) -> tuple[str, int]:
+        """Which stream a part belongs to, and what is added to its number there to get its place."""
+        return ("large", _LARGE) if len(part) >= _LARGE_BYTES_MIN else ("parts", 0)
+
+    def _recall(self, places: Sequence[int]) -> None:
+        """Look at parts again, of which some are about to come once more."""
+        recent = self.known.recent
+        for place, part in zip(places, self.parts(places), strict=True):
+            recent[_digest(part)] = place
+
+    def _forget_parts(self) -> None:
+        recent = self.known.recent
+        while len(recent) > _RECENT_MAX:
+            recent.popitem(last=False)
+
+    def stored(self, place: int) -> Stored:
+        """The checkpoint whose record is at a place."""
+        record: CheckpointRecord = self.record(place)
+        channels, splits = {}, {}
+        for name, (_, ref) in record.channels.items():
+            channels[name], split = self._get(ref, place, name)
+            if split:
+                splits[name] = split
+        writes = [
+            (task_id, name, self._get(ref, at, name)[0])
+            for task_id, name, ref, at in self._ordered_writes(record)
+        ]
+        return Stored(record, channels, splits, writes)
+
+    def history(
+        self, namespace: str, checkpoint_id: str | None, channels: Iterable[str]
+    ) -> dict[str, tuple[Typed | None, list[tuple[str, Typed]]]]:
+        """What became of channels since each had a value: that value of the nearest ancestor of a
+        checkpoint that has one, and the writes from there on, oldest first, with their tasks."""
+        seeds: dict[str, Typed | None] = dict.fromkeys(channels)
+        writes: dict[str, list[tuple[str, Typed]]] = {name: [] for name in seeds}
+        wanted = set(seeds)
+        place = self.find(namespace, checkpoint_id)
+        target = None if place is None else self.record(place)
+        parent_id = target.parent_id if target else None
+        while parent_id and wanted and (place := self.find(namespace, parent_id)) is not None:
+            record: CheckpointRecord = self.record(place)
+            for task_id, name, ref, at in reversed(self._ordered_writes(record)):
+                if name in wanted:
+                    writes[name].append((task_id, self._get(ref, at, name)[0]))
+            for name in wanted & record.channels.keys():
+                seeds[name] = self._get(record.channels[name][1], place, name)[0]
+                wanted.discard(name)
+            parent_id = record.parent_id
+        return {name: (seeds[name], writes[name][::-1]) for name in seeds}
+
+    def _ordered_writes(self, record: CheckpointRecord) -> list[tuple[str, str, Ref, int]]:
+        """Writes for the step after a checkpoint, in the order in which they count: task, channel,
+        value and place of the record."""
+        found = self._writes(record.namespace, record.checkpoint_id)
+        order = sorted(found, key=lambda key: writes_sort_key(found[key][1], *key))
+        return [(key[0], found[key][0], found[key][2], found[key][3]) for key in order]
+
+    def _writes(
+        self, namespace: str, checkpoint_id: str
+    ) -> dict[tuple[str, int], tuple[str, str, Ref, int]]:
+        """Writes for the step after a checkpoint, by task and number: channel, path of the task,
+        value, and place of the record."""
+        found: dict[tuple[str, int], tuple[str, str, Ref, int]] = {}
+        for place in self.known.writes.get((namespace, checkpoint_id), ()):
+            record: WritesRecord = self.record(place)
+            for number, name, ref in record.writes:
+                found[record.task_id, number] = name, record.task_path, ref, place
+        return found
+
+    def _get(self, ref: Ref, record: int, channel: str) -> tuple[Typed, Split | None]:
+        """An encoded value, and what to remember of it if it may come again with something new."""
+        entry = entry_of(ref)
+        if entry is None:
+            kind, content = ref
+            return (kind, self.parts([content])[0] if isinstance(content, int) else content), None
+        kind, count = ref[:2]
+        places, chain = sequence.read(entry, record, lambda place: self._entry(place, channel))
+        parts = self.parts(places)
+        # Where each part is one child, the next value can be compared with this one as it is.
+        ends = array("Q", range(1, count + 1)) if count == len(places) else None
+        is_open = len(parts[-1]) < _PART_BYTES_MIN
+        encoded = values.joined(kind, count, parts)
+        return (values.SPLITTABLE, encoded), Split(count, ends, None, places, is_open, chain)
+
+    def places(self, entry: sequence.Entry, record: int, channel: str) -> "array[int]":
+        """The places of a value's parts, written down in the record at a place."""
+        return sequence.read(entry, record, lambda place: self._entry(place, channel))[0]
+
+    def _entry(self, place: int, channel: str) -> sequence.Entry:
+        record: CheckpointRecord = self.record(place)
+        entry = entry_of(record.channels[channel][1])
+        assert entry is not None, "others go on from it, so it is split"
+        return entry
+
+    def parts(self, places: Sequence[int]) -> list[bytes]:
+        """Parts by their places. Those that lie together are read together."""
+        found: dict[int, bytes] = {}
+        for span in _spans(sorted(set(places))):
+            stream = self._stream("large" if span[0] >= _LARGE else "parts")
+            first = span[0] % _LARGE
+            read = stream[first : span[-1] % _LARGE + 1]
+            if len(span) == len(read) and list(span) == list(places):
+                return read
+            found.update((place, read[place % _LARGE - first]) for place in span)
+        return [found[place] for place in places]
+
+
+def generation_of(name: str) -> int:
+    """The generation that a conversation belongs to; -1 for one that belongs to none."""
+    number = name.rpartition(".")[2]
+    return int(number) if number.isdigit() else -1
+
+
+def _digest(part: bytes) -> bytes:
+    return hashlib.sha256(part).digest()[:16]
+
+
+def _unchanged(before: Split | None, items: Sequence[Any]) -> tuple[int, bytes | None]:
+    """How many parts of what came before are the beginning of `items`, and the hash of the outline
+    of all items."""
+    count = before.count if before and before.ends and before.outline else 0
+    head, tail = values.outline(items[:count]), values.outline(items[count:])
+    if head is None:
+        return 0, None
+    hashed = hashlib.sha256(head)
+    is_same = before is not None and count > 0 and hashed.digest() == before.outline
+    stable = len(before.places) - before.is_open if before and is_same else 0
+    if tail is None:
+        return stable, None
+    hashed.update(tail)
+    return stable, hashed.digest()
+
+
+def _grouped(encoded: Iterable[bytes], begin: int) -> Iterable[tuple[bytes, int]]:
+    """Parts of one child each, or of several short ones, and where each ends. The first child is
+    number `begin`."""
+    part, end = b"", begin
+    for end, child in enumerate(encoded, begin + 1):
+        part += child
+        if len(part) >= _PART_BYTES_MIN:
+            yield part, end
+            part = b""
+    if part:
+        yield part, end
+
+
+def common(before: Sequence[int], places: Sequence[int]) -> int:
+    """How many places both begin with."""
+    pairs = enumerate(zip(before, places, strict=False))
+    return next((at for at, (one, other) in pairs if one != other), min(len(before), len(places)))
+
+
+def _spans(places: Sequence[int]) -> Iterable[Sequence[int]]:
+    """Rising places, cut where what lies between is not worth reading."""
+    begin = 0
+    for at in range(1, len(places) + 1):
+        if at == len(places) or places[at] - places[at - 1] > _GAP_MAX:
+            yield places[begin:at]
+            begin = at
