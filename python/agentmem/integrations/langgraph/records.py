@@ -1,9 +1,8 @@
 """Records: what the log of a thread holds, one message each.
 
-A checkpoint refers to the values of its channels, each in one of three forms: in the record itself
-`[type, bytes]`, as one part `[type, place]`, or split into parts `[kind, count, *entry]`, where kind
-is `"list"` or `"dict"`, count that of its children, and entry how its places are written down
-(sequence.py).
+A value is written in one of three forms: in the record itself as `[type, bytes]`, as one part
+`[type, place]`, or split into parts `[kind, count, *entry]`, where kind is `"list"` or `"dict"`,
+count that of its children, and entry how the places of its parts are written down (sequence.py).
 """
 
 from typing import Any, NamedTuple
@@ -12,6 +11,8 @@ import ormsgpack
 
 from agentmem.integrations.langgraph.sequence import Entry
 
+Typed = tuple[str, bytes]
+"""What a serialiser gives and takes: type and bytes."""
 Ref = list[Any]
 """See the module."""
 
@@ -23,17 +24,16 @@ class CheckpointRecord(NamedTuple):
         namespace: `checkpoint_ns`.
         checkpoint_id: its id.
         parent_id: that of the one that it came from.
-        body: the checkpoint without the values of its channels, as the serialiser gave it: type
-            and bytes.
-        metadata: likewise.
+        body: the checkpoint without the values of its channels.
+        metadata: its metadata.
         channels: version and value of each channel that has one.
     """
 
     namespace: str
     checkpoint_id: str
     parent_id: str | None
-    body: tuple[str, bytes]
-    metadata: tuple[str, bytes]
+    body: Typed
+    metadata: Typed
     channels: dict[str, tuple[Any, Ref]]
 
 
@@ -73,9 +73,27 @@ def encode(record: Record) -> bytes:
 def decode(content: bytes) -> Record:
     """The record with those bytes."""
     kind, *fields = ormsgpack.unpackb(content)
-    return _KINDS[kind](*fields)
+    record: Record = _KINDS[kind](*fields)
+    if isinstance(record, CheckpointRecord):
+        return record._replace(body=_typed(record.body), metadata=_typed(record.metadata))
+    return record
+
+
+def _typed(pair: Any) -> Typed:
+    kind, encoded = pair
+    return kind, encoded
 
 
 def entry_of(ref: Ref) -> Entry | None:
     """How the places of a value are written down; None if it is not split."""
     return Entry(*ref[2:]) if len(ref) > 2 else None
+
+
+def pack_typed(typed: Typed) -> bytes:
+    """Type and bytes as one."""
+    return ormsgpack.packb(typed)
+
+
+def unpack_typed(content: bytes) -> Typed:
+    """The reverse of `pack_typed`."""
+    return _typed(ormsgpack.unpackb(content))

@@ -1,11 +1,8 @@
 """The saver: checkpoints of LangGraph's graphs in a store."""
 
 import asyncio
-import hashlib
 import random
-import threading
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
@@ -25,17 +22,16 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 import agentmem
 from agentmem.errors import NameTaken
 from agentmem.integrations.langgraph import generations
+from agentmem.integrations.langgraph.agents import Agents
 from agentmem.integrations.langgraph.records import (
     CheckpointRecord,
+    Record,
     ThreadRecord,
     WritesRecord,
+    encode,
 )
-from agentmem.integrations.langgraph.thread import Known, Stored, ThreadTurn
-from agentmem.turn import turn
-
-_LOCKS = 64
-_THREADS_KNOWN_MAX = 512
-_NAME_BYTES_MAX = 255
+from agentmem.integrations.langgraph.streams import Streams
+from agentmem.integrations.langgraph.thread import Known, Stored, Thread
 
 
 class AgentMemSaver(BaseCheckpointSaver[str]):
@@ -68,58 +64,24 @@ class AgentMemSaver(BaseCheckpointSaver[str]):
     ) -> None:
         super().__init__(serde=serde)
         self._store = store
-        self._name = name
         self._flush = flush
-        self._locks = [threading.RLock() for _ in range(_LOCKS)]
-        self._known: OrderedDict[str, Known] = OrderedDict()
-        self._known_lock = threading.Lock()
-
-    # Threads
-
-    def _agent_name(self, thread_id: str) -> str:
-        name = f"{self._name}/{thread_id}"
-        if len(name.encode()) <= _NAME_BYTES_MAX:
-            return name
-        return f"{self._name}#{hashlib.sha256(thread_id.encode()).hexdigest()}"
-
-    def _is_named(self, thread_id: str) -> bool:
-        """Whether the name of its agent says the id of a thread."""
-        return self._agent_name(thread_id).startswith(f"{self._name}/")
+        self._agents = Agents(store, name, Known)
 
     @contextmanager
-    def _locked(self, *names: str) -> Iterator[list[Known]]:
-        """What is known of the threads of some agents; nobody else in this process uses them."""
-        with ExitStack() as stack:
-            for number in sorted({hash(name) % _LOCKS for name in names}):
-                stack.enter_context(self._locks[number])
-            yield [self._remembered(name) for name in names]
+    def _thread(self, name: str) -> Iterator[Thread]:
+        """The thread of an agent, for the caller alone."""
+        with self._agents.locked(name) as (known,), self._agents.turn(name) as agent:
+            yield Thread(agent, known, self.serde)
 
-    def _remembered(self, name: str) -> Known:
-        with self._known_lock:
-            known = self._known.setdefault(name, Known())
-            self._known.move_to_end(name)
-            if len(self._known) > _THREADS_KNOWN_MAX:
-                self._known.popitem(last=False)
-            return known
+    def _title(self, thread_id: str) -> list[Record]:
+        """What says the id of a thread, where the name of its agent does not."""
+        is_said = self._agents.key(self._agents.name(thread_id)) is not None
+        return [] if is_said else [ThreadRecord(thread_id)]
 
-    @contextmanager
-    def _turn(self, name: str, known: Known) -> Iterator[tuple[agentmem.Agent, ThreadTurn]]:
-        """The thread of an agent, for this process alone."""
-        try:
-            with turn(self._store, name) as agent:
-                yield agent, ThreadTurn(agent, known, self.serde)
-        except BaseException:
-            known.forget(None)  # it may be ahead of what was written
-            raise
-
-    @contextmanager
-    def _thread(self, name: str) -> Iterator[tuple[agentmem.Agent, ThreadTurn]]:
-        with self._locked(name) as (known,), self._turn(name, known) as found:
-            yield found
-
-    def _agents(self) -> list[str]:
-        starts = f"{self._name}/", f"{self._name}#"
-        return [name for name in self._store.agents() if name.startswith(starts)]
+    def _begin(self, thread: Thread, thread_id: str) -> None:
+        if not thread.known.records:
+            for record in self._title(thread_id):
+                thread.append(record)
 
     def _settle(self) -> None:
         if self._flush:
@@ -130,9 +92,10 @@ class AgentMemSaver(BaseCheckpointSaver[str]):
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """The checkpoint that a config names, or the latest; None if there is none."""
         thread_id, namespace = _place(config)
-        name = self._agent_name(str(thread_id))
-        with self._locked(name) as (known,):
-            with self._turn(name, known) as (_, thread):
+        name = self._agents.name(str(thread_id))
+        with self._agents.locked(name) as (known,):
+            with self._agents.turn(name) as agent:
+                thread = Thread(agent, known, self.serde)
                 found = thread.find(namespace, get_checkpoint_id(config))
                 stored = None if found is None else thread.stored(found)
             if stored is None:
@@ -163,11 +126,11 @@ class AgentMemSaver(BaseCheckpointSaver[str]):
         namespace = config["configurable"].get("checkpoint_ns") if config else None
         wanted_id = get_checkpoint_id(config) if config else None
         before_id = get_checkpoint_id(before) if before else None
-        names = [self._agent_name(str(_place(config)[0]))] if config else self._agents()
+        names = [self._agents.name(str(_place(config)[0]))] if config else self._agents.names()
         left = limit
         for name in names:
-            with self._thread(name) as (_, thread):
-                thread_id = thread.known.thread_id or name[len(self._name) + 1 :]
+            with self._thread(name) as thread:
+                thread_id = thread.known.thread_id or self._agents.key(name) or name
                 found = [
                     (each, checkpoint_id)
                     for each, ids in thread.known.checkpoints.items()
@@ -193,11 +156,11 @@ class AgentMemSaver(BaseCheckpointSaver[str]):
         filter: dict[str, Any] | None,
     ) -> CheckpointTuple | None:
         """A checkpoint, unless it was deleted meanwhile or its metadata is not as wanted."""
-        with self._thread(name) as (_, thread):
+        with self._thread(name) as thread:
             place = thread.find(namespace, checkpoint_id)
             if place is None:
                 return None
-            metadata = self.serde.loads_typed(tuple(thread.record(place).metadata))
+            metadata = self.serde.loads_typed(thread.record(place).metadata)
             if any(metadata.get(key) != value for key, value in (filter or {}).items()):
                 return None
             stored = thread.stored(place)
@@ -210,10 +173,12 @@ class AgentMemSaver(BaseCheckpointSaver[str]):
         def config(checkpoint_id: str) -> RunnableConfig:
             return _config(thread_id, record.namespace, checkpoint_id)
 
+        checkpoint: Checkpoint = load(record.body)
+        checkpoint["channel_values"] = channels
         return CheckpointTuple(
             config=config(record.checkpoint_id),
-            checkpoint={**load(tuple(record.body)), "channel_values": channels},
-            metadata=load(tuple(record.metadata)),
+            checkpoint=checkpoint,
+            metadata=load(record.metadata),
             parent_config=config(record.parent_id) if record.parent_id else None,
             pending_writes=[(task, name, load(value)) for task, name, value in stored.writes],
         )
@@ -226,7 +191,7 @@ class AgentMemSaver(BaseCheckpointSaver[str]):
         if not channels:
             return {}
         thread_id, namespace = _place(config)
-        with self._thread(self._agent_name(str(thread_id))) as (_, thread):
+        with self._thread(self._agents.name(str(thread_id))) as thread:
             found = thread.history(namespace, get_checkpoint_id(config), channels)
         load = self.serde.loads_typed
         result: dict[str, DeltaChannelHistory] = {}
@@ -249,8 +214,8 @@ class AgentMemSaver(BaseCheckpointSaver[str]):
         thread_id, namespace = _place(config)
         parent_id = get_checkpoint_id(config)
         body = {key: value for key, value in checkpoint.items() if key != "channel_values"}
-        encode = self.serde.dumps_typed
-        with self._thread(self._agent_name(str(thread_id))) as (_, thread):
+        dumped = self.serde.dumps_typed
+        with self._thread(self._agents.name(str(thread_id))) as thread:
             self._begin(thread, str(thread_id))
             parent = thread.checkpoint(namespace, parent_id) if parent_id else None
             channels = thread.put_values(
@@ -264,8 +229,8 @@ class AgentMemSaver(BaseCheckpointSaver[str]):
                 namespace,
                 checkpoint["id"],
                 parent_id,
-                encode(body),
-                encode(get_checkpoint_metadata(config, metadata)),
+                dumped(body),
+                dumped(get_checkpoint_metadata(config, metadata)),
                 channels,
             )
             thread.append(record)
@@ -282,16 +247,12 @@ class AgentMemSaver(BaseCheckpointSaver[str]):
         """Save what a task wrote, for the step after a checkpoint."""
         thread_id, namespace = _place(config)
         checkpoint_id = config["configurable"]["checkpoint_id"]
-        with self._thread(self._agent_name(str(thread_id))) as (_, thread):
+        with self._thread(self._agents.name(str(thread_id))) as thread:
             self._begin(thread, str(thread_id))
             found = thread.put_writes(namespace, checkpoint_id, task_id, writes)
             if found:
                 thread.append(WritesRecord(namespace, checkpoint_id, task_id, task_path, found))
         self._settle()
-
-    def _begin(self, thread: ThreadTurn, thread_id: str) -> None:
-        if thread.is_new and not self._is_named(thread_id):
-            thread.append(ThreadRecord(thread_id))
 
     def get_next_version(self, current: Any, channel: None) -> Any:
         """The version after `current`: a number; or a text like other savers', where it is one."""
@@ -303,19 +264,21 @@ class AgentMemSaver(BaseCheckpointSaver[str]):
 
     def delete_thread(self, thread_id: str) -> None:
         """Delete a thread. What others share with it stays."""
-        with self._thread(self._agent_name(str(thread_id))) as (agent, thread):
-            generations.rewrite(agent, thread, ())
+        with self._thread(self._agents.name(str(thread_id))) as thread:
+            generations.rewrite(thread, ())
         self._settle()
 
     def delete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Delete the checkpoints of runs, with their writes, in every thread."""
         gone = set(run_ids)
-        for name in self._agents() if gone else ():
-            with self._thread(name) as (agent, thread):
+        for name in self._agents.names() if gone else ():
+            with self._thread(name) as thread:
                 every = list(_checkpoints(thread))
-                keep = {key for key in every if self._metadata(thread, key).get("run_id") not in gone}
+                keep = {
+                    key for key in every if self._metadata(thread, key).get("run_id") not in gone
+                }
                 if len(keep) < len(every):
-                    generations.rewrite(agent, thread, keep)
+                    generations.rewrite(thread, keep)
         self._settle()
 
     def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
@@ -324,17 +287,17 @@ class AgentMemSaver(BaseCheckpointSaver[str]):
         Raises:
             NameTaken: The target exists.
         """
-        source, target = self._agent_name(source_thread_id), self._agent_name(target_thread_id)
-        with self._locked(source, target) as known, ExitStack() as stack:
-            turns = {}
+        source, target = map(self._agents.name, (source_thread_id, target_thread_id))
+        with self._agents.locked(source, target) as (known, _), ExitStack() as stack:
             # In one order for all, or two who copy to and fro would wait for each other.
-            for name, each in sorted(zip((source, target), known, strict=True)):
-                turns[name] = stack.enter_context(self._turn(name, each))
-            if not turns[target][1].is_new:
+            names = sorted({source, target})
+            agents = {name: stack.enter_context(self._agents.turn(name)) for name in names}
+            thread = Thread(agents[source], known, self.serde)
+            if not Streams(agents[target]).is_new:
                 raise NameTaken(f"thread {target_thread_id!r}")
-            if not turns[source][1].is_new:
-                written = None if self._is_named(target_thread_id) else target_thread_id
-                generations.copy(turns[source][1], turns[target][0], written)
+            if thread.known.records:
+                extra = map(encode, self._title(target_thread_id))
+                thread.streams.copy_to(agents[target], extra)
         self._settle()
 
     def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
@@ -351,17 +314,17 @@ class AgentMemSaver(BaseCheckpointSaver[str]):
         if strategy not in ("keep_latest", "delete"):
             raise ValueError(f"strategy {strategy!r} is none of keep_latest, delete")
         for thread_id in thread_ids:
-            with self._thread(self._agent_name(thread_id)) as (agent, thread):
+            with self._thread(self._agents.name(thread_id)) as thread:
                 keep = self._latest(thread) if strategy == "keep_latest" else set()
                 if keep != set(_checkpoints(thread)) or not keep:
-                    generations.rewrite(agent, thread, keep)
+                    generations.rewrite(thread, keep)
         self._settle()
 
-    def _metadata(self, thread: ThreadTurn, key: tuple[str, str]) -> dict[str, Any]:
+    def _metadata(self, thread: Thread, key: tuple[str, str]) -> dict[str, Any]:
         record = cast(CheckpointRecord, thread.checkpoint(*key))
         return cast(dict[str, Any], self.serde.loads_typed(record.metadata))
 
-    def _latest(self, thread: ThreadTurn) -> set[tuple[str, str]]:
+    def _latest(self, thread: Thread) -> set[tuple[str, str]]:
         """The latest checkpoint of each namespace, and what its delta channels are made from."""
         keep = set()
         for namespace, ids in thread.known.checkpoints.items():
@@ -455,7 +418,7 @@ def _config(thread_id: Any, namespace: str, checkpoint_id: str) -> RunnableConfi
     }
 
 
-def _checkpoints(thread: ThreadTurn) -> Iterator[tuple[str, str]]:
+def _checkpoints(thread: Thread) -> Iterator[tuple[str, str]]:
     """Namespace and id of each checkpoint."""
     for namespace, ids in thread.known.checkpoints.items():
         for checkpoint_id in ids:

@@ -1,9 +1,10 @@
 """Sequences: the places of a value's parts, written down at each step in a few numbers.
 
-A list that grows by a message at each step would take a list of all its places at each step. Instead,
-each step names an earlier one, how many places it keeps of that, and those that come after. Which
-earlier step: that of the number whose lowest one bit is cleared (as in a Fenwick tree, Fenwick 1994),
-so n steps write down O(n log n) places in all, and any step is read by way of O(log n) others.
+A list that grows by a message at each step would take a list of all its places at each step.
+Instead, each step names an earlier one, how many places it keeps of that, and those that come
+after. Which one: step number n goes on from that with the number n without its lowest one bit (the
+parent in a Fenwick tree, Fenwick 1994). So n steps write down O(n log n) places in all, and any
+step is read by way of O(log n) others.
 """
 
 from array import array

@@ -1,16 +1,14 @@
 """A thread of a graph in a store.
 
-A thread is an agent of its own, so that it comes, goes and idles as a whole. It has two
-conversations, or three:
+A thread is an agent of its own, so that it comes, goes and idles as a whole. It has three streams
+(streams.py):
 
-    log.N    records (records.py), one for each checkpoint and each task's writes
-    parts.N  what they refer to, in the order in which it was stored first
-    large.N  the same for large parts, so that who reads small ones need not read past them
+    log    records (records.py), one for each checkpoint and each task's writes
+    parts  what they refer to, in the order in which it was stored first
+    large  the same for large parts, so that who reads small ones need not read past them
 
-N is the thread's generation: what is to be freed is left out when the next one is written, which
-counts from the moment that its log is there. Who writes has the agent for itself (turn.py), and
-appends a record when all that it refers to is there; so whoever dies on the way leaves a thread
-without the record, and nothing torn.
+Who writes has the agent for itself (turn.py), and appends a record when all that it refers to is
+there; so whoever dies on the way leaves a thread without the record, and nothing torn.
 """
 
 import hashlib
@@ -29,12 +27,14 @@ from agentmem.integrations.langgraph.records import (
     Record,
     Ref,
     ThreadRecord,
+    Typed,
     WritesRecord,
     decode,
     encode,
     entry_of,
 )
 from agentmem.integrations.langgraph.sequence import Link
+from agentmem.integrations.langgraph.streams import LOG, Streams
 
 _INLINE_BYTES_MAX = 200
 _PART_BYTES_MIN = 256
@@ -45,15 +45,12 @@ _GAP_MAX = 8
 _RECENT_MAX = 512
 _SPLITS_MAX = 64
 
-Typed = tuple[str, bytes]
-"""What a serialiser gives and takes: type and bytes."""
-
 
 class Split(NamedTuple):
     """A value that was split when it was last seen, to tell what is new in the next one.
 
     Attributes:
-        count: its children.
+        length: its children.
         ends: how many of them lie in each part and those before; None if that is not known.
         outline: hash of the children's outline (values.py), None if there is none.
         places: of its parts.
@@ -61,7 +58,7 @@ class Split(NamedTuple):
         chain: how its places were written down (sequence.py).
     """
 
-    count: int
+    length: int
     ends: "array[int] | None"
     outline: bytes | None
     places: "array[int]"
@@ -81,9 +78,9 @@ class Known:
     """What a process remembers of a thread between turns: nothing that it could not read again."""
 
     def __init__(self) -> None:
-        self.forget(None)
+        self.forget(0)
 
-    def forget(self, generation: int | None) -> None:
+    def forget(self, generation: int) -> None:
         """Begin anew, for a generation of which nothing is known."""
         self.generation = generation
         self.records = 0
@@ -130,63 +127,37 @@ class Stored(NamedTuple):
     writes: list[tuple[str, str, Typed]]
 
 
-class ThreadTurn:
+class Thread:
     """A thread, while its agent belongs to the caller.
 
     Args:
-        agent: the thread's.
+        agent: its agent.
         known: what is remembered of it; brought up to date.
         serde: what encodes values.
     """
 
-    def __init__(
-        self, agent: agentmem.Agent, known: Known, serde: SerializerProtocol
-    ) -> None:
-        self._agent = agent
+    def __init__(self, agent: agentmem.Agent, known: Known, serde: SerializerProtocol) -> None:
         self._serde = serde
+        self.agent = agent
         self.known = known
-        self._names = agent.conversations()
-        self._streams: dict[str, agentmem.Conversation] = {}
-        logs = [generation_of(name) for name in self._names if name.startswith("log.")]
-        generation = max(logs, default=None)
-        if known.generation != generation:
-            known.forget(generation)
-        if generation is not None:
-            log = self._stream("log")
-            if len(log) < known.records:
-                known.forget(generation)  # the store lost what was not durable
-            for content in log[known.records :]:
+        self.streams = Streams(agent)
+        is_behind = known.generation != self.streams.generation
+        if self.streams.is_new or is_behind or len(self.streams[LOG]) < known.records:
+            known.forget(self.streams.generation)
+        if not self.streams.is_new:
+            for content in self.streams[LOG][known.records :]:
                 known.note(decode(content))
-
-    def _stream(self, name: str) -> agentmem.Conversation:
-        """One of the thread's conversations; the first use of it makes it."""
-        if self.known.generation is None:
-            self.known.forget(1 + max(map(generation_of, self._names), default=-1))
-        if name not in self._streams:
-            full_name = f"{name}.{self.known.generation}"
-            self._streams[name] = self._agent.conversation(full_name)
-        return self._streams[name]
-
-    def streams(self) -> dict[str, agentmem.Conversation]:
-        """Its conversations, by name without the generation."""
-        names = [name for name in self._names if generation_of(name) == self.known.generation]
-        return {stem: self._stream(stem) for stem in (name.partition(".")[0] for name in names)}
 
     # Records
 
-    @property
-    def is_new(self) -> bool:
-        """Whether there is nothing of it yet."""
-        return self.known.records == 0
-
     def append(self, record: Record) -> None:
         """Add a record. What it refers to is there."""
-        self._stream("log").append(encode(record))
+        self.streams[LOG].append(encode(record))
         self.known.note(record)
 
     def record(self, place: int) -> Any:
         """The record at a place."""
-        return decode(self._stream("log").raw(place))
+        return decode(self.streams[LOG].raw(place))
 
     def find(self, namespace: str, checkpoint_id: str | None) -> int | None:
         """Where the record of a checkpoint is; by default of the latest."""
@@ -294,7 +265,7 @@ class ThreadTurn:
         place = recent.get(digest)
         if place is None:
             name, offset = self.stream_of(part)
-            stream = self._stream(name)
+            stream = self.streams[name]
             place = len(stream) + offset
             stream.append(part)
             recent[digest] = place
@@ -302,7 +273,7 @@ class ThreadTurn:
 
     @staticmethod
     def stream_of(part: bytes) -> tuple[str, int]:
-        """Which stream a part belongs to, and what is added to its number there to get its place."""
+        """The stream that a part belongs to, and what its place is more than its number there."""
         return ("large", _LARGE) if len(part) >= _LARGE_BYTES_MIN else ("parts", 0)
 
     def _recall(self, places: Sequence[int]) -> None:
@@ -400,19 +371,13 @@ class ThreadTurn:
         """Parts by their places. Those that lie together are read together."""
         found: dict[int, bytes] = {}
         for span in _spans(sorted(set(places))):
-            stream = self._stream("large" if span[0] >= _LARGE else "parts")
+            stream = self.streams["large" if span[0] >= _LARGE else "parts"]
             first = span[0] % _LARGE
             read = stream[first : span[-1] % _LARGE + 1]
             if len(span) == len(read) and list(span) == list(places):
                 return read
             found.update((place, read[place % _LARGE - first]) for place in span)
         return [found[place] for place in places]
-
-
-def generation_of(name: str) -> int:
-    """The generation that a conversation belongs to; -1 for one that belongs to none."""
-    number = name.rpartition(".")[2]
-    return int(number) if number.isdigit() else -1
 
 
 def _digest(part: bytes) -> bytes:
@@ -422,7 +387,7 @@ def _digest(part: bytes) -> bytes:
 def _unchanged(before: Split | None, items: Sequence[Any]) -> tuple[int, bytes | None]:
     """How many parts of what came before are the beginning of `items`, and the hash of the outline
     of all items."""
-    count = before.count if before and before.ends and before.outline else 0
+    count = before.length if before and before.ends and before.outline else 0
     head, tail = values.outline(items[:count]), values.outline(items[count:])
     if head is None:
         return 0, None
