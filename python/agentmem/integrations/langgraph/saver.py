@@ -130,7 +130,8 @@ class AgentMemSaver(BaseCheckpointSaver[str]):
         left = limit
         for name in names:
             with self._thread(name) as thread:
-                thread_id = thread.known.thread_id or self._agents.key(name) or name
+                # A copy may have that of the thread that it was copied from.
+                thread_id = self._agents.key(name) or thread.known.thread_id or name
                 found = [
                     (each, checkpoint_id)
                     for each, ids in thread.known.checkpoints.items()
