@@ -1,4 +1,4 @@
-"""The saver and LangGraph's own in-memory saver, driven side by side: nobody can tell them apart."""
+"""The saver beside LangGraph's own in-memory saver: nobody can tell them apart."""
 
 import shutil
 import tempfile
@@ -26,9 +26,13 @@ MESSAGES = st.builds(
     st.sampled_from([HumanMessage, AIMessage]),
     TEXTS,
     st.integers(0, 3),
-) | st.builds(lambda text: ToolMessage(text, tool_call_id="call", additional_kwargs={"a": [1]}), TEXTS)
+) | st.builds(
+    lambda text: ToolMessage(text, tool_call_id="call", additional_kwargs={"a": [1]}), TEXTS
+)
 LEAVES = st.none() | st.booleans() | st.integers(-9, 2**40) | TEXTS | st.binary(max_size=400)
-VALUES = LEAVES | MESSAGES | st.lists(LEAVES | MESSAGES, max_size=4) | st.dictionaries(TEXTS, LEAVES)
+VALUES = (
+    LEAVES | MESSAGES | st.lists(LEAVES | MESSAGES, max_size=4) | st.dictionaries(TEXTS, LEAVES)
+)
 
 
 class TwoSavers(RuleBasedStateMachine):
@@ -202,9 +206,7 @@ class TwoSavers(RuleBasedStateMachine):
 
     # Reading
 
-    @rule(
-        data=st.data(), thread=st.sampled_from(THREADS), namespace=st.sampled_from(NAMESPACES)
-    )
+    @rule(data=st.data(), thread=st.sampled_from(THREADS), namespace=st.sampled_from(NAMESPACES))
     def get_tuple(self, data: st.DataObject, thread: str, namespace: str) -> None:
         found = st.sampled_from([None, "later", *self.ids_of(thread, namespace)])
         config = named(thread, namespace, data.draw(found))
@@ -240,7 +242,7 @@ class TwoSavers(RuleBasedStateMachine):
         }
         found, expected = list(self.saver.list(**given)), list(self.reference.list(**given))
         if namespace is None:
-            # Which namespace comes first is not said; how many of which there are then is not either.
+            # Which namespace comes first is not said.
             found.sort(key=place_of)
             expected.sort(key=place_of)
         if namespace is not None or limit is None:
