@@ -26,6 +26,7 @@ from langgraph.graph.message import add_messages
 from words import prose
 
 import agentmem
+import agentmem.integrations.langgraph
 from agentmem.errors import NameTaken
 from agentmem.integrations.langgraph import AgentMemSaver
 
@@ -146,6 +147,25 @@ def test_published_examples_give_the_same_with_one_line_changed(
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     example = published(where, number)
     assert outputs(example, saver) == outputs(example, InMemorySaver())
+
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_the_documented_examples_run(
+    mem: agentmem.Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The fixture's store for each, which stays open.
+    monkeypatch.setattr(agentmem, "open", lambda path: contextlib.nullcontext(mem))
+    page = (ROOT / "docs" / "langgraph.md").read_text()
+    examples = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    docstring = inspect.getdoc(agentmem.integrations.langgraph)
+    assert docstring is not None
+    assert inspect.cleandoc(docstring.partition("\n\n")[2]) == examples[0].strip()
+    names: dict[str, Any] = {}
+    for example in examples:
+        exec(example, names)
+    assert capsys.readouterr().out == "Hello\n{'tea': True, 'cups': 3}\n['likes']\n"
 
 
 def test_a_graph_finds_its_history(saver: AgentMemSaver) -> None:

@@ -57,7 +57,7 @@ class _Scene(NamedTuple):
 class AgentMemStore(BaseStore):
     """A long-term store that processes with sessions of one daemon share.
 
-    A namespace is an agent of its own. Searching, filtering and ranking is LangGraph's own
+    A namespace is an agent of its own, and they come in the order of their names. Searching, filtering and ranking is LangGraph's own
     `InMemoryStore`, which gets the items of the namespaces in question, so it takes time in
     proportion to them. Vectors are kept only where there is an index.
 
@@ -156,7 +156,7 @@ class AgentMemStore(BaseStore):
                 with self._table(name, None) as table:
                     text = table.title or ""
             found.append(tuple(text.split(".")) if text else ())
-        return found
+        return sorted(found)
 
     def _load(
         self, scene: _Scene, namespace: Namespace, keys: set[str] | None, now_s: float
