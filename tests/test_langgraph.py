@@ -7,7 +7,7 @@ import io
 import re
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from operator import add
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
@@ -17,6 +17,7 @@ import langgraph.types
 import pytest
 from conftest import PythonProcess
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
+from langgraph.channels import DeltaChannel
 from langgraph.checkpoint.base import BaseCheckpointSaver, empty_checkpoint
 from langgraph.checkpoint.conformance import checkpointer_test, validate
 from langgraph.checkpoint.conformance.capabilities import ALL_CAPABILITIES
@@ -192,6 +193,31 @@ def test_time_travel_goes_on_from_the_past(saver: AgentMemSaver) -> None:
     assert contents[4] == "instead"
     assert len(list(graph.get_state_history(thread("t")))) > len(history)
     assert graph.get_state(history[0].config).values == history[0].values
+
+
+def test_delta_channels_outlive_pruning(saver: AgentMemSaver) -> None:
+    def extend(state: list[str], writes: Sequence[list[str]]) -> list[str]:
+        return [*state, *(line for write in writes for line in write)]
+
+    def node(state: Any) -> Any:
+        return {"lines": [f"answer {len(state['lines'])}"]}
+
+    channel = DeltaChannel(extend, snapshot_frequency=5)
+    schema: Any = TypedDict("schema", {"lines": Annotated[list[str], channel]})
+    states = []
+    for each in (saver, InMemorySaver()):
+        builder = StateGraph(schema)
+        builder.add_node("node", node)
+        builder.add_edge(START, "node")
+        graph: Any = builder.compile(checkpointer=each)
+        for n in range(9):
+            graph.invoke({"lines": [f"question {n}"]}, thread("t"))
+            states.append(graph.get_state(thread("t")).values)
+        if each is saver:
+            saver.prune(["t"])
+            assert 1 < len(list(saver.list(thread("t")))) < 27
+            assert graph.get_state(thread("t")).values == states[-1]
+    assert states[:9] == states[9:]
 
 
 def test_threads_of_other_savers_go_on_with_their_versions(saver: AgentMemSaver) -> None:

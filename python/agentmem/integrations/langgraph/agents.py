@@ -11,7 +11,7 @@ import agentmem
 from agentmem.turn import turn
 
 _LOCKS = 64
-_KNOWN_MAX = 512
+_KNOWN_MAX = 256
 _NAME_BYTES_MAX = 255
 
 K = TypeVar("K")

@@ -57,9 +57,10 @@ class _Scene(NamedTuple):
 class AgentMemStore(BaseStore):
     """A long-term store that processes with sessions of one daemon share.
 
-    A namespace is an agent of its own, and they come in the order of their names. Searching, filtering and ranking is LangGraph's own
-    `InMemoryStore`, which gets the items of the namespaces in question, so it takes time in
-    proportion to them. Vectors are kept only where there is an index.
+    A namespace is an agent of its own, and they come in the order of their names. Searching,
+    filtering and ranking is LangGraph's own `InMemoryStore`, which gets the items of the namespaces
+    in question, so it takes time in proportion to them. Vectors are kept only where there is an
+    index.
 
     Args:
         store: Open while this is used: `agentmem.connect()`, or `agentmem.open(path)`.
@@ -144,8 +145,8 @@ class AgentMemStore(BaseStore):
                 for namespace in self._namespaces():
                     wanted.setdefault(namespace, set())
         now_s = time.time()
-        for namespace, keys in wanted.items():
-            self._load(scene, namespace, keys, now_s)
+        for namespace in sorted(wanted):
+            self._load(scene, namespace, wanted[namespace], now_s)
         return scene
 
     def _namespaces(self) -> list[Namespace]:
@@ -156,7 +157,7 @@ class AgentMemStore(BaseStore):
                 with self._table(name, None) as table:
                     text = table.title or ""
             found.append(tuple(text.split(".")) if text else ())
-        return sorted(found)
+        return found
 
     def _load(
         self, scene: _Scene, namespace: Namespace, keys: set[str] | None, now_s: float

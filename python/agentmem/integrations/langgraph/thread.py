@@ -42,7 +42,7 @@ _LARGE_BYTES_MIN = 64 << 10
 _LARGE = 1 << 48
 """Added to the places of large parts."""
 _GAP_MAX = 8
-_RECENT_MAX = 512
+_RECENT_MAX = 256
 _SPLITS_MAX = 64
 
 
