@@ -22,6 +22,7 @@ from langgraph.checkpoint.base import BaseCheckpointSaver, empty_checkpoint
 from langgraph.checkpoint.conformance import checkpointer_test, validate
 from langgraph.checkpoint.conformance.capabilities import ALL_CAPABILITIES
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.func import entrypoint
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
 from words import prose
@@ -249,6 +250,23 @@ def test_the_whole_state_at_every_step_is_stored_once(
     content = sum(len(message.content) for message in messages)
     assert stored(mem) < content
     assert len(list(graph.get_state_history(thread("t")))) == 180
+
+
+def test_lists_within_what_a_function_returns_are_stored_once(
+    mem: agentmem.Store, saver: AgentMemSaver
+) -> None:
+    @entrypoint(checkpointer=saver)
+    def talk(said: str, *, previous: Any = None) -> Any:
+        before = previous["chat"]["lines"] if previous else []
+        return {"user": "ada", "chat": {"lines": [*before, {"role": "user", "content": said}]}}
+
+    said = [prose(n, 2000).decode() for n in range(60)]
+    for each in said:
+        talk.invoke(each, thread("t"))
+    lines = talk.get_state(thread("t")).values["chat"]["lines"]
+    assert [line["content"] for line in lines] == said
+    # Each is stored as what was asked, too.
+    assert mem.stats()["logical_bytes"] < 3 * 60 * 2000
 
 
 def test_a_copy_takes_no_more_and_stays_when_the_other_goes(

@@ -36,6 +36,12 @@ COLLECTIONS = st.lists(VALUES, min_size=1, max_size=40) | st.dictionaries(
 )
 
 
+def pieces(collection: Any) -> list[bytes]:
+    children = values.children(SERDE, collection)
+    assert children is not None
+    return [piece for child in children for piece in child]
+
+
 @given(COLLECTIONS, st.integers(0, 5))
 def test_header_and_children_are_the_whole(collection: Any, begin: int) -> None:
     kind = values.kind_of(collection)
@@ -43,8 +49,21 @@ def test_header_and_children_are_the_whole(collection: Any, begin: int) -> None:
     children = values.children(SERDE, collection)
     assert children is not None
     assert values.children(SERDE, collection, begin) == children[begin:]
-    joined = values.joined(kind, len(collection), children)
+    joined = values.joined(kind, len(collection), pieces(collection))
     assert (values.SPLITTABLE, joined) == SERDE.dumps_typed(collection)
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=6))
+def test_long_children_are_split_too(depths: list[int]) -> None:
+    collection: list[Any] = []
+    for number, depth in enumerate(depths):
+        value: Any = [str(number) * 100] * 50
+        for level in range(depth):
+            value = {7: value, "k": level} if level % 2 else ["x", value]
+        collection.append(value)
+    found = pieces(collection)
+    assert max(map(len, found)) < 4096
+    assert values.joined("list", len(collection), found) == SERDE.dumps_typed(collection)[1]
 
 
 def test_headers_of_every_length() -> None:
@@ -52,9 +71,7 @@ def test_headers_of_every_length() -> None:
         for collection in ([7] * count, dict.fromkeys(range(count))):
             kind = values.kind_of(collection)
             assert kind is not None
-            children = values.children(SERDE, collection)
-            assert children is not None
-            joined = values.joined(kind, count, children)
+            joined = values.joined(kind, count, pieces(collection))
             assert joined == SERDE.dumps_typed(collection)[1]
 
 

@@ -80,7 +80,7 @@ class _Writer:
         entry, chain = sequence.write(before[1], keep, places, len(self._streams[LOG]))
         if namespace is not None:
             self._chains[namespace, channel] = places, chain
-        return [*ref[:2], *entry]
+        return [*ref[:3], *entry]
 
     def _moved_places(self, places: Sequence[int]) -> "array[int]":
         fresh = [place for place in dict.fromkeys(places) if place not in self._places]

@@ -1,8 +1,9 @@
 """Records: what the log of a thread holds, one message each.
 
 A value is written in one of three forms: in the record itself as `[type, bytes]`, as one part
-`[type, place]`, or split into parts `[kind, count, *entry]`, where kind is `"list"` or `"dict"`,
-count that of its children, and entry how the places of its parts are written down (sequence.py).
+`[type, place]`, or split into parts `[kind, count, is_plain, *entry]`, where kind is `"list"` or
+`"dict"`, count that of its children, is_plain whether each part is one child, and entry how the
+places of its parts are written down (sequence.py).
 """
 
 from typing import Any, NamedTuple
@@ -86,7 +87,7 @@ def _typed(pair: Any) -> Typed:
 
 def entry_of(ref: Ref) -> Entry | None:
     """How the places of a value are written down; None if it is not split."""
-    return Entry(*ref[2:]) if len(ref) > 2 else None
+    return Entry(*ref[3:]) if len(ref) > 2 else None
 
 
 def pack_typed(typed: Typed) -> bytes:

@@ -238,8 +238,9 @@ class Thread:
         encoded = values.children(self._serde, value, begin)
         if encoded is None:
             return None
-        if before is None and sum(map(len, encoded)) <= _INLINE_BYTES_MAX:
-            return [values.SPLITTABLE, values.joined(kind, len(items), encoded)]
+        pieces = [piece for child in encoded for piece in child]
+        if before is None and sum(map(len, pieces)) <= _INLINE_BYTES_MAX:
+            return [values.SPLITTABLE, values.joined(kind, len(items), pieces)]
         places = before.places[:stable] if before else array("Q")
         if before and not stable:
             self._recall(before.places)
@@ -256,7 +257,8 @@ class Thread:
         if key:
             split = Split(len(items), ends, outline, places, is_open, chain)
             self.known.remember(key, split)
-        return [kind, len(items), *entry]
+        is_plain = ends == array("Q", range(1, len(items) + 1))
+        return [kind, len(items), is_plain, *entry]
 
     def _add(self, part: bytes) -> int:
         """The place of a part, which is stored unless it was seen lately."""
@@ -348,11 +350,10 @@ class Thread:
         if entry is None:
             kind, content = ref
             return (kind, self.parts([content])[0] if isinstance(content, int) else content), None
-        kind, count = ref[:2]
+        kind, count, is_plain = ref[:3]
         places, chain = sequence.read(entry, record, lambda place: self._entry(place, channel))
         parts = self.parts(places)
-        # Where each part is one child, the next value can be compared with this one as it is.
-        ends = array("Q", range(1, count + 1)) if count == len(places) else None
+        ends = array("Q", range(1, count + 1)) if is_plain else None
         is_open = len(parts[-1]) < _PART_BYTES_MIN
         encoded = values.joined(kind, count, parts)
         return (values.SPLITTABLE, encoded), Split(count, ends, None, places, is_open, chain)
@@ -393,22 +394,41 @@ def _unchanged(before: Split | None, items: Sequence[Any]) -> tuple[int, bytes |
         return 0, None
     hashed = hashlib.sha256(head)
     is_same = before is not None and count > 0 and hashed.digest() == before.outline
-    stable = len(before.places) - before.is_open if before and is_same else 0
+    stable = _whole(before) if before and is_same else 0
     if tail is None:
         return stable, None
     hashed.update(tail)
     return stable, hashed.digest()
 
 
-def _grouped(encoded: Iterable[bytes], begin: int) -> Iterable[tuple[bytes, int]]:
-    """Parts of one child each, or of several short ones, and where each ends. The first child is
-    number `begin`."""
+def _whole(before: Split) -> int:
+    """How many of the parts of a value stay as they are when children follow."""
+    ends = before.ends or ()
+    stable = len(ends) - before.is_open
+    # A part within a child has no end of its own, and goes with the last one of that child.
+    while stable and ends[stable - 1] == (ends[stable - 2] if stable > 1 else 0):
+        stable -= 1
+    return stable
+
+
+def _grouped(children: Iterable[Sequence[bytes]], begin: int) -> Iterable[tuple[bytes, int]]:
+    """Parts, and how many children lie in each and those before. Short children share a part; the
+    pieces of one that is split do so among themselves, but for the first, which holds its length
+    and so changes most. The first child is number `begin`."""
     part, end = b"", begin
-    for end, child in enumerate(encoded, begin + 1):
-        part += child
-        if len(part) >= _PART_BYTES_MIN:
-            yield part, end
-            part = b""
+    for number, pieces in enumerate(children, begin):
+        is_split = len(pieces) > 1
+        if is_split:
+            if part:
+                yield part, end
+            yield pieces[0], number
+            part, pieces, end = b"", pieces[1:], number
+        for at, piece in enumerate(pieces, 1):
+            part += piece
+            end = number + (at == len(pieces))
+            if len(part) >= _PART_BYTES_MIN or (is_split and at == len(pieces)):
+                yield part, end
+                part = b""
     if part:
         yield part, end
 

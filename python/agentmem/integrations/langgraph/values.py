@@ -1,9 +1,9 @@
 """Values, split by their structure: the framework's encoding of a list or dict, child by child.
 
 The default serialiser writes msgpack, in which a list is a header and its children one after the
-other. So the children can be kept apart, and header and children put together again are, to the
-byte, what the serialiser would have written for the whole. What it writes in another form (bytes,
-pickles, encrypted text) is opaque, and stays whole.
+other. So the children can be kept apart, and long ones likewise; and header and children put
+together again are, to the byte, what the serialiser would have written for the whole. What it
+writes in another form (bytes, pickles, encrypted text) is opaque, and stays whole.
 """
 
 import struct
@@ -28,6 +28,8 @@ _OUTLINE = (
     | ormsgpack.OPT_PASSTHROUGH_UUID
 )
 _MESSAGE_CLASSES_MAX = 1024
+_NESTED_BYTES_MIN = 4 << 10
+_DEPTH_MAX = 8
 _message_classes: dict[type[BaseMessage], int] = {}
 
 
@@ -37,8 +39,12 @@ def kind_of(value: Any) -> str | None:
     return kind if type(value) in (list, dict) and value else None
 
 
-def children(serde: SerializerProtocol, value: Any, begin: int = 0) -> list[bytes] | None:
-    """The encoding of each child of a list or dict from number `begin` on; None if it is opaque."""
+def children(
+    serde: SerializerProtocol, value: Any, begin: int = 0, depth: int = 0
+) -> list[list[bytes]] | None:
+    """The encoding of each child of a list or dict from number `begin` on, as one piece; if it is
+    long and a list or dict itself, as its key and header, and the pieces of its children. None if
+    it is opaque."""
     found = []
     singles = (
         ({key: item} for key, item in islice(value.items(), begin, None))
@@ -46,12 +52,34 @@ def children(serde: SerializerProtocol, value: Any, begin: int = 0) -> list[byte
         else ([item] for item in islice(value, begin, None))
     )
     for single in singles:
-        kind, encoded = serde.dumps_typed(single)
-        # A collection of one has a header of one byte.
-        if kind != SPLITTABLE or encoded[0] != _HEADERS[type(single).__name__][0] + 1:
+        encoded = _only(serde, single)
+        if encoded is None:
             return None
-        found.append(encoded[1:])
+        pieces = [encoded]
+        if len(encoded) > _NESTED_BYTES_MIN and depth < _DEPTH_MAX:
+            pieces = _nested(serde, single, depth) or pieces
+        found.append(pieces)
     return found
+
+
+def _only(serde: SerializerProtocol, single: Any) -> bytes | None:
+    """The encoding of the only child of a collection."""
+    kind, encoded = serde.dumps_typed(single)
+    # A collection of one has a header of one byte.
+    is_split = kind == SPLITTABLE and encoded[0] == _HEADERS[type(single).__name__][0] + 1
+    return encoded[1:] if is_split else None
+
+
+def _nested(serde: SerializerProtocol, single: Any, depth: int) -> list[bytes] | None:
+    """The pieces of the only child of a collection, if it is a list or dict itself."""
+    key, child = next(iter(single.items())) if isinstance(single, dict) else (None, single[0])
+    kind = kind_of(child)
+    inner = children(serde, child, depth=depth + 1) if kind else None
+    if kind is None or inner is None:
+        return None
+    # Nil takes one byte, behind the key.
+    begin = (_only(serde, {key: None}) or b"")[:-1] if isinstance(single, dict) else b""
+    return [begin + joined(kind, len(child), ()), *(piece for each in inner for piece in each)]
 
 
 def joined(kind: str, count: int, parts: Sequence[bytes]) -> bytes:
