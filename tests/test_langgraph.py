@@ -265,8 +265,8 @@ def test_lists_within_what_a_function_returns_are_stored_once(
         talk.invoke(each, thread("t"))
     lines = talk.get_state(thread("t")).values["chat"]["lines"]
     assert [line["content"] for line in lines] == said
-    # Each is stored as what was asked, too.
-    assert mem.stats()["logical_bytes"] < 3 * 60 * 2000
+    # Each is stored as what was asked, too; all states together are more than 3,600,000 bytes.
+    assert mem.stats()["logical_bytes"] < 5 * 60 * 2000
 
 
 def test_a_copy_takes_no_more_and_stays_when_the_other_goes(
