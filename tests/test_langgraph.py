@@ -376,7 +376,8 @@ def test_what_a_durability_promises_survives_its_process(
     connected = how == "connected"
     where = request.getfixturevalue("daemon_socket") if connected else tmp_path / "store"
     process = python(WRITER, how, where, durability)
-    assert process.wait(timeout=60) == -signal.SIGKILL
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
     store = agentmem.connect(where, start=False) if connected else agentmem.open(where)
     with store:
         state = chat(AgentMemSaver(store), nodes=3).get_state(thread("t"))
