@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
+from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
@@ -195,7 +196,7 @@ def chat(saver: Any, said: Callable[[Any, int], str], delta: bool = False) -> An
         channel = add_messages
     state: Any = TypedDict("state", {"messages": Annotated[list[AnyMessage], channel]})
 
-    def node(state: Any, config: Any) -> dict[str, Any]:
+    def node(state: Any, config: RunnableConfig) -> dict[str, Any]:
         n = len(state["messages"])
         return {"messages": [AIMessage(said(config["configurable"]["thread_id"], n))]}
 
