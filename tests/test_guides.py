@@ -55,7 +55,7 @@ def test_the_example_runs(
 
 @pytest.mark.parametrize("module", GUIDES.values())
 def test_an_integration_is_imported_only_when_it_is_used(module: str) -> None:
-    frameworks = ("agents", "claude_agent_sdk", "anyio", "agentmem.integrations")
+    frameworks = ("agents", "claude_agent_sdk", "anyio", "langgraph", "agentmem.integrations")
     code = f"import agentmem, sys; print([n for n in {frameworks} if n in sys.modules])"
     assert PythonProcess(code).output() == "[]\n"
 
