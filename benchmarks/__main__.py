@@ -32,6 +32,7 @@ BENCHMARKS = {
     "sharing": "--count processes share 50 MB; 1 KiB put and got: beside Ray, Redis, shared_memory",
     "zygote": "--count agents in processes forked from a zygote, a message a second each",
     "frameworks": "children of zygotes that imported real frameworks, against plain processes",
+    "langgraph": "savers of LangGraph's: bytes, latency, --count threads of 50 turns",
     "tmux": "Claude Code in a terminal: idle, paged out, woken by a key",
 }
 
@@ -39,7 +40,8 @@ BENCHMARKS = {
 def main() -> int:
     """What the command line asks for; 0 if all that must be reached is."""
     given = _arguments()
-    settings = Settings(given.count, given.turns, given.seed, given.mcp, given.mib)
+    corpus = tuple(given.corpus)
+    settings = Settings(given.count, given.turns, given.seed, given.mcp, given.mib, corpus)
     print(f"{given.name}: {BENCHMARKS[given.name]} ...", file=sys.stderr)
     began_s, load = time.monotonic(), os.getloadavg()[0]
     result: Result = asyncio.run(import_module(f"benchmarks.{given.name}").run(settings))
@@ -72,6 +74,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--mcp", action="store_true", help="two MCP servers for each agent")
     parser.add_argument("--mib", type=int, default=64, help="of a synthetic agent (64)")
+    parser.add_argument("--corpus", action="append", metavar="FILE", default=[], help="of texts")
     parser.add_argument("--results", type=Path, default=CHECKOUT / "results", metavar="DIR")
     parser.add_argument("--json", action="store_true", help="the record instead of a table")
     return parser.parse_args()
@@ -88,7 +91,8 @@ def as_record(name: str, settings: Settings, result: Result) -> dict[str, Any]:
         "bench": name,
         "figures": figures,
         "notes": result.notes,
-        "settings": dataclasses.asdict(settings),
+        # Where the corpus lies is nobody's affair.
+        "settings": dataclasses.asdict(settings) | {"corpus": len(settings.corpus)},
         "claude_code": VERSION,
         # Whoever measures something else than this checkout's own says so in the record.
         "agentmem": os.environ.get("AGENTMEM", "of this checkout"),

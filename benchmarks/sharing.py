@@ -7,43 +7,22 @@ Ray's Plasma store, Redis over a Unix socket, multiprocessing.shared_memory: the
 import json
 import os
 import subprocess
-import sys
-from pathlib import Path
 
 from agentmem.bench.result import Figure, Result
 from benchmarks.claude_code import CHECKOUT
+from benchmarks.interpreter import pins, with_packages
 from benchmarks.stage import Settings
 from benchmarks.stores import SHARED_BYTES, VALUE_BYTES, VALUES, WAYS
 
-_FOLDER = CHECKOUT / "target" / "peers"
 _PACKAGES = ("ray", "numpy", "redis")
 _MISSING = 3
 
 
-def interpreter() -> Path:
-    """One like this with the peers installed: they are no dependencies of this project."""
-    python = _FOLDER / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", _FOLDER], check=True)
-    pip = [python, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    for package in _PACKAGES:
-        # One that there is none of for this Python is noted by whoever wants it.
-        subprocess.run([*pip, "install", package], check=False, stdout=sys.stderr)
-    return python
-
-
 async def run(settings: Settings) -> Result:
     """See the module."""
-    python, count = interpreter(), settings.count_or(100)
+    python, count = with_packages("peers", _PACKAGES), settings.count_or(100)
     paths = os.pathsep.join([str(CHECKOUT), str(CHECKOUT / "python")])
-    listed = subprocess.run(
-        [python, "-m", "pip", "--disable-pip-version-check", "freeze"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    pins = [line for line in listed.stdout.split() if line.startswith(_PACKAGES)]
-    figures, notes = [], [f"peers: {', '.join(pins)}"]
+    figures, notes = [], [f"peers: {', '.join(pins(python, _PACKAGES))}"]
     for name in WAYS:
         done = subprocess.run(
             [python, "-m", "benchmarks.stores", name, str(count), str(settings.seed)],

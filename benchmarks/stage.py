@@ -30,6 +30,7 @@ class Settings:
         seed: of all that is random, and of the model's answers.
         mcp: give each agent two MCP servers.
         mib: of a synthetic agent.
+        corpus: where text comes from; generated if empty.
     """
 
     count: int | None = None
@@ -37,6 +38,7 @@ class Settings:
     seed: int = 1
     mcp: bool = False
     mib: int = 64
+    corpus: tuple[str, ...] = ()
 
     def count_or(self, default: int) -> int:
         """`count`, or what the benchmark takes by itself."""

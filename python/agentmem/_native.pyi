@@ -104,8 +104,10 @@ class Store:
         importance: int | None = None,
         quota_bytes: Size | None = None,
         pid: int | None = None,
+        lasting: bool = False,
     ) -> Agent:
-        """Register an agent, or take up the one of that name that a reopened store knows.
+        """Register an agent, or take up the one of that name that nobody has: of a reopened store,
+        of a session that was closed, or one that was left (:meth:`Agent.leave`).
 
         Args:
             name: Unique among the agents of the store, 1 to 255 bytes.
@@ -113,9 +115,11 @@ class Store:
             quota_bytes: Most logical bytes it may hold; ``None``: no limit, or what it was.
             pid: Process it belongs to; this one by default. An agent whose process has died is
                 reaped.
+            lasting: Whether it is not reaped then, but waits to be taken up again, with all that
+                was put and appended until then.
 
         Raises:
-            NameTaken: A registered agent has that name.
+            NameTaken: A registered agent has that name, and somebody has it.
             InvalidArgument: The name or importance is out of range.
             LimitReached: The store has its most agents (1,000,000).
         """
@@ -358,6 +362,10 @@ class Agent:
         """Figures of this agent: ``name``, ``pid``, ``state``, ``importance``, ``quota_bytes``,
         ``created_s``, ``last_active_s`` (Unix seconds), ``smus``, ``conversations``, ``messages``,
         ``logical_bytes``, ``hot_bytes``, ``stored_bytes``, ``shared_bytes``."""
+    def leave(self) -> None:
+        """Leave it to be taken up again by its name, with all that it holds, by this process or
+        another: what closing the store does with all of its agents. Its handles and those of its
+        conversations raise ``Closed`` from then on."""
     def close(self) -> None:
         """Unregister: all its leases and conversations are given back. Closing the *store* keeps
         agents; closing an agent ends it."""

@@ -198,6 +198,10 @@ impl Agent {
         agent_stats_dict(py, &stats)
     }
 
+    fn leave(&self, py: Python<'_>) -> PyResult<()> {
+        py.detach(|| self.agent.leave()).map_err(raise)
+    }
+
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         py.detach(|| self.agent.close()).map_err(raise)
     }

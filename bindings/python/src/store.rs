@@ -130,7 +130,7 @@ impl Store {
         self.engine.is_closed()
     }
 
-    #[pyo3(signature = (name, *, importance=None, quota_bytes=None, pid=None))]
+    #[pyo3(signature = (name, *, importance=None, quota_bytes=None, pid=None, lasting=false))]
     fn agent(
         &self,
         py: Python<'_>,
@@ -138,11 +138,15 @@ impl Store {
         importance: Option<i64>,
         quota_bytes: Option<&Bound<'_, PyAny>>,
         pid: Option<u32>,
+        lasting: bool,
     ) -> PyResult<Agent> {
         let importance = importance.map(self::importance).transpose()?;
         let quota_bytes = quota_bytes.map(size).transpose()?;
-        let agent = py.detach(|| self.engine.agent(name, importance, quota_bytes, pid)).map_err(raise)?;
-        Ok(Agent::new(agent))
+        let opened = py.detach(|| match lasting {
+            true => self.engine.lasting_agent(name, importance, quota_bytes, pid),
+            false => self.engine.agent(name, importance, quota_bytes, pid),
+        });
+        Ok(Agent::new(opened.map_err(raise)?))
     }
 
     fn agents(&self, py: Python<'_>) -> PyResult<Vec<String>> {

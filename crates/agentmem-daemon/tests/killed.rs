@@ -206,7 +206,7 @@ fn a_folder_and_kills() {
 }
 
 #[test]
-fn an_agent_that_died_while_no_engine_was_there_is_reaped() {
+fn an_agent_that_died_while_no_engine_was_there_is_reaped_unless_it_lasts() {
     let daemon = Daemon::start(&[]);
     let observer = daemon.connect();
     let mut child = std::process::Command::new(std::env::current_exe().unwrap())
@@ -221,7 +221,10 @@ fn an_agent_that_died_while_no_engine_was_there_is_reaped() {
     child.kill().unwrap();
     child.wait().unwrap();
     signal(engine, Signal::KILL);
-    wait_until("the child's agent is reaped", || observer.agents().is_ok_and(|agents| agents.is_empty()));
+    wait_until("the child's agent is reaped", || observer.agents().is_ok_and(|agents| agents == ["lasting"]));
+    let lasting = observer.agent("lasting", None, None, None).unwrap();
+    let talk = lasting.conversation(Some("talk")).unwrap();
+    assert_eq!(talk.read(0, 1).unwrap()[0].bytes, b"what it said");
 }
 
 #[test]
@@ -229,6 +232,9 @@ fn an_agent_that_died_while_no_engine_was_there_is_reaped() {
 fn a_child_that_has_an_agent() {
     let socket = std::env::var_os("AGENTMEM_SOCKET").expect("whoever starts it says where");
     let store = Store::connect(Path::new(&socket), None, OnFull::Wait).unwrap();
+    let lasting = store.lasting_agent("lasting", None, None, None).unwrap();
+    let talk = lasting.conversation(Some("talk")).unwrap();
+    talk.append(b"what it said", Meta::default(), OnFull::Wait).unwrap();
     let agent = store.agent("child", None, None, None).unwrap();
     agent.put(b"what only it has", Kind::ToolResult, None, 50, OnFull::Wait).unwrap();
     std::thread::sleep(common::PATIENCE);

@@ -1,6 +1,6 @@
 //! Registered agents.
 
-use crate::sync::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering};
 use crate::sys::PidFd;
 use agentmem_core::{AgentState, Error, ErrorKind, Result};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 /// Agents in one store.
 pub const AGENTS_MAX: usize = 1_000_000;
+/// The turn of an agent that is closed.
+const CLOSED: u64 = u64::MAX;
 
 /// What handles of an agent need without asking the engine.
 #[derive(Debug)]
@@ -24,7 +26,8 @@ pub struct AgentShared {
     quota_bytes: AtomicU64,
     /// Notices of the engine that were heeded.
     heeded: AtomicU64,
-    is_closed: AtomicBool,
+    /// How often it was left to be taken up again, or [`CLOSED`].
+    turn: AtomicU64,
 }
 
 impl AgentShared {
@@ -52,22 +55,41 @@ impl AgentShared {
             all_used_bytes,
             quota_bytes: AtomicU64::new(quota_bytes.unwrap_or(u64::MAX)),
             heeded: AtomicU64::new(0),
-            is_closed: AtomicBool::new(false),
+            turn: AtomicU64::new(0),
         })
     }
 
     /// Fails once the agent is closed.
     #[inline]
     pub fn check_open(&self) -> Result<()> {
-        if self.is_closed.load(Ordering::Acquire) {
-            return Err(Error::new(ErrorKind::Closed, format!("agent {:?}", self.name)));
-        }
-        Ok(())
+        if self.turn() == CLOSED { Err(self.closed()) } else { Ok(()) }
+    }
+
+    /// Fails once the agent is closed, or was left after `turn` began.
+    #[inline]
+    pub fn check_turn(&self, turn: u64) -> Result<()> {
+        if self.turn() == turn { Ok(()) } else { Err(self.closed()) }
+    }
+
+    #[cold]
+    fn closed(&self) -> Error {
+        Error::new(ErrorKind::Closed, format!("agent {:?}", self.name))
+    }
+
+    /// What a handle that is made now compares with.
+    #[inline]
+    pub fn turn(&self) -> u64 {
+        self.turn.load(Ordering::Acquire)
+    }
+
+    /// Handles fail from now on; those of whoever takes it up next do not.
+    pub fn end_turn(&self) {
+        self.turn.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Handles fail from now on.
     pub fn close(&self) {
-        self.is_closed.store(true, Ordering::Release);
+        self.turn.store(CLOSED, Ordering::Release);
     }
 
     /// Charges `bytes`, or refuses where that would exceed the quota.
@@ -143,6 +165,8 @@ pub struct AgentEntry {
     pub pid: u32,
     /// To notice that process's death, where it is not this one.
     pub pidfd: Option<PidFd>,
+    /// Whether it waits to be taken up again, instead of being reaped, when who has it dies.
+    pub is_lasting: bool,
     /// 0 to 100.
     pub importance: u8,
     /// What it is doing.

@@ -34,7 +34,7 @@ impl Agent {
     }
 
     fn conversation_of(&self, facts: ConversationFacts) -> Result<Conversation> {
-        Ok(Conversation { agent: self.clone(), shared: self.session().link.conversation(facts)? })
+        Ok(Conversation { agent: self.clone(), shared: self.session().link.conversation(self.shared().number, facts)? })
     }
 
     /// Names of its conversations, in order.

@@ -467,27 +467,42 @@ impl Engine {
         }
     }
 
-    /// The agents of a session wait to be taken up again. Each holds what it holds once, as there are no handles
-    /// any more that could give more references back; so it is in a reopened store.
+    /// The agents of a session wait to be taken up again.
     pub fn dismiss_agents(&self, session: u32) -> Result<()> {
         // Equal puts are one content only once they are sealed.
         let sealed = self.seal_all();
         let mut state = self.lock();
         for number in state.sessions.get_mut(session).map(SessionEntry::take_agents).unwrap_or_default() {
-            let Some(agent) = state.agents.get_mut(number) else { continue };
-            (agent.pid, agent.pidfd) = (0, None);
-            let aliases: Vec<u32> = agent.aliases.iter().copied().collect();
-            let surplus = agent.leases.iter().filter(|(_, count)| **count > 1);
-            let surplus: Vec<(u32, u32)> = surplus.map(|(&slot, &count)| (slot, count - 1)).collect();
-            state.mark_agent(number);
-            aliases.into_iter().for_each(|alias| self.retire_alias(&mut state, number, alias));
-            surplus.into_iter().for_each(|(slot, count)| self.unlease(&mut state, number, slot, count));
+            self.dismiss(&mut state, number);
         }
         sealed
     }
 
+    /// Agent `number`, for which no session speaks any more, waits to be taken up again. It holds what it holds once,
+    /// as there are no handles any more that could give more references back; so it is in a reopened store.
+    pub fn dismiss(&self, state: &mut State, number: u32) {
+        let Some(agent) = state.agents.get_mut(number) else { return };
+        (agent.pid, agent.pidfd) = (0, None);
+        agent.shared.end_turn();
+        let aliases: Vec<u32> = agent.aliases.iter().copied().collect();
+        let surplus = agent.leases.iter().filter(|(_, count)| **count > 1);
+        let surplus: Vec<(u32, u32)> = surplus.map(|(&slot, &count)| (slot, count - 1)).collect();
+        state.mark_agent(number);
+        aliases.into_iter().for_each(|alias| self.retire_alias(state, number, alias));
+        surplus.into_iter().for_each(|(slot, count)| self.unlease(state, number, slot, count));
+    }
+
+    /// Who has agent `number` died: it is reaped, or waits to be taken up again if it is a lasting one.
+    pub fn bereave(&self, state: &mut State, number: u32) {
+        if state.agents.get(number).is_some_and(|agent| agent.is_lasting) {
+            return self.dismiss(state, number);
+        }
+        // One that is closed already is as good as reaped.
+        let _ = self.reap(state, number);
+    }
+
     /// A session is over: its process hung up, or died. What it published is taken in, and agents that it did not
-    /// say goodbye for are reaped.
+    /// say goodbye for are reaped, unless they last.
     pub fn end_session(&self, number: u32) {
         let arena = self.lock().sessions.get(number).map(|entry| entry.arena.clone());
         if let Some(arena) = arena {
@@ -498,10 +513,7 @@ impl Engine {
         *self.arenas.write() = state.sessions.arenas();
         state.end_allowance(&entry.allowance);
         entry.unused().for_each(|slot| state.smus.give_back(slot));
-        for agent in entry.agents() {
-            // One that is closed already is as good as reaped.
-            let _ = self.reap(&mut state, agent);
-        }
+        entry.agents().for_each(|agent| self.bereave(&mut state, agent));
         let mut left = Vec::new();
         self.inbox.lock().retain(|&(session, key), _| {
             if session == number {

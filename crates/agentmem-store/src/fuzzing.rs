@@ -56,7 +56,8 @@ impl Scene {
         let ((neighbour, neighbours), (liar, arena)) = (session(), session());
         let ask = |session| Caller { engine: &engine, session, is_repeated: false, domains: None, descriptor: None };
         let register = |session, name: &str| {
-            let call = OpenAgent { name: name.into(), importance: None, quota_bytes: None, pid: None };
+            let call =
+                OpenAgent { name: name.into(), importance: None, quota_bytes: None, pid: None, is_lasting: false };
             call.run(&mut ask(session)).expect("an agent").number
         };
         let agent = register(neighbour, "neighbour");

@@ -165,6 +165,7 @@ fn cells_that_look_right_and_lie_hurt_nobody() {
             importance: None,
             quota_bytes: Some(1 << 20),
             pid: None,
+            is_lasting: false,
         };
         socket::send(&stream, 1, &postcard::to_allocvec(&call).unwrap(), &[]).unwrap();
         let answer = socket::receive(&stream, 1 << 20).unwrap().unwrap();

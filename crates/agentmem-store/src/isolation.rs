@@ -124,6 +124,7 @@ fn whatever_a_session_asks_for_it_learns_nothing_of_another_domain() {
         importance: None,
         quota_bytes: None,
         pid: None,
+        is_lasting: false,
     });
     let own = own.unwrap().number;
     for id in ids {

@@ -82,15 +82,24 @@ impl Link {
         }
     }
 
-    /// What handles of a conversation share in this process.
-    pub fn conversation(&self, facts: ConversationFacts) -> Result<Arc<ConversationShared>> {
+    /// The agent was left: what handles of it and of its conversations share may be out of date from now on.
+    pub fn forget_agent(&self, shared: &AgentShared) {
+        match self {
+            // It is the engine's, which knows.
+            Link::Embedded(_) => {}
+            Link::Remote(remote) => remote.forget_agent(shared),
+        }
+    }
+
+    /// What handles of a conversation of `agent` share in this process.
+    pub fn conversation(&self, agent: u32, facts: ConversationFacts) -> Result<Arc<ConversationShared>> {
         match self {
             Link::Embedded(engine) => {
                 let released = || Error::new(ErrorKind::Released, format!("conversation {:?}", facts.name));
                 let state = engine.lock();
                 Ok(state.conversations.get(&facts.number).ok_or_else(released)?.shared.clone())
             }
-            Link::Remote(remote) => Ok(remote.conversation(facts)),
+            Link::Remote(remote) => Ok(remote.conversation(agent, facts)),
         }
     }
 }

@@ -142,6 +142,7 @@ pub fn agent_entry(number: u32, record: AgentRecord, all_used_bytes: &Arc<Atomic
         shared: AgentShared::new(number, &record.name, record.quota_bytes, all_used_bytes),
         pid: 0,
         pidfd: None,
+        is_lasting: false,
         importance: record.importance,
         state: AgentState::from_u8(record.state).ok_or_else(|| damaged("agent state"))?,
         created_unix_ms: record.created_unix_ms,

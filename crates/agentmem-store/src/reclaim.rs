@@ -498,7 +498,10 @@ impl Engine {
         let dead: Vec<u32> = state.agents.iter().filter(is_dead).map(|agent| agent.shared.number).collect();
         for number in dead {
             state.counters.reap += 1;
-            let _ = self.reap(&mut state, number);
+            if let Some(session) = state.sessions.of_agent(number) {
+                state.sessions.get_mut(session).expect("just seen").remove_agent(number);
+            }
+            self.bereave(&mut state, number);
         }
     }
 }

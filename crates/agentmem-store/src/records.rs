@@ -109,6 +109,7 @@ pub struct KeptAgent {
     pub agent: AgentRecord,
     pub pid: u32,
     pub session: Option<u32>,
+    pub is_lasting: bool,
 }
 
 /// What a slot is used for, in a journal.
@@ -207,7 +208,7 @@ pub fn session_record(session: &SessionEntry) -> Vec<u8> {
 
 /// The row of an agent that `session` speaks for.
 pub fn agent_kept(agent: &AgentEntry, session: Option<u32>) -> Vec<u8> {
-    encode(&KeptAgent { agent: agent_of(agent), pid: agent.pid, session })
+    encode(&KeptAgent { agent: agent_of(agent), pid: agent.pid, session, is_lasting: agent.is_lasting })
 }
 
 /// The row of a slot that is used, and for the `generation`th time.

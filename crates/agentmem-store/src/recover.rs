@@ -352,9 +352,9 @@ impl<'a> Restoring<'a> {
     }
 
     fn agents(&mut self, state: &mut State) -> Result<()> {
-        for (number, KeptAgent { agent, pid, session }) in self.each(Table::Agents)? {
+        for (number, KeptAgent { agent, pid, session, is_lasting }) in self.each(Table::Agents)? {
             let mut entry = agent_entry(number as u32, agent, state.agents.all_used_bytes())?;
-            entry.pid = pid;
+            (entry.pid, entry.is_lasting) = (pid, is_lasting);
             let session = session.and_then(|session| state.sessions.get_mut(session));
             if session.as_ref().is_some_and(|session| session.pid != pid) {
                 entry.pidfd = PidFd::open(pid);

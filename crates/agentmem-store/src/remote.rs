@@ -29,7 +29,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 /// Version of the protocol and of the arena's layout: both sides must have the same.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// Connections of one session that are kept when nobody uses them.
 const IDLE_MAX: usize = 4;
 /// The longest call.
@@ -99,7 +99,8 @@ pub struct Remote {
     first: Mutex<UnixStream>,
     idle: Mutex<Vec<UnixStream>>,
     agents: Mutex<HashMap<u32, Arc<AgentShared>>>,
-    conversations: Mutex<HashMap<u32, Weak<ConversationShared>>>,
+    /// With the agent of each.
+    conversations: Mutex<HashMap<u32, (u32, Weak<ConversationShared>)>>,
     is_closed: AtomicBool,
 }
 
@@ -265,14 +266,22 @@ impl Remote {
         agents.entry(facts.number).or_insert_with(made).clone()
     }
 
+    /// See [`Link::forget_agent`].
+    pub fn forget_agent(&self, shared: &AgentShared) {
+        shared.close();
+        self.agents.lock().remove(&shared.number);
+        self.conversations.lock().retain(|_, (agent, _)| *agent != shared.number);
+    }
+
     /// See [`Link::conversation`].
-    pub fn conversation(&self, facts: ConversationFacts) -> Arc<ConversationShared> {
+    pub fn conversation(&self, agent: u32, facts: ConversationFacts) -> Arc<ConversationShared> {
         let mut conversations = self.conversations.lock();
-        if let Some(known) = conversations.get(&facts.number).and_then(Weak::upgrade) {
+        if let Some(known) = conversations.get(&facts.number).and_then(|(_, known)| known.upgrade()) {
             return known;
         }
-        if conversations.len() >= 2 * conversations.values().filter(|known| known.strong_count() > 0).count() + 64 {
-            conversations.retain(|_, known| known.strong_count() > 0);
+        let living = conversations.values().filter(|(_, known)| known.strong_count() > 0).count();
+        if conversations.len() >= 2 * living + 64 {
+            conversations.retain(|_, (_, known)| known.strong_count() > 0);
         }
         let shared = Arc::new(ConversationShared {
             number: facts.number,
@@ -281,7 +290,7 @@ impl Remote {
             logical_bytes: AtomicU64::new(facts.logical_bytes),
             is_released: AtomicBool::new(false),
         });
-        conversations.insert(facts.number, Arc::downgrade(&shared));
+        conversations.insert(facts.number, (agent, Arc::downgrade(&shared)));
         shared
     }
 

@@ -118,6 +118,11 @@ impl SessionEntry {
         self.agents.iter().copied()
     }
 
+    /// It does not speak for `agent` any more.
+    pub fn remove_agent(&mut self, agent: u32) {
+        self.agents.remove(&agent);
+    }
+
     /// It speaks for none any more.
     pub fn take_agents(&mut self) -> HashSet<u32> {
         std::mem::take(&mut self.agents)

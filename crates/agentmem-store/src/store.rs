@@ -4,8 +4,8 @@ use crate::agents::AgentShared;
 use crate::arena::Shape;
 use crate::call::Call;
 use crate::calls::agent::{
-    AgentNow, AttachId, AttachName, AttachSmu, CloseAgent, ListSmus, ReadAgent, SetImportance, SetQuota, SetState,
-    SmuFacts,
+    AgentNow, AttachId, AttachName, AttachSmu, CloseAgent, LeaveAgent, ListSmus, ReadAgent, SetImportance, SetQuota,
+    SetState, SmuFacts,
 };
 use crate::calls::agents::{AgentFigures, LimitAgent, ListAgentFigures};
 use crate::calls::domain::{Allow, DomainNow, LimitDomain, ReadDomain};
@@ -159,9 +159,27 @@ impl Store {
         quota_bytes: Option<u64>,
         pid: Option<u32>,
     ) -> Result<Agent> {
-        let facts = self.session.call(OpenAgent { name: name.to_owned(), importance, quota_bytes, pid })?;
-        let shared = self.session.link.agent(name, &facts)?;
-        Ok(Agent { session: self.session.clone(), shared })
+        self.open_agent(OpenAgent { name: name.to_owned(), importance, quota_bytes, pid, is_lasting: false })
+    }
+
+    /// The same, but when the process dies the agent is not reaped: it waits to be taken up again, with all that it
+    /// holds.
+    pub fn lasting_agent(
+        &self,
+        name: &str,
+        importance: Option<u8>,
+        quota_bytes: Option<u64>,
+        pid: Option<u32>,
+    ) -> Result<Agent> {
+        self.open_agent(OpenAgent { name: name.to_owned(), importance, quota_bytes, pid, is_lasting: true })
+    }
+
+    fn open_agent(&self, call: OpenAgent) -> Result<Agent> {
+        let name = call.name.clone();
+        let facts = self.session.call(call)?;
+        let shared = self.session.link.agent(&name, &facts)?;
+        let turn = shared.turn();
+        Ok(Agent { session: self.session.clone(), shared, turn })
     }
 
     /// Names of all agents, in order.
@@ -351,6 +369,8 @@ impl Drop for Store {
 pub struct Agent {
     session: Arc<Session>,
     shared: Arc<AgentShared>,
+    /// Which of the agent's turns the handle is for.
+    turn: u64,
 }
 
 impl Agent {
@@ -362,7 +382,7 @@ impl Agent {
     #[inline]
     pub(crate) fn check(&self) -> Result<()> {
         self.session.check_usable()?;
-        self.shared.check_open()
+        self.shared.check_turn(self.turn)
     }
 
     /// What a call does when the arena is full, unless it says otherwise.
@@ -663,12 +683,20 @@ impl Agent {
     /// Gives everything it holds back and forgets it.
     pub fn close(&self) -> Result<()> {
         let is_gone = matches!(self.session.check_usable(), Err(error) if error.kind() == ErrorKind::Closed);
-        if is_gone || self.shared.check_open().is_err() {
+        if is_gone || self.shared.check_turn(self.turn).is_err() {
             return Ok(());
         }
         let closed = self.session.call(CloseAgent { agent: self.shared.number });
         self.shared.close();
         closed
+    }
+
+    /// Leaves it to be taken up again by its name, with all that it holds, here or in another session: what closing
+    /// the store does with all of its agents. Its handles fail from now on.
+    pub fn leave(&self) -> Result<()> {
+        self.ask(LeaveAgent { agent: self.shared.number })?;
+        self.session.link.forget_agent(&self.shared);
+        Ok(())
     }
 
     /// The session, for handles made in other files.

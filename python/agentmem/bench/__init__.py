@@ -13,6 +13,7 @@ BENCHMARKS = {
     "attach": "attach of a known 50 MB prompt",
     "spawn": "register an agent, attach prompt and tools, first message",
     "ratio": "stored conversations against zstd of each as a whole",
+    "transfer": "imported transcripts: speed, size, and the same bytes out again",
     "tiers": "hot to warm and back, per core",
     "policy": "refaults of each policy on replayed transcripts",
     "cpu": "the engine's processor time at the pace that transcripts record",

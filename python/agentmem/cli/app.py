@@ -44,6 +44,10 @@ COMMANDS = {
     "scan": _Entry(
         "agentmem.cli.scan:scan", "See how much your own transcripts hold, and would shrink to."
     ),
+    "import": _Entry(
+        "agentmem.cli.transfer:import_", "Bring transcripts of others into a store, byte for byte."
+    ),
+    "export": _Entry("agentmem.cli.transfer:export", "Write conversations of a store to files."),
     "demo": _Entry(
         "agentmem.cli.demo:demo", "Hold the memory of 100 agents in a tenth of the RAM."
     ),

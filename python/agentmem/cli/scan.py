@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from agentmem.cli.bar import Bar
 from agentmem.cli.output import Output, with_output
 from agentmem.report.survey import Survey, survey
 from agentmem.report.transcripts import usual_folders
@@ -46,26 +47,10 @@ def scan(output: Output, folders: tuple[Path, ...], seconds_max: float) -> None:
 
 def _follow(output: Output, folders: list[Path], seconds_max: float) -> Survey:
     """Measure, and show on stderr how far it is; the last figures."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    progress = Progress(
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}", markup=False),
-        console=output.progress_console(),
-        transient=True,
-    )
-    is_shown = not progress.console.quiet
-    with progress:
-        task = progress.add_task("looking for transcripts", total=None)
+    with Bar(output, "looking for transcripts") as bar:
+        is_shown = bar.is_shown
         for found in survey(folders, seconds_max=seconds_max):
-            progress.update(
-                task,
-                total=found.file_bytes,
-                completed=found.measured_bytes,
-                description=_so_far(found),
-            )
+            bar.show(found.measured_bytes, found.file_bytes, _so_far(found))
             if not is_shown and not found.is_done and found.seconds > _FIRST_FIGURES_AFTER_S:
                 output.message(f"so far: {_so_far(found)}")
                 is_shown = True

@@ -37,6 +37,15 @@ class Where(NamedTuple):
             return open_existing(self.path)
         return self.connect()
 
+    def make(self) -> agentmem.Store:
+        """The same, where a folder without a store becomes one.
+
+        Raises:
+            Unreachable: No daemon listens.
+            StoreLocked: A running program has the folder open.
+        """
+        return self.connect() if self.path is None else agentmem.open(self.path)
+
     def connect(self) -> agentmem.Store:
         """A session with the daemon that runs.
 
@@ -67,6 +76,15 @@ def with_store(command: Callable[P, R]) -> Callable[P, R]:
         "--path",
         type=click.Path(exists=True, file_okay=False, path_type=Path),
         help="Folder of a store that no program has open, instead of the daemon.",
+    )(_given(command))
+
+
+def with_target(command: Callable[P, R]) -> Callable[P, R]:
+    """The same, where the folder may be a new one, for `Where.make`."""
+    return click.option(
+        "--path",
+        type=click.Path(file_okay=False, path_type=Path),
+        help="Folder of a store that no program has open, or of a new one, instead of the daemon.",
     )(_given(command))
 
 

@@ -309,6 +309,38 @@ impl Call for CloseAgent {
     }
 }
 
+/// Leaves the agent to be taken up again, as the end of the session would.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct LeaveAgent {
+    /// Which.
+    pub agent: u32,
+}
+
+impl Call for LeaveAgent {
+    const NUMBER: u16 = 32;
+    type Answer = ();
+
+    fn run(self, at: &mut Caller<'_>) -> Result<()> {
+        let mut state = at.engine.settled();
+        if at.is_repeated && at.check_agent(&state, self.agent).is_err() {
+            return Ok(());
+        }
+        at.check_agent(&state, self.agent)?;
+        // Equal puts are one content only once they are sealed.
+        let is_unsealed = |&slot: &u32| state.smus.get(slot).is_some_and(|smu| !smu.is_sealed);
+        if state.agents.get(self.agent).is_some_and(|agent| agent.leases.keys().any(is_unsealed)) {
+            drop(state);
+            at.engine.seal_all()?;
+            state = at.engine.lock();
+        }
+        if let Some(session) = state.sessions.get_mut(at.session) {
+            session.remove_agent(self.agent);
+        }
+        at.engine.dismiss(&mut state, self.agent);
+        Ok(())
+    }
+}
+
 /// The conversation of that name, made when there is none; without a name a new one.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct OpenConversation {

@@ -44,6 +44,8 @@ pub struct OpenAgent {
     pub quota_bytes: Option<u64>,
     /// The process that it belongs to; that of the session by default.
     pub pid: Option<u32>,
+    /// Whether it waits to be taken up again, instead of being reaped, when that process dies.
+    pub is_lasting: bool,
 }
 
 /// What a handle of an agent needs to know.
@@ -62,7 +64,7 @@ impl Call for OpenAgent {
     type Answer = AgentFacts;
 
     fn run(self, at: &mut Caller<'_>) -> Result<AgentFacts> {
-        let OpenAgent { name, importance, quota_bytes, pid } = self;
+        let OpenAgent { name, importance, quota_bytes, pid, is_lasting } = self;
         check_name(&name)?;
         let importance = importance.map(|value| check_importance(value.into())).transpose()?;
         let mut state = at.engine.lock();
@@ -84,6 +86,7 @@ impl Call for OpenAgent {
                 }
                 entry.pid = pid;
                 entry.pidfd = pidfd;
+                entry.is_lasting = is_lasting;
                 entry.importance = importance.unwrap_or(entry.importance);
                 entry.active_ms = active_ms;
                 if quota_bytes.is_some() {
@@ -99,6 +102,7 @@ impl Call for OpenAgent {
                     shared,
                     pid,
                     pidfd,
+                    is_lasting,
                     importance: importance.unwrap_or(IMPORTANCE_DEFAULT),
                     state: AgentState::Active,
                     created_unix_ms: sys::unix_ms(),

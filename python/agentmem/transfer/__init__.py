@@ -1,0 +1,1 @@
+"""Transcripts that others wrote, into a store and out of it again, byte for byte."""

@@ -1,0 +1,161 @@
+"""Agents that last and are left: how processes share what one agent holds."""
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import PythonProcess
+
+import agentmem
+from agentmem.errors import Closed, NameTaken
+from agentmem.turn import turn
+
+
+def test_an_agent_that_was_left_is_taken_up_with_all_that_it_holds(mem: agentmem.Store) -> None:
+    first = mem.agent("shared", importance=70)
+    first.conversation("talk").append(b"one")
+    first.put(b"content", name="content")
+    first.put(b"content")
+    first.leave()
+    second = mem.agent("shared")
+    assert list(second.conversation("talk")) == [b"one"]
+    assert second.importance == 70
+    # There are no handles any more that could give a second reference back.
+    assert [smu.read() for smu in second.smus()] == [b"content"]
+    assert second.stats()["logical_bytes"] == len(b"onecontent")
+    second.conversation("talk").append(b"two")
+    assert list(second.conversation("talk")) == [b"one", b"two"]
+
+
+def test_handles_of_an_agent_that_was_left_are_closed(mem: agentmem.Store) -> None:
+    left = mem.agent("shared")
+    talk = left.conversation("talk")
+    talk.append(b"one")
+    left.leave()
+    calls: list[Any] = [
+        left.conversations,
+        left.leave,
+        lambda: left.put(b"x"),
+        lambda: talk.append(b"x"),
+        lambda: talk[0],
+        lambda: len(talk),
+        talk.fork,
+    ]
+    for again in (False, True):
+        for call in calls:
+            with pytest.raises(Closed):
+                call()
+        left.close()  # of what somebody else may have, nothing goes
+        if not again:
+            taken = mem.agent("shared")
+    assert list(taken.conversation("talk")) == [b"one"]
+
+
+def test_an_agent_that_was_left_counts_what_others_added(daemon_socket: Path) -> None:
+    with (
+        agentmem.connect(daemon_socket, start=False) as one,
+        agentmem.connect(daemon_socket, start=False) as other,
+    ):
+        for n in range(5):
+            for mem in (one, other):
+                agent = mem.agent("shared", quota_bytes=1000)
+                talk = agent.conversation("talk")
+                talk.append(b"%d" % n)
+                assert len(talk) == agent.stats()["messages"]
+                assert talk.logical_bytes == agent.stats()["logical_bytes"] == len(talk)
+                agent.leave()
+
+
+WRITE_AND_DIE = """
+import os, signal, sys
+import agentmem
+mem = agentmem.connect(sys.argv[1], start=False)
+for name, lasting in (("lasting", True), ("mortal", False)):
+    agent = mem.agent(name, lasting=lasting)
+    agent.put(b"content", name=name)
+    for n in range(100):
+        agent.conversation("talk").append({"n": n})
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_lasting_agent_keeps_what_a_process_that_died_published(daemon_socket: Path) -> None:
+    process = PythonProcess(WRITE_AND_DIE, daemon_socket)
+    assert process.wait(timeout=60) == -signal.SIGKILL
+    process.communicate()
+    with agentmem.connect(daemon_socket, start=False) as mem, turn(mem, "lasting") as agent:
+        assert list(agent.conversation("talk")) == [{"n": n} for n in range(100)]
+        assert [smu.read() for smu in agent.smus()] == [b"content"]
+        assert mem.agents() == ["lasting"]
+
+
+def test_a_lasting_agent_of_a_process_of_its_own_waits_when_that_dies(
+    mem: agentmem.Store, python: type[PythonProcess]
+) -> None:
+    process = python("input()")
+    agent = mem.agent("shared", pid=process.pid, lasting=True)
+    agent.conversation("talk").append(b"one")
+    process.kill()
+    process.communicate()
+    with turn(mem, "shared", wait_s=10) as taken:
+        assert list(taken.conversation("talk")) == [b"one"]
+    with pytest.raises(Closed):
+        agent.conversations()
+
+
+# Turns
+
+COUNT = """
+import sys
+import agentmem
+from agentmem.turn import turn
+mem = agentmem.connect(sys.argv[1], start=False)
+for _ in range(int(sys.argv[2])):
+    with turn(mem, "counter") as agent:
+        talk = agent.conversation("count")
+        talk.append(b"%d" % len(talk))
+"""
+
+
+def test_processes_take_turns(daemon_socket: Path) -> None:
+    processes = [PythonProcess(COUNT, daemon_socket, 100) for _ in range(4)]
+    for process in processes:
+        process.output()
+    with agentmem.connect(daemon_socket, start=False) as mem, turn(mem, "counter") as agent:
+        assert list(agent.conversation("count")) == [b"%d" % n for n in range(400)]
+
+
+def test_a_turn_leaves_what_is_held_and_closes_what_is_empty(mem: agentmem.Store) -> None:
+    with turn(mem, "empty"):
+        assert mem.agents() == ["empty"]
+    assert mem.agents() == []
+    with turn(mem, "talks") as agent:
+        agent.conversation("talk").append(b"one")
+    with turn(mem, "holds") as agent:
+        agent.put(b"content")
+    with turn(mem, "closed") as agent:
+        agent.conversation("talk").append(b"one")
+        agent.close()
+    assert mem.agents() == ["holds", "talks"]
+
+
+def test_a_turn_that_fails_is_over(mem: agentmem.Store) -> None:
+    def fail() -> None:
+        with turn(mem, "shared") as agent:
+            agent.conversation("talk").append(b"one")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    with turn(mem, "shared") as agent:
+        assert list(agent.conversation("talk")) == [b"one"]
+
+
+def test_a_turn_that_does_not_come_says_whose_it_is(mem: agentmem.Store) -> None:
+    with (
+        mem.agent("busy"),
+        pytest.raises(NameTaken, match="'busy': somebody has had it"),
+        turn(mem, "busy", wait_s=0),
+    ):
+        pass
