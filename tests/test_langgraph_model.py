@@ -281,7 +281,7 @@ def same(found: Any, expected: Any) -> None:
 
 TestTwoSavers = TwoSavers.TestCase
 TestTwoSavers.settings = settings(
-    max_examples=60,
+    max_examples=40,
     stateful_step_count=30,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
