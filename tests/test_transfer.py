@@ -245,6 +245,27 @@ def test_nothing_is_written_outside_of_the_folder(mem: agentmem.Store, tmp_path:
     assert [path for path in tmp_path.rglob("*") if path.name in ("escaped", "y", "z", "x")] == []
 
 
+def test_a_conversation_for_whose_file_there_is_no_place_is_named(
+    mem: agentmem.Store, tmp_path: Path
+) -> None:
+    places = [("a", "b/c"), ("a/b", "c"), ("a/b/c.jsonl", "d"), ("e", "f" * 255)]
+    for name, conversation in places:
+        with turn(mem, name) as agent:
+            agent.conversation(conversation).append(b"{}\n")
+    failed = take_out(mem, tmp_path / "out")
+    assert [line.split(":")[0] for line in failed] == ["/".join(place) for place in places[1:]]
+    assert tree(tmp_path / "out") == {"a/b/c.jsonl": b"{}\n"}
+
+
+def test_a_file_that_cannot_be_whole_is_not_left(mem: agentmem.Store, tmp_path: Path) -> None:
+    with turn(mem, "langgraph-sqlite/t") as agent:
+        header = {"table": "writes", "row": {"value": {"bytes": 3}}}
+        agent.conversation("main").extend([json.dumps(header).encode(), b"12"])
+    (failed,) = take_out(mem, tmp_path / "out")
+    assert failed.startswith("langgraph-sqlite/t/main: ")
+    assert tree(tmp_path / "out") == {}
+
+
 def test_an_agent_that_somebody_has_is_left_out_and_named(
     mem: agentmem.Store, tmp_path: Path
 ) -> None:
