@@ -135,7 +135,16 @@ def _postgres(folder: Path) -> Iterator[Opened]:
     )
     try:
         end = time.monotonic() + _START_S
-        ready = [programs / "pg_isready", "--quiet", "-h", "127.0.0.1", "-p", str(port)]
+        ready = [
+            programs / "pg_isready",
+            "--quiet",
+            "-h",
+            "127.0.0.1",
+            "-p",
+            str(port),
+            "-U",
+            "bench",
+        ]
         while subprocess.run(ready, check=False).returncode and time.monotonic() < end:
             time.sleep(0.05)
         where = f"postgresql://bench@127.0.0.1:{port}/postgres"
@@ -143,11 +152,13 @@ def _postgres(folder: Path) -> Iterator[Opened]:
             saver.setup()
             children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text()
 
-            def stored_bytes() -> int:
+            def size_bytes() -> int:
                 row = saver.conn.execute("SELECT pg_database_size('postgres') AS bytes").fetchone()
                 return int(row["bytes"])
 
-            yield Opened(saver, stored_bytes, data, [server.pid, *map(int, children.split())])
+            empty = size_bytes()
+            beside = [server.pid, *map(int, children.split())]
+            yield Opened(saver, lambda: size_bytes() - empty, data, beside)
     finally:
         server.terminate()
         server.wait()

@@ -47,7 +47,7 @@ class TwoSavers(RuleBasedStateMachine):
 
     def open_store(self) -> None:
         self.store = agentmem.open(self.folder, memory_max="64M")
-        self.saver = AgentMemSaver(self.store)
+        self.saver, self.other = AgentMemSaver(self.store), AgentMemSaver(self.store)
 
     def teardown(self) -> None:
         if hasattr(self, "store"):
@@ -62,6 +62,11 @@ class TwoSavers(RuleBasedStateMachine):
     @rule()
     def remember_nothing(self) -> None:
         self.saver = AgentMemSaver(self.store)
+
+    @rule()
+    def take_turns(self) -> None:
+        # As two processes do, each with what it remembers.
+        self.saver, self.other = self.other, self.saver
 
     @rule()
     def compress(self) -> None:
@@ -276,8 +281,8 @@ def same(found: Any, expected: Any) -> None:
 
 TestTwoSavers = TwoSavers.TestCase
 TestTwoSavers.settings = settings(
-    max_examples=25,
-    stateful_step_count=25,
+    max_examples=40,
+    stateful_step_count=30,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import signal
 import sqlite3
 from contextlib import closing
 from pathlib import Path, PurePath
@@ -10,6 +11,7 @@ from typing import Any
 import hypothesis.strategies as st
 import pytest
 from click.testing import CliRunner, Result
+from conftest import PythonProcess
 from hypothesis import given, settings
 from words import message, prose, transcript
 
@@ -140,19 +142,37 @@ def test_only_what_is_new_is_stored(mem: agentmem.Store, tmp_path: Path) -> None
     assert mem.stats()["counters"]["append"] == before + 60 + 1
 
 
-def test_an_import_that_was_interrupted_goes_on(mem: agentmem.Store, tmp_path: Path) -> None:
+IMPORT_AND_DIE = """
+import os, signal, sys
+from pathlib import Path
+import agentmem
+from agentmem.transfer.importing import import_all
+from agentmem.transfer.sources import KINDS
+from agentmem.turn import turn
+
+mem = agentmem.connect(sys.argv[1], start=False)
+sources = KINDS["claude"](Path(sys.argv[2]))
+steps = import_all(mem, sources)
+for _ in range(3):
+    next(steps)
+with turn(mem, sources[3].agent_name) as agent:
+    data = Path(sources[3].name).read_bytes()
+    agent.conversation("main").load(b"".join(data.splitlines(keepends=True)[:15]))
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_an_import_that_was_killed_goes_on(daemon_socket: Path, tmp_path: Path) -> None:
     files = {f"p/{n}.jsonl": transcript(n, 30) for n in range(6)}
-    sources = KINDS["claude"](write(tmp_path / "in", files))
-    steps = import_all(mem, sources)
-    for _ in range(3):
-        next(steps)
-    del steps
-    # Killed in the midst of the next one.
-    with turn(mem, sources[3].agent_name) as agent:
-        agent.conversation("main").load(files["p/3.jsonl"][: len(files["p/3.jsonl"]) // 2])
-    imported = bring_in(mem, "claude", tmp_path / "in")
-    assert (imported.done, imported.added) == (6, 3)
-    take_out(mem, tmp_path / "out", "claude")
+    folder = write(tmp_path / "in", files)
+    process = PythonProcess(IMPORT_AND_DIE, daemon_socket, folder)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    with agentmem.connect(daemon_socket, start=False) as mem:
+        imported = bring_in(mem, "claude", folder)
+        assert (imported.done, imported.added) == (6, 3)
+        assert imported.added_bytes < sum(len(files[f"p/{n}.jsonl"]) for n in (3, 4, 5))
+        take_out(mem, tmp_path / "out", "claude")
     assert tree(tmp_path / "out") == files
 
 
@@ -223,6 +243,27 @@ def test_nothing_is_written_outside_of_the_folder(mem: agentmem.Store, tmp_path:
     assert all("outside" in line for line in failed)
     assert not out.exists()
     assert [path for path in tmp_path.rglob("*") if path.name in ("escaped", "y", "z", "x")] == []
+
+
+def test_a_conversation_for_whose_file_there_is_no_place_is_named(
+    mem: agentmem.Store, tmp_path: Path
+) -> None:
+    places = [("a", "b/c"), ("a/b", "c"), ("a/b/c.jsonl", "d"), ("e", "f" * 255)]
+    for name, conversation in places:
+        with turn(mem, name) as agent:
+            agent.conversation(conversation).append(b"{}\n")
+    failed = take_out(mem, tmp_path / "out")
+    assert [line.split(":")[0] for line in failed] == ["/".join(place) for place in places[1:]]
+    assert tree(tmp_path / "out") == {"a/b/c.jsonl": b"{}\n"}
+
+
+def test_a_file_that_cannot_be_whole_is_not_left(mem: agentmem.Store, tmp_path: Path) -> None:
+    with turn(mem, "langgraph-sqlite/t") as agent:
+        header = {"table": "writes", "row": {"value": {"bytes": 3}}}
+        agent.conversation("main").extend([json.dumps(header).encode(), b"12"])
+    (failed,) = take_out(mem, tmp_path / "out")
+    assert failed.startswith("langgraph-sqlite/t/main: ")
+    assert tree(tmp_path / "out") == {}
 
 
 def test_an_agent_that_somebody_has_is_left_out_and_named(

@@ -1,5 +1,6 @@
 """Exporting: conversations as files, with the bytes that they were imported from."""
 
+import errno
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -17,6 +18,8 @@ Format = Literal["jsonl", "claude"]
 _FILE_AGENTS = ("codex/", "transcripts/")
 _ROW_AGENTS = "langgraph-sqlite/"
 _CLAUDE = "claude"
+# A name is too long for a file, or another conversation's file or folder has it.
+_NO_PLACE = {errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR}
 # Others may be at work with an agent for a moment, or for good.
 _WAIT_S = 1.0
 
@@ -59,8 +62,8 @@ def export_all(store: agentmem.Store, folder: Path, form: Format) -> Iterator[Ex
     for name in names:
         try:
             _export(store, name, folder, form, found)
-        except (NameTaken, Damaged) as error:
-            found.failed.append(f"agent {name!r}: {error}")
+        except NameTaken as error:
+            found.failed.append(str(error))
         found.agents_done += 1
         yield found
 
@@ -76,13 +79,24 @@ def _export(
             if not _is_inside(path):
                 found.failed.append(f"{agent_name}/{name}: it would lie outside of the folder")
                 continue
-            target = folder / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("xb") as file:
-                for piece in _pieces(agent, name):
-                    file.write(piece)
-                    found.file_bytes += len(piece)
-            found.files += 1
+            try:
+                found.file_bytes += _write(folder / path, _pieces(agent, name))
+                found.files += 1
+            except OSError as error:
+                if not isinstance(error, Damaged) and error.errno not in _NO_PLACE:
+                    raise
+                found.failed.append(f"{agent_name}/{name}: {error}")
+
+
+def _write(target: Path, pieces: Iterator[bytes]) -> int:
+    """Make a file of these pieces, or none; how many bytes they are."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("xb") as file:
+        try:
+            return sum(map(file.write, pieces))
+        except BaseException:
+            target.unlink()
+            raise
 
 
 def _path_of(agent_name: str, conversation: str, form: Format) -> PurePath | None:

@@ -44,6 +44,7 @@ _LARGE = 1 << 48
 _GAP_MAX = 8
 _RECENT_MAX = 256
 _SPLITS_MAX = 64
+_LATEST_MAX = 4
 
 
 class Split(NamedTuple):
@@ -89,6 +90,7 @@ class Known:
         self.writes: dict[tuple[str, str], list[int]] = {}
         self.splits: OrderedDict[tuple[str, str], Split] = OrderedDict()
         self.recent: OrderedDict[bytes, int] = OrderedDict()
+        self.latest: dict[int, Record] = {}
 
     def note(self, record: Record) -> None:
         """The next record of the log."""
@@ -101,6 +103,9 @@ class Known:
                 self.writes.setdefault(key, []).append(self.records)
             case ThreadRecord():
                 self.thread_id = record.thread_id
+        # What comes next mostly goes on from one of these.
+        self.latest[self.records] = record
+        self.latest.pop(self.records - _LATEST_MAX, None)
         self.records += 1
 
     def remember(self, key: tuple[str, str], split: Split) -> None:
@@ -157,7 +162,8 @@ class Thread:
 
     def record(self, place: int) -> Any:
         """The record at a place."""
-        return decode(self.streams[LOG].raw(place))
+        known = self.known.latest.get(place)
+        return known or decode(self.streams[LOG].raw(place))
 
     def find(self, namespace: str, checkpoint_id: str | None) -> int | None:
         """Where the record of a checkpoint is; by default of the latest."""
