@@ -17,7 +17,7 @@
 
 _Static_assert(sizeof(void *) == 4, "this is for 32 bits");
 
-static char content[LEN], line[64];
+static char content[LEN], line[3];
 static int number, failures;
 
 static long call(long which, long a, long b, long c, long d, long e, long f)
@@ -54,11 +54,12 @@ static void say(const char *text)
 
 static void expect(int holds, const char *what)
 {
-	line[0] = '0' + ++number;
-	line[1] = 0;
+	number++;
+	line[0] = number < 10 ? ' ' : '0' + number / 10;
+	line[1] = '0' + number % 10;
 	failures += !holds;
 	say(holds ? "  ok " : "  not ok ");
-	say(line);
+	say(line + (number < 10));
 	say(" ");
 	say(what);
 	say("\n");
@@ -86,6 +87,36 @@ static int equal(const char *seen)
 static int is_error(const void *pointer)
 {
 	return (unsigned long)pointer > -4096UL;
+}
+
+static unsigned int next(unsigned int *state)
+{
+	*state ^= *state << 13;
+	*state ^= *state >> 17;
+	*state ^= *state << 5;
+	return *state;
+}
+
+/* Each call with bytes as they come, mostly zeros; how many were not refused. */
+static int random_calls(long agent, unsigned int state, unsigned long long id)
+{
+	static const unsigned int numbers[] = {
+		AGENTMEM_IOC_API, AGENTMEM_IOC_AGENT, AGENTMEM_IOC_ALLOC, AGENTMEM_IOC_ATTACH,
+		AGENTMEM_IOC_SHARE, AGENTMEM_IOC_FREE, AGENTMEM_IOC_ADVISE, AGENTMEM_IOC_INFO,
+		AGENTMEM_IOC_STATS,
+	};
+	unsigned long long words[32];
+	int passed = 0;
+
+	for (int round = 0; round < 20000; round++) {
+		for (int i = 0; i < 32; i++)
+			words[i] = next(&state) % 4 ? 0 : next(&state) >> next(&state) % 32;
+		if (next(&state) % 2)
+			words[0] = next(&state) % 2 ? id : (unsigned long)content;
+		passed += control(agent, numbers[next(&state) % 9] ^ !(next(&state) % 16),
+				  next(&state) % 16 ? (void *)words : (void *)next(&state)) >= 0;
+	}
+	return passed;
 }
 
 static void run(void)
@@ -134,11 +165,12 @@ static void run(void)
 	back.id = made.id;
 	expect(!control(agent, AGENTMEM_IOC_FREE, &back) &&
 	       control(agent, AGENTMEM_IOC_FREE, &back) < 0 && equal(seen), "free");
+	expect(random_calls(other, 1, made.id) > 1000 && equal(seen), "random calls");
 }
 
 void _start(void)
 {
-	say("  KTAP version 1\n  1..9\n");
+	say("  KTAP version 1\n  1..10\n");
 	run();
 	call(__NR_exit, failures != 0, 0, 0, 0, 0, 0);
 }

@@ -60,7 +60,7 @@ no_leak() {
     ! grep . /sys/kernel/debug/kmemleak
 }
 
-quiet() { ! dmesg | grep -E 'BUG|WARNING|Oops|general protection|[Ll]eak|lockdep|deadlock|refcount_t|page_poison|corrupt'; }
+quiet() { ! dmesg | grep -E '\bBUG[ :]|WARNING:|Oops|general protection|possible .*deadlock|refcount_t:|corruption'; }
 
 echo "KTAP version 1"
 echo "# Linux $(uname -r), nodes $(cat /sys/devices/system/node/online)"

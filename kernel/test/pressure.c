@@ -165,7 +165,20 @@ static void order(void)
 	EXPECT(resident[0] <= resident[1] && resident[1] <= resident[2]);
 }
 
-/* All of an agent's life, for as long as no allocation fails. */
+static void expect_as(struct agentmem_stats before)
+{
+	struct agentmem_stats after = stats(agent, AGENTMEM_OF_ALL);
+
+	EXPECT_EQ(after.agents, before.agents);
+	EXPECT_EQ(after.smus, before.smus);
+	EXPECT_EQ(after.leases, before.leases);
+	EXPECT_EQ(after.logical_bytes, before.logical_bytes);
+	EXPECT_EQ(after.content_bytes, before.content_bytes);
+	EXPECT_EQ(after.resident_bytes, before.resident_bytes);
+	EXPECT_EQ(after.stored_bytes, before.stored_bytes);
+}
+
+/* All of an agent's life, for as long as nothing fails. */
 static int whole_life(const char *content, uint64_t len)
 {
 	struct agentmem_alloc made;
@@ -186,8 +199,12 @@ static int whole_life(const char *content, uint64_t len)
 		}
 		if (!error) {
 			seen = map(two, id, len);
+			error = seen == MAP_FAILED ? -errno : 0;
+		}
+		if (!error) {
 			EXPECT(!memcmp(seen, content, len));
-			munmap((void *)seen, len);
+			while (munmap((void *)seen, len))
+				EXPECT_EQ(errno, ENOMEM);
 		}
 		close(two);
 	}
@@ -201,7 +218,7 @@ static int whole_life(const char *content, uint64_t len)
  */
 static void each_allocation(void *argument)
 {
-	struct agentmem_stats before = stats(agent, AGENTMEM_OF_ALL), after;
+	struct agentmem_stats before = stats(agent, AGENTMEM_OF_ALL);
 	char *content = text(1, LEN);
 	int failures = 0, error = -1;
 	uint64_t used, room;
@@ -224,12 +241,7 @@ static void each_allocation(void *argument)
 	NOTE("%d allocations failed, then none", failures);
 	EXPECT(failures > LEN / (int)PAGE);
 	EXPECT_EQ(error, 0);
-	after = stats(agent, AGENTMEM_OF_ALL);
-	EXPECT_EQ(after.agents, before.agents);
-	EXPECT_EQ(after.smus, before.smus);
-	EXPECT_EQ(after.content_bytes, before.content_bytes);
-	EXPECT_EQ(after.resident_bytes, before.resident_bytes);
-	EXPECT_EQ(after.stored_bytes, before.stored_bytes);
+	expect_as(before);
 }
 
 static void failing_allocations(void)
@@ -238,15 +250,26 @@ static void failing_allocations(void)
 	rmdir(CGROUP);
 }
 
-/* Fault injection of a kernel that has it: the nth allocation fails, for all n. */
+/* Fault injection of a kernel that has it: the nth allocation or copy fails, for all n. */
 static void failing_nth(void)
 {
-	char *content = text(2, LEN);
+	static const char *const kinds[] = { "failslab", "fail_page_alloc" };
+	struct agentmem_stats before = stats(agent, AGENTMEM_OF_ALL);
+	char *content = text(2, LEN), path[128];
 	int failures = 0, file = open("/proc/self/fail-nth", O_RDWR);
 	bool injected = true;
 
 	NEED(file >= 0);
-	for (int n = 1; injected && n < 2000; n++) {
+	for (int i = 0; i < 2; i++) {
+		snprintf(path, sizeof(path), "/sys/kernel/debug/%s/ignore-gfp-wait", kinds[i]);
+		write_text(path, "N");
+		snprintf(path, sizeof(path), "/sys/kernel/debug/%s/verbose", kinds[i]);
+		write_text(path, "0");
+	}
+	write_text("/sys/kernel/debug/fail_page_alloc/ignore-gfp-highmem", "N");
+	write_text("/sys/kernel/debug/fail_page_alloc/min-order", "0");
+	write_text("/sys/kernel/debug/fail_usercopy/verbose", "0");
+	for (int n = 1; injected && n < 5000; n++) {
 		char left[16] = "";
 		int error;
 
@@ -260,6 +283,7 @@ static void failing_nth(void)
 	NOTE("%d calls failed", failures);
 	EXPECT(failures > 10);
 	EXPECT(!injected);
+	expect_as(before);
 	close(file);
 	free(content);
 }
