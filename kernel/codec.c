@@ -23,7 +23,7 @@ MODULE_PARM_DESC(level, "level of zstd, 1 to 12 (default: 3)");
  * nothing is allocated that could wait for reclaim, since reclaim needs codecs.
  */
 struct am_codec {
-	struct mutex lock;
+	struct mutex lock;	/* of whoever uses it */
 	void *plain;
 	void *packed;
 	void *zstd;		/* workspaces of zstd */
@@ -144,7 +144,8 @@ static int am_acomp(struct am_codec *codec, bool compress, u32 from_bytes, u32 *
 	sg_init_one(&from, compress ? codec->plain : codec->packed, from_bytes);
 	sg_init_one(&to, compress ? codec->packed : codec->plain, *to_bytes);
 	acomp_request_set_params(codec->request, &from, &to, from_bytes, *to_bytes);
-	acomp_request_set_callback(codec->request, CRYPTO_TFM_REQ_MAY_SLEEP, crypto_req_done, &wait);
+	acomp_request_set_callback(codec->request, CRYPTO_TFM_REQ_MAY_SLEEP, crypto_req_done,
+				   &wait);
 	error = compress ? crypto_acomp_compress(codec->request) :
 			   crypto_acomp_decompress(codec->request);
 	error = crypto_wait_req(error, &wait);

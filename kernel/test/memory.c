@@ -202,16 +202,19 @@ static void units(void)
 /* Of a mapping, how many pages lie on a node, as /proc/self/numa_maps has it. */
 static long on_node(const char *seen, int node)
 {
-	char line[512], wanted[32], key[16], *found;
+	char line[512], wanted[32], key[16];
 	FILE *file = fopen("/proc/self/numa_maps", "r");
 	long pages = 0;
 
 	NEED(file);
 	snprintf(wanted, sizeof(wanted), "%lx ", (unsigned long)seen);
 	snprintf(key, sizeof(key), " N%d=", node);
-	while (fgets(line, sizeof(line), file))
-		if (!strncmp(line, wanted, strlen(wanted)) && (found = strstr(line, key)))
+	while (fgets(line, sizeof(line), file)) {
+		const char *found = strstr(line, key);
+
+		if (found && !strncmp(line, wanted, strlen(wanted)))
 			pages = atol(found + strlen(key));
+	}
 	fclose(file);
 	return pages;
 }

@@ -28,15 +28,7 @@ FOLDERS = ("bin", "proc", "sys", "dev", "modules")
 MODULES = ("virtio_pci", "virtio_blk", "deflate", "lz4")
 OLD_HEADERS = "linux-headers-amd64"
 TIMEOUT_S, TIMEOUT_DEBUG_S = 300.0, 1500.0
-# One node with the processors, and one that is slower and has none, as CXL memory appears:
-# what reaches it from the first takes so long (ns), and so much of it at a time.
 FAST_MIB, SLOW_MIB = 320, 192
-NODES = ["node,nodeid=0,cpus=0-1,memdev=fast", "node,nodeid=1,memdev=slow,initiator=0"]
-NODES.append("dist,src=0,dst=1,val=40")
-for node, latency, bandwidth in ((0, 80, "100G"), (1, 250, "20G")):
-    reach = f"hmat-lb,initiator=0,target={node},hierarchy=memory,data-type=access"
-    NODES.append(f"{reach}-latency,latency={latency}")
-    NODES.append(f"{reach}-bandwidth,bandwidth={bandwidth}")
 # Whatever is wrong ends the guest. Freed pages are poisoned, and looked at before they are used.
 COMMAND_LINE = (
     "console=ttyS0 quiet panic=-1 oops=panic panic_on_warn=1 page_poison=1 slab_debug=FZP,am_smu "
@@ -159,9 +151,7 @@ def boot(image: Path, scratch: Path, disk: Path | None, looks_closer: bool) -> s
     words = [
         *("qemu-system-x86_64", "-machine", "q35,hmat=on", "-accel", "tcg,thread=multi"),
         *("-cpu", "max", "-smp", "2", "-m", f"{fast + slow}M", *drive, "-nodefaults", "-no-reboot"),
-        *("-object", f"memory-backend-ram,id=fast,size={fast}M"),
-        *("-object", f"memory-backend-ram,id=slow,size={slow}M"),
-        *(word for each in NODES for word in ("-numa", each)),
+        *nodes(fast, slow),
         *("-display", "none", "-nic", "none", "-monitor", "none", "-serial", "stdio"),
         *("-kernel", str(image), "-initrd", str(scratch / "initramfs"), "-append", COMMAND_LINE),
     ]
@@ -180,6 +170,24 @@ def boot(image: Path, scratch: Path, disk: Path | None, looks_closer: bool) -> s
         finally:
             process.kill()
     return "".join(said)
+
+
+def nodes(fast: int, slow: int) -> Iterator[str]:
+    """One with the processors, and one that is slower and has none, as CXL memory appears (MiB)."""
+    yield from ("-object", f"memory-backend-ram,id=fast,size={fast}M")
+    yield from ("-object", f"memory-backend-ram,id=slow,size={slow}M")
+    yield from ("-numa", "node,nodeid=0,cpus=0-1,memdev=fast")
+    yield from (
+        "-numa",
+        "node,nodeid=1,memdev=slow,initiator=0",
+        "-numa",
+        "dist,src=0,dst=1,val=40",
+    )
+    # How long it takes to reach each (ns), and how much of it comes at a time.
+    for node, latency, bandwidth in ((0, 80, "100G"), (1, 250, "20G")):
+        reach = f"hmat-lb,initiator=0,target={node},hierarchy=memory,data-type=access"
+        yield from ("-numa", f"{reach}-latency,latency={latency}")
+        yield from ("-numa", f"{reach}-bandwidth,bandwidth={bandwidth}")
 
 
 def follow(content: bytes | None, said: list[str]) -> None:
