@@ -346,6 +346,7 @@ void am_agent_set_state(struct am_agent *agent, u32 state)
 		mutex_unlock(&smu->lock);
 		if ((before == AGENTMEM_PAUSED) != (state == AGENTMEM_PAUSED))
 			am_place(smu);
+		cond_resched();
 	}
 }
 
