@@ -18,10 +18,13 @@ MODULE_PARM_DESC(slow_node, "number of the slow node; -1: the one of the largest
 
 static int am_slow_found = NUMA_NO_NODE;
 
-/* The farther a node, the slower. CXL memory appears as a node of a larger abstract distance. */
+/*
+ * The farther a node, the slower. CXL memory appears as a node of a larger abstract distance.
+ * Without memory hotplug the kernel frees HMAT's part of that after boot, and must not be asked.
+ */
 static int am_distance(int nid)
 {
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 7, 0)
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 7, 0) && IS_ENABLED(CONFIG_MEMORY_HOTPLUG)
 	int distance = MEMTIER_ADISTANCE_DRAM;
 
 	mt_calc_adistance(nid, &distance);
