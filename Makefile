@@ -32,15 +32,16 @@ NODE := $(shell node -e 'process.exit(+(parseInt(process.versions.node) < 20))' 
 NODE_FOLDER := bindings/node
 NODE_INSTALLED := $(NODE_FOLDER)/node_modules/.installed
 NODE_BUILT := $(NODE_FOLDER)/dist/.built
-PYTHON_SOURCES := python tests spec .ci/wheel_check.py $(wildcard benchmarks examples)
+PYTHON_SOURCES := python tests spec .ci/wheel_check.py $(wildcard benchmarks examples kernel)
 LOOM_TARGET := $(CARGO_TARGET)/loom
 
-.PHONY: help setup demo test test-rust test-loom test-python test-node check check-node bench install-c bench-c bench-node \
+.PHONY: help setup demo test test-all test-rust test-loom test-python test-node test-kernel check check-node bench install-c bench-c bench-node \
 	wheel lock clean machine
 
 help:
 	@echo 'make demo    set up, then run the demonstration'
 	@echo 'make test    set up, then pass every test (Rust, loom, Python, Node)'
+	@echo 'make test-kernel   the kernel module, built and tested in a virtual machine; make test-all: that too'
 	@echo 'make setup   .venv with pinned dependencies and a release build; the command is $(AGENTMEM)'
 	@echo 'make check   format, lint, types, invariants'
 	@echo 'make bench   all benchmarks'
@@ -93,6 +94,8 @@ demo: setup
 # The demonstration's test in Python wants the package for Node.
 test: test-rust test-loom test-node test-python
 
+test-all: test test-kernel
+
 test-rust: setup
 	cargo test --workspace --locked
 
@@ -102,6 +105,10 @@ test-loom: setup
 
 test-python: setup
 	$(BIN)/python -m pytest
+
+# Minutes on an emulated processor, so it is no part of `test`. Nothing is loaded into this kernel.
+test-kernel: setup
+	$(BIN)/python -m kernel.test.run
 
 check: setup check-node
 	cargo fmt --all --check

@@ -17,7 +17,7 @@ FOLDER = CHECKOUT / "target" / "guest"
 _KERNELS = ("linux-image-6.12-amd64", "linux-image-amd64")
 _BUSYBOX = "busybox-static"
 _SINCE = (6, 7)
-_DEPENDS = re.compile(r"Depends: (linux-image-(\d+)\.(\d+)\S*)")
+_VERSION = re.compile(r"linux-image-(\d+)\.(\d+)")
 _MODULE_DEPENDS = re.compile(rb"\0depends=([^\0]*)\0")
 
 
@@ -62,32 +62,38 @@ def unpacked() -> Kernel:
     for name in ("apt-get", "apt-cache", "dpkg-deb"):
         if shutil.which(name) is None:
             raise SystemExit(f"{name} is missing: the guest's kernel is Debian's, and comes by it")
-    image = _package(_image_name())
+    image = packages(_image_name())
     (file,), (modules,) = image.glob("boot/vmlinuz-*"), image.glob("lib/modules/*")
-    return Kernel(file, modules, _package(_BUSYBOX) / "bin" / "busybox")
+    return Kernel(file, modules, packages(_BUSYBOX) / "bin" / "busybox")
 
 
 def _image_name() -> str:
     """The package that the newest kernel is in."""
     for name in _KERNELS:
-        result = subprocess.run(["apt-cache", "depends", name], capture_output=True, text=True)
-        found = _DEPENDS.search(result.stdout)
-        if found and (int(found[2]), int(found[3])) >= _SINCE:
-            return found[1]
+        for image in depends(name, "linux-image-"):
+            found = _VERSION.match(image)
+            if found and (int(found[1]), int(found[2])) >= _SINCE:
+                return image
     raise SystemExit(f"no kernel from {'.'.join(map(str, _SINCE))} on is known: apt-get update")
 
 
-def _package(name: str) -> Path:
-    """The folder that a package is unpacked in."""
-    folder = FOLDER / name
+def depends(name: str, prefix: str) -> list[str]:
+    """Packages with such names that a package needs."""
+    result = subprocess.run(["apt-cache", "depends", name], capture_output=True, text=True)
+    return re.findall(rf"^ *Depends: ({re.escape(prefix)}\S+)", result.stdout, re.MULTILINE)
+
+
+def packages(*names: str) -> Path:
+    """The folder that packages are unpacked in together, called after the first."""
+    folder = FOLDER / names[0]
     if not folder.exists():
         FOLDER.mkdir(parents=True, exist_ok=True)
         # Built beside its place and moved there whole, so that half a package never counts.
         with tempfile.TemporaryDirectory(dir=FOLDER) as scratch:
             made = Path(scratch) / "made"
-            _run(["apt-get", "-q", "download", name], Path(scratch))
-            (archive,) = Path(scratch).glob("*.deb")
-            _run(["dpkg-deb", "-x", str(archive), str(made)], Path(scratch))
+            _run(["apt-get", "-q", "download", *names], Path(scratch))
+            for archive in Path(scratch).glob("*.deb"):
+                _run(["dpkg-deb", "-x", str(archive), str(made)], Path(scratch))
             made.rename(folder)
     return folder
 
