@@ -280,6 +280,10 @@ fn unchanged(tree: &Tree, understood: &Understood, stopped: &[Stopped]) -> Resul
     }
     if !moved.is_empty() {
         waits_for_no_more(understood, &now, &moved)?;
+        // Who ran may have put another file under a number that is waited for.
+        if let Some(source) = understood.watch.replaced() {
+            return Err(format!("{source} was just replaced"));
+        }
     }
     match understood.watch.ready() {
         Some(source) => Err(format!("{source} is ready")),

@@ -1,5 +1,6 @@
 //! Watching what a frozen tree waits for, through duplicates of its descriptors.
 
+use crate::peek;
 use crate::proc::{FdKind, Unseen};
 use crate::tree::Member;
 use crate::waits::{SOURCES_MAX, Source};
@@ -79,6 +80,15 @@ impl Watch {
         };
         nth.and_then(|nth| self.watched.get(nth)).map(|watched| &watched.source)
     }
+
+    /// A source whose descriptor is another file by now, as far as the kernel says.
+    pub fn replaced(&self) -> Option<&Source> {
+        let is_another = |watched: &&Watched| {
+            let Source { member, fd, .. } = watched.source;
+            peek::is_same_file(watched.fd.as_fd(), member.pid, fd) == Some(false)
+        };
+        self.watched.iter().find(is_another).map(|watched| &watched.source)
+    }
 }
 
 impl Watched {
@@ -151,6 +161,17 @@ mod tests {
         writer.write_all(b"x").unwrap();
         let text = format!("pipe fd {} of pid {}", reader.as_raw_fd(), std::process::id());
         assert_eq!(watch.ready().map(Source::to_string), Some(text));
+    }
+
+    #[test]
+    fn another_file_under_the_same_number_is_seen() {
+        let (reader, _writer) = io::pipe().unwrap();
+        let watch = Watch::open(&[source(&reader, FdKind::Pipe, PollFlags::IN, false)]).unwrap();
+        assert_eq!(watch.replaced(), None);
+        let mut replaced = OwnedFd::from(reader);
+        let (other, _other_writer) = io::pipe().unwrap();
+        rustix::io::dup2(&other, &mut replaced).unwrap();
+        assert!(watch.replaced().is_some_and(|source| source.fd == replaced.as_raw_fd()));
     }
 
     #[test]

@@ -145,7 +145,7 @@ impl Session {
 
     /// Registers an agent; its number.
     pub fn agent(&self, name: &str) -> u32 {
-        let body = [text(name.as_bytes()), vec![0, 0, 0]].concat();
+        let body = [text(name.as_bytes()), vec![0, 0, 0, 0]].concat();
         let Answer::Frame(0, body, _) = self.raw.ask(&frame(OPEN_AGENT, &body)) else { panic!("no agent") };
         let bytes = body.iter().take_while(|&&byte| byte & 0x80 != 0).count() + 1;
         body[..bytes].iter().rev().fold(0, |value, &byte| value << 7 | u32::from(byte & 0x7f))
