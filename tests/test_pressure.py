@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from conftest import until
-from test_metrics import Local, of, scrape
+from test_metrics import of, scrape
 
 import agentmem
-from agentmem.daemon import PROGRAM
+from agentmem.daemon import PROGRAM, LocalConnection
 
 LIMIT = 192 << 20
 PIECE = 1 << 20
@@ -76,6 +76,6 @@ def test_a_budget_beyond_the_limit_of_a_cgroup_kills_nobody(group: Path, tmp_pat
             for smu, piece in zip(held, pieces, strict=True):
                 with smu.view() as view:
                     assert bytes(view) == piece
-            assert of(scrape(Local(socket)), "agentmem_machine_allows_bytes") < LIMIT
+            assert of(scrape(LocalConnection(socket, 30)), "agentmem_machine_allows_bytes") < LIMIT
         assert (tmp_path / "agentmem.sock.lock").read_text() == holders, "the same engine"
         assert "oom_kill 0" in (group / "memory.events").read_text().splitlines()

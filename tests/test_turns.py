@@ -1,6 +1,7 @@
 """Agents that last and are left: how processes share what one agent holds."""
 
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,19 @@ def test_processes_take_turns(daemon_socket: Path) -> None:
     for process in processes:
         process.output()
     with agentmem.connect(daemon_socket, start=False) as mem, turn(mem, "counter") as agent:
+        assert list(agent.conversation("count")) == [b"%d" % n for n in range(400)]
+
+
+def test_threads_take_turns(mem: agentmem.Store) -> None:
+    def count(_: int) -> None:
+        for _ in range(50):
+            with turn(mem, "counter") as agent:
+                talk = agent.conversation("count")
+                talk.append(b"%d" % len(talk))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(list(pool.map(count, range(8)))) == 8
+    with turn(mem, "counter") as agent:
         assert list(agent.conversation("count")) == [b"%d" % n for n in range(400)]
 
 

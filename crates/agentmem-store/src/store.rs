@@ -694,9 +694,10 @@ impl Agent {
     /// Leaves it to be taken up again by its name, with all that it holds, here or in another session: what closing
     /// the store does with all of its agents. Its handles fail from now on.
     pub fn leave(&self) -> Result<()> {
-        self.ask(LeaveAgent { agent: self.shared.number })?;
+        self.check()?;
+        // Before the engine knows: a thread that takes it up at once must not find what is out of date.
         self.session.link.forget_agent(&self.shared);
-        Ok(())
+        self.session.call(LeaveAgent { agent: self.shared.number })
     }
 
     /// The session, for handles made in other files.
