@@ -5,6 +5,8 @@ import resource
 import select
 import signal
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NoReturn
 
 import click
@@ -108,7 +110,7 @@ def _run(
     family = _Family()
     for number in range(1, (count or 1) + 1):
         numbered = f"{name}-{number}" if name and count else name
-        family.add(zygote.spawn(*arguments, name=numbered, importance=importance))
+        family.bear(partial(zygote.spawn, *arguments, name=numbered, importance=importance))
     children = family.children
     waiting = {child.fileno(): child for child in children}
     poll = select.poll()
@@ -130,6 +132,7 @@ class _Family:
     def __init__(self) -> None:
         self.children: list[Child] = []
         self._sent: set[int] = set()
+        self._is_bearing = self._is_stop_due = False
         self._heeded = {
             number for number in _PASSED_ON if signal.getsignal(number) != signal.SIG_IGN
         }
@@ -137,14 +140,21 @@ class _Family:
             signal.signal(number, self._pass_on)
         signal.signal(signal.SIGTSTP, self._stop)
 
-    def add(self, child: Child) -> None:
-        """`child` hears of everything, also of what was sent while it was being born."""
+    def bear(self, spawn: Callable[[], Child]) -> None:
+        """One more, which hears of everything, also of what was sent while it was being born."""
+        self._is_bearing = True
+        child = spawn()
         # Meanwhile nothing is sent: it would be heard twice, or not at all.
-        signal.pthread_sigmask(signal.SIG_BLOCK, self._heeded)
+        heeded = self._heeded | {signal.SIGTSTP}
+        signal.pthread_sigmask(signal.SIG_BLOCK, heeded)
         self.children.append(child)
         for number in sorted(self._sent):
             child.send_signal(number, group=True)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._heeded)
+        self._is_bearing = False
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, heeded)
+        if self._is_stop_due:
+            self._is_stop_due = False
+            self._stop()
 
     def _pass_on(self, number: int, _: object) -> None:
         self._sent.add(number)
@@ -155,6 +165,10 @@ class _Family:
             child.send_signal(number, group=True)
 
     def _stop(self, *_: object) -> None:
+        if self._is_bearing:
+            # The one that is being born would go on alone.
+            self._is_stop_due = True
+            return
         # They have no terminal, and in a group without one SIGTSTP does nothing.
         self._send(signal.SIGSTOP)
         os.kill(os.getpid(), signal.SIGSTOP)
