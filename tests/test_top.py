@@ -155,6 +155,20 @@ def test_a_registry_that_is_refused_is_said() -> None:
     drive(app, steps)
 
 
+@pytest.mark.parametrize("gone", ["#summary", "DataTable", "*"])
+def test_what_arrives_when_the_screen_is_going_is_nothing(gone: str) -> None:
+    app = quiet()
+
+    async def steps(pilot: Pilot[None]) -> None:
+        await app.screen.query(gone).remove()
+        app.show(listed(AGENTS))
+        app.refused("the folder is open to others")
+        await pilot.pause()
+        assert app.is_running
+
+    drive(app, steps)
+
+
 def test_without_a_terminal_it_prints_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fleet, "agents", lambda verbose=False: AGENTS)
     monkeypatch.setenv("AGENTMEM_SOCKET", "/nowhere/agentmem.sock")

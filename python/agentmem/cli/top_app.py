@@ -1,12 +1,14 @@
 """The screen of `agentmem top`."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, ClassVar, Literal
 
 from rich.text import Text
 from textual import work
 from textual.app import App, ComposeResult
 from textual.binding import BindingType
+from textual.css.query import NoMatches
 from textual.widgets import DataTable, Footer, Static
 
 from agentmem import fleet
@@ -129,21 +131,23 @@ class Top(App[None]):
         try:
             listing = self._look()
         except AgentMemError as error:
-            self.call_from_thread(self._fail, str(error))
+            self.call_from_thread(self.refused, str(error))
         else:
             self.call_from_thread(self.show, listing)
         finally:
             self._is_looking = False
 
-    def _fail(self, text: str) -> None:
-        self.query_one("#summary", Static).update(text)
+    def refused(self, text: str) -> None:
+        """Say why there was nothing to see."""
+        with suppress(NoMatches):  # As below.
+            self.query_one("#summary", Static).update(text)
 
     def show(self, listing: Listing) -> None:
         """Take this as what there is now."""
         self._listing = listing
         self._history.add(listing.agents, listing.store)
-        # What was looked for last may arrive when the screen is gone.
-        if self.query(DataTable):
+        # What was looked for last may arrive when the screen is going, or gone.
+        with suppress(NoMatches):
             self._redraw()
 
     def _redraw(self) -> None:
