@@ -27,6 +27,7 @@ pub mod fuzzing;
 mod grants;
 mod handle;
 mod heap;
+mod held;
 #[cfg(all(test, not(loom)))]
 mod hostile;
 mod index;
@@ -36,6 +37,7 @@ mod isolation;
 mod journal;
 mod keeping;
 mod kept;
+mod kernel;
 mod latencies;
 mod ledger;
 mod lifetime;

@@ -52,16 +52,20 @@ impl State {
                 let smu = self.smus.get(slot)?;
                 let is_held = smu.is_busy || self.sessions.is_pinned(&smu.claims);
                 // What does not shrink gains nothing in RAM: without SSD it stays as it is.
-                let is_stuck = smu.stays_raw && engine.cold.is_none();
+                let is_stuck =
+                    (smu.stays_raw || smu.is_squeezed() && smu.packed == Packed::No) && engine.cold.is_none();
                 if smu.raw.is_none() || !smu.is_sealed || is_held || is_stuck {
                     return None;
                 }
                 // What can be dropped frees everything; what must be compressed first, most of it.
                 let share = if smu.packed == Packed::No { 3 } else { 4 };
-                let freed = smu.logical_bytes * share / 4;
+                let (tier, freed) = match &smu.raw {
+                    Some(raw) if smu.is_squeezed() => (Tier::Warm, raw.stored_bytes()),
+                    _ => (Tier::Hot, smu.logical_bytes * share / 4),
+                };
                 let uses = self.sessions.uses(&smu.claims);
                 let importance = if smu.keep_hot { 100 } else { smu.importance };
-                (smu.agent, smu.kind, importance, Tier::Hot, freed, smu.logical_bytes, smu.used_ms, uses, smu.agents)
+                (smu.agent, smu.kind, importance, tier, freed, smu.logical_bytes, smu.used_ms, uses, smu.agents)
             }
             Unit::Tail(number) => {
                 let node = self.tree.get(number)?;
@@ -127,6 +131,8 @@ impl State {
 
     /// Frame `number` was written to `place`, or could not be.
     fn written(&mut self, number: u32, place: Option<DiskPlace>, keep_warm: bool) {
+        // What the module holds it can compress: nobody needs it in RAM once more.
+        let is_held = self.is_held(number);
         let Some(entry) = self.frames.get_mut(number) else {
             self.dead_on_disk.extend(place);
             return;
@@ -135,7 +141,7 @@ impl State {
         let Some(place) = place else { return };
         entry.disk = Some(place);
         entry.stored_bytes = place.len;
-        if !keep_warm {
+        if !keep_warm || is_held {
             entry.stored = None;
             self.warm.remove(number);
             self.counters.demote_cold += 1;
@@ -239,7 +245,8 @@ impl Engine {
             while self.seal_some() {}
             let units: Vec<Unit> = {
                 let state = self.lock();
-                state.hot.iter().map(Unit::Smu).chain(state.tails.iter().map(Unit::Tail)).collect()
+                let hot = state.hot.iter().filter(|&slot| state.smus.get(slot).is_some_and(|smu| smu.is_hot()));
+                hot.map(Unit::Smu).chain(state.tails.iter().map(Unit::Tail)).collect()
             };
             for batch in units.chunks(SAMPLE) {
                 self.demote(batch);
@@ -459,18 +466,23 @@ impl Engine {
         let (warm_after_ms, cold_after_ms) = (self.options.warm_after_ms / factor, self.options.cold_after_ms / factor);
         let mut to_warm = Vec::new();
         let mut to_cold = Vec::new();
+        let hot;
         {
             let mut state = self.lock();
             for slot in std::mem::take(&mut state.unwanted) {
-                to_warm.extend(state.candidate(self, Unit::Smu(slot), now_ms).map(|_| Unit::Smu(slot)));
+                let hot = state.candidate(self, Unit::Smu(slot), now_ms).filter(|found| found.tier == Tier::Hot);
+                to_warm.extend(hot.map(|_| Unit::Smu(slot)));
             }
-            let hot = state.hot.walk(AGE_SAMPLE);
+            hot = state.hot.walk(AGE_SAMPLE);
             hot.iter().for_each(|&slot| state.refresh_use(slot, now_ms));
             let tails = state.tails.walk(AGE_SAMPLE);
             let warm = if self.cold.is_some() { state.warm.walk(AGE_SAMPLE) } else { Vec::new() };
-            for unit in hot.into_iter().map(Unit::Smu).chain(tails.into_iter().map(Unit::Tail)) {
+            for unit in hot.iter().copied().map(Unit::Smu).chain(tails.into_iter().map(Unit::Tail)) {
                 let Some(candidate) = state.candidate(self, unit, now_ms) else { continue };
-                let age_ms = age_limit_ms(&candidate, warm_after_ms);
+                let age_ms = match candidate.tier {
+                    Tier::Hot => age_limit_ms(&candidate, warm_after_ms),
+                    _ => cold_after_ms,
+                };
                 let is_kept = matches!(unit, Unit::Smu(slot) if state.smus.get(slot).is_some_and(|smu| smu.keep_hot));
                 if candidate.idle_ms >= age_ms && !is_kept {
                     to_warm.push(unit);
@@ -484,6 +496,7 @@ impl Engine {
                 }
             }
         }
+        self.look_at_held(&hot);
         let worked = !to_warm.is_empty() || !to_cold.is_empty();
         self.demote(&to_warm);
         for batch in to_cold.chunks(COLD_BATCH) {

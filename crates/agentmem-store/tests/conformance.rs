@@ -3,7 +3,7 @@
 mod common;
 
 use agentmem_core::frame::Meta;
-use agentmem_core::{Advice, AgentState, ContentId, Kind, Result, policy};
+use agentmem_core::{Advice, AgentState, Backend, ContentId, Kind, Result, policy};
 use agentmem_store::stats::{AgentStats, Stats};
 use agentmem_store::{Agent, Conversation, Limits, OnFull, Options, Smu, Store, StoredMessage, View};
 use common::daemon::Daemon;
@@ -15,7 +15,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-const SUITE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../spec/conformance.json");
+const SUITE: &str = include_str!("../../../spec/conformance.json");
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// What opens a store of a case.
@@ -29,7 +29,21 @@ struct Opened {
 
 impl Opened {
     fn embedded(step: Step<'_>, folder: &Path) -> Result<Opened> {
-        Ok(Opened { store: Store::open(options(step, folder)?)?, daemon: RefCell::default() })
+        Self::with(options(step, folder)?)
+    }
+
+    /// With what behaves like the kernel module.
+    fn over_a_fake(step: Step<'_>, folder: &Path) -> Result<Opened> {
+        Self::with(Options { fakes_module: true, ..options(step, folder)? })
+    }
+
+    /// With the kernel module.
+    fn in_the_kernel(step: Step<'_>, folder: &Path) -> Result<Opened> {
+        Self::with(Options { backend: Backend::Kernel, ..options(step, folder)? })
+    }
+
+    fn with(options: Options) -> Result<Opened> {
+        Ok(Opened { store: Store::open(options)?, daemon: RefCell::default() })
     }
 
     /// A session with a daemon of its own.
@@ -557,7 +571,7 @@ fn run(case: &Value, opener: Opener) -> std::result::Result<(), String> {
 }
 
 fn suite() -> Value {
-    serde_json::from_slice(&std::fs::read(SUITE).unwrap()).expect("the suite is JSON")
+    serde_json::from_str(SUITE).expect("the suite is JSON")
 }
 
 #[test]
@@ -578,6 +592,17 @@ fn every_case_passes(opener: Opener, skips: impl Fn(&Value) -> bool) {
 #[test]
 fn every_case_passes_in_this_process() {
     every_case_passes(Opened::embedded, |_| false);
+}
+
+#[test]
+fn every_case_passes_over_what_behaves_like_the_kernel_module() {
+    every_case_passes(Opened::over_a_fake, |_| false);
+}
+
+#[test]
+#[ignore = "needs /dev/agentmem: python -m kernel.test.run"]
+fn every_case_passes_in_the_kernel() {
+    every_case_passes(Opened::in_the_kernel, |_| false);
 }
 
 #[test]

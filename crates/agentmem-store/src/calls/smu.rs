@@ -2,6 +2,7 @@
 
 use crate::call::{Call, Caller};
 use crate::engine::State;
+use crate::raw::Raw;
 use crate::slots::SLOTS_MAX;
 use crate::sys;
 use agentmem_core::{Advice, Error, ErrorKind, Result, Tier};
@@ -176,12 +177,20 @@ impl Call for Advise {
         }
         let mut state = at.engine.lock();
         state.note(|fresh| fresh.slots.push(holder));
-        match state.smus.get_mut(holder) {
-            Some(smu) => smu.keep_hot = self.advice == Advice::Hot,
+        let keeps = self.advice == Advice::Hot;
+        let raw = match state.smus.get_mut(holder) {
+            Some(smu) => {
+                smu.keep_hot = keeps;
+                smu.raw.clone().filter(|_| smu.is_hot())
+            }
             None => return Err(self.smu.released(&state)),
-        }
+        };
         if self.advice == Advice::Cold {
             state.unwanted.push_back(holder);
+        }
+        drop(state);
+        if let Some(Raw::Held(held)) = raw.as_deref() {
+            held.mark_kept(keeps);
         }
         Ok(())
     }
