@@ -55,6 +55,7 @@ def open_store(
     warm_level: int = 3,
     cold_level: int = 9,
     pressure: bool = True,
+    backend: str = "user",
 ) -> Store:
     """Open a store whose engine runs on a thread of this process.
 
@@ -137,6 +138,7 @@ class Store:
 
         Keys: ``agents``, ``smus``, ``conversations``, ``messages``, ``frames``, ``logical_bytes``,
         ``stored_bytes``, ``resident_bytes`` (what the engine accounts against ``memory_max``),
+        ``module_bytes`` (of that, what the kernel module holds),
         ``hot_bytes``, ``warm_bytes``, ``cold_bytes``, ``disk_bytes`` (blocks allocated on SSD),
         ``orphan_bytes`` (records that no index named at open, given back then),
         ``table_bytes``, ``arena_bytes``, ``shared_bytes``, ``saved_bytes``, ``pinned_bytes``,
@@ -145,7 +147,8 @@ class Store:
         ``put``, ``put_shared``, ``refault_warm``, ``refault_cold``, ``refault_warm_bytes``,
         ``refault_cold_bytes``, ``demote_warm``, ``demote_cold``, ``promote_warm``,
         ``promote_cold``, ``evict``, ``gc_rewrite``, ``gc_merge``, ``reject_memory``,
-        ``policy_error`` and others), ``policy``.
+        ``policy_error`` and others), ``policy``, ``backend`` ("user" or "kernel": what holds sealed
+        SMUs of a page or more).
         """
     def reclaim(self, target_bytes: Size | None = None) -> int:
         """Demote until the engine holds at most ``target_bytes`` of RAM (by default: nothing hot

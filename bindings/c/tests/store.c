@@ -55,8 +55,8 @@ static void options_grow(void)
     FAILS(VERSION, agentmem_store_open(&grown.known, &store));
     CHECK(store == NULL);
     grown.later = 0;
-    grown.known.reserved = 1;
-    FAILS(VERSION, agentmem_store_open(&grown.known, &store));
+    grown.known.backend = 3;
+    FAILS(INVALID_ARGUMENT, agentmem_store_open(&grown.known, &store));
 
     /* A caller that was compiled when there were only a size, a path, a policy and a budget. */
     OK(agentmem_options_init(&grown.known, 32));

@@ -44,6 +44,11 @@ export interface OpenOptions {
   coldLevel?: number | undefined;
   /** Whether to demote earlier when the kernel reports memory pressure; true by default. */
   pressure?: boolean | undefined;
+  /**
+   * What holds sealed SMUs of a page or more while they are in RAM: "user", the engine, by default; "kernel", the kernel
+   * module, or Unsupported where there is none; "auto", the module where there is one, else the engine.
+   */
+  backend?: "user" | "kernel" | "auto" | undefined;
 }
 
 /** How a session is opened. */
@@ -86,8 +91,8 @@ export async function open(options: OpenOptions = {}): Promise<Store> {
   const { memoryMaxBytes, arenaBytes, warmAfterMs, coldAfterMs, warmLevel, coldLevel } = options;
   const amounts = { memoryMaxBytes, arenaBytes, warmAfterMs, coldAfterMs, warmLevel, coldLevel };
   for (const [name, value] of Object.entries(amounts)) maybeAmount(value, name);
-  const { path, policy, onFull } = options;
-  for (const [name, value] of Object.entries({ path, policy, onFull })) maybeWord(value, name);
+  const { path, policy, onFull, backend } = options;
+  for (const [name, value] of Object.entries({ path, policy, onFull, backend })) maybeWord(value, name);
   return kept(await native.openStore(options));
 }
 

@@ -7,9 +7,10 @@ use agentmem_core::{Advice, AgentState, Backend, ContentId, Kind, Result, policy
 use agentmem_store::stats::{AgentStats, Stats};
 use agentmem_store::{Agent, Conversation, Limits, OnFull, Options, Smu, Store, StoredMessage, View};
 use common::daemon::Daemon;
+use common::module_figure;
 use serde_json::{Map, Value, json};
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Deref;
 use std::path::Path;
 use std::rc::Rc;
@@ -587,6 +588,7 @@ fn every_case_passes(opener: Opener, skips: impl Fn(&Value) -> bool) {
     assert!(cases.len() > 50);
     let failures: Vec<String> = cases.iter().filter_map(|case| run(case, opener).err()).collect();
     assert!(failures.is_empty(), "{} of {} cases:\n{}", failures.len(), cases.len(), failures.join("\n"));
+    println!("  # all of {} cases", cases.len());
 }
 
 #[test]
@@ -599,10 +601,30 @@ fn every_case_passes_over_what_behaves_like_the_kernel_module() {
     every_case_passes(Opened::over_a_fake, |_| false);
 }
 
+/// A neighbour holds some of the contents that cases put, so that the module finds them there.
 #[test]
 #[ignore = "needs /dev/agentmem: python -m kernel.test.run"]
 fn every_case_passes_in_the_kernel() {
-    every_case_passes(Opened::in_the_kernel, |_| false);
+    let options = Options { backend: Backend::Kernel, pressure: false, ..Options::default() };
+    let neighbour = Store::open(options).unwrap();
+    let agent = neighbour.agent("neighbour", None, None, None).unwrap();
+    let suite = suite();
+    let steps = suite["cases"].as_array().unwrap().iter().flat_map(|case| case["steps"].as_array().unwrap());
+    let puts = steps.filter(|step| step["op"] == "put").map(|step| content(&step["bytes"]));
+    let some: HashSet<Vec<u8>> = puts.filter(|content| (16 << 10..1 << 19).contains(&content.len())).collect();
+    for content in &some {
+        let smu = agent.put(content, Kind::ToolResult, None, 50, OnFull::Wait).unwrap();
+        smu.id().unwrap();
+    }
+    let [before, after] = [(); 2].map(|()| {
+        let figures = [module_figure("smus"), module_figure("puts"), module_figure("dedup_hits")];
+        every_case_passes(Opened::in_the_kernel, |_| false);
+        figures
+    });
+    assert_eq!([before[0], after[0], module_figure("smus")], [some.len() as u64; 3], "something is left");
+    let (puts, hits) = (after[1] - before[1], after[2] - before[2]);
+    println!("  # {puts} contents were held by the module, {hits} of them were there already");
+    assert!(hits >= some.len() as u64 && puts > hits, "{puts} puts, {hits} of what was there");
 }
 
 #[test]
