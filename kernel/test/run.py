@@ -80,7 +80,8 @@ def run(scratch: Path, options: argparse.Namespace) -> None:
     values = f"#!/bin/busybox sh\nROUNDS={options.rounds}\nSEED={options.seed}\n"
     init = values + (SOURCES / "test" / "init.sh").read_text()
     files += [Entry("init", init.encode()), Entry("bin/busybox", found.busybox.read_bytes())]
-    engine = [*engine_programs(scratch), Entry("engine.sh", (SOURCES / "test" / "engine.sh").read_bytes())]
+    engine = [*engine_programs(scratch)]
+    engine += [Entry("engine.sh", (SOURCES / "test" / "engine.sh").read_bytes())]
     step("engine built")
     # To look closer takes room and time.
     times = 3 if options.build else 1

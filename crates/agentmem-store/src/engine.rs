@@ -652,11 +652,6 @@ impl Engine {
             + FIXED_BYTES
     }
 
-    /// RAM that the kernel module takes for this engine.
-    pub fn module_bytes(&self) -> u64 {
-        self.module.as_ref().map_or(0, |module| module.ram_bytes())
-    }
-
     /// RAM of the tables.
     pub fn table_bytes(&self, state: &State) -> u64 {
         state.agents.table_bytes()

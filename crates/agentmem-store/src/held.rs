@@ -199,6 +199,11 @@ impl State {
 }
 
 impl Engine {
+    /// RAM that the kernel module takes for this engine.
+    pub fn module_bytes(&self) -> u64 {
+        self.module.as_ref().map_or(0, |module| module.ram_bytes())
+    }
+
     /// The module, if content of that length goes there now. While that happens it is there twice: for which there
     /// must be room.
     fn module_for(&self, state: &State, len: u64) -> Option<&Arc<Module>> {

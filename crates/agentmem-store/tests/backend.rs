@@ -56,6 +56,14 @@ fn put(agent: &Agent, content: &[u8]) -> Smu {
     agent.put(content, Kind::ToolResult, None, 50, OnFull::Wait).unwrap()
 }
 
+/// The same, once the module has it.
+fn put_held(store: &Store, content: &[u8]) -> Smu {
+    let before = store.stats().unwrap().module_bytes;
+    let smu = put(&agent(store, "a"), content);
+    settle(store, |stats| stats.module_bytes > before);
+    smu
+}
+
 fn contents_of_a_page_or_more_are_held(options: fn() -> Options) {
     let store = Store::open(options()).unwrap();
     let agent = agent(&store, "a");
@@ -99,9 +107,8 @@ fn contents_of_a_page_or_more_are_held(options: fn() -> Options) {
 
 fn what_the_module_compressed_is_warm_and_comes_back(options: fn() -> Options) {
     let store = Store::open(options()).unwrap();
-    let agent = agent(&store, "a");
     let content = text(1, 700_000);
-    let smu = put(&agent, &content);
+    let smu = put_held(&store, &content);
     let id = smu.id().unwrap();
     let raw_bytes = store.stats().unwrap().module_bytes;
     assert!(raw_bytes >= content.len() as u64);
@@ -131,8 +138,7 @@ fn what_does_not_shrink_goes_to_ssd_or_stays(options: fn() -> Options) {
     let content = noise(1, 300_000);
     for cold in [true, false] {
         let store = Store::open(Options { cold, ..options() }).unwrap();
-        let smu = put(&agent(&store, "a"), &content);
-        smu.id().unwrap();
+        let smu = put_held(&store, &content);
         let held_bytes = store.stats().unwrap().module_bytes;
         store.reclaim(Some(0)).unwrap();
         let expected = if cold { (Tier::Cold, 0) } else { (Tier::Hot, held_bytes) };
@@ -244,14 +250,8 @@ fn stores_share_what_the_module_holds() {
     let content = text(1, 1 << 20);
     let stores = [(); 3].map(|()| Store::open(kernel()).unwrap());
     let hits = module_figure("dedup_hits");
-    let smus: Vec<Smu> = stores.iter().map(|store| put(&agent(store, "a"), &content)).collect();
-    let views: Vec<_> = smus
-        .iter()
-        .map(|smu| {
-            smu.id().unwrap();
-            smu.view().unwrap()
-        })
-        .collect();
+    let smus: Vec<Smu> = stores.iter().map(|store| put_held(store, &content)).collect();
+    let views: Vec<_> = smus.iter().map(|smu| smu.view().unwrap()).collect();
     let frames = frames_of(&views[0]);
     assert!(frames.iter().all(|&frame| frame != 0));
     assert!(views.iter().all(|view| **view == content[..] && frames_of(view) == frames));
@@ -271,8 +271,7 @@ fn stores_share_what_the_module_holds() {
 fn what_the_kernel_reclaims_by_itself_is_warm() {
     let store = Store::open(kernel()).unwrap();
     let content = text(1, 1 << 20);
-    let smu = put(&agent(&store, "a"), &content);
-    smu.id().unwrap();
+    let smu = put_held(&store, &content);
     assert!(*smu.view().unwrap() == content[..]);
     // Under a view it goes, too.
     let view = smu.view().unwrap();
@@ -292,8 +291,7 @@ fn what_the_kernel_reclaims_by_itself_is_warm() {
 fn a_forked_child_gives_nothing_back() {
     let store = Store::open(kernel()).unwrap();
     let content = text(1, 1 << 20);
-    let smu = put(&agent(&store, "a"), &content);
-    smu.id().unwrap();
+    let smu = put_held(&store, &content);
     let view = smu.view().unwrap();
     let held = module_figure("leases");
     // SAFETY: the child uses nothing that another thread may have been holding but what this test is about.

@@ -616,13 +616,14 @@ fn every_case_passes_in_the_kernel() {
         let smu = agent.put(content, Kind::ToolResult, None, 50, OnFull::Wait).unwrap();
         smu.id().unwrap();
     }
-    let [before, after] = [(); 2].map(|()| {
-        let figures = [module_figure("smus"), module_figure("puts"), module_figure("dedup_hits")];
-        every_case_passes(Opened::in_the_kernel, |_| false);
-        figures
-    });
-    assert_eq!([before[0], after[0], module_figure("smus")], [some.len() as u64; 3], "something is left");
-    let (puts, hits) = (after[1] - before[1], after[2] - before[2]);
+    // One of the neighbour's was sealed by its engine, which may just be handing it over.
+    common::settle(&neighbour, |_| module_figure("smus") == some.len() as u64);
+    let figures = || ["puts", "dedup_hits"].map(module_figure);
+    let before = figures();
+    every_case_passes(Opened::in_the_kernel, |_| false);
+    let after = figures();
+    assert_eq!(module_figure("smus"), some.len() as u64, "nothing but the neighbour's is left");
+    let (puts, hits) = (after[0] - before[0], after[1] - before[1]);
     println!("  # {puts} contents were held by the module, {hits} of them were there already");
     assert!(hits >= some.len() as u64 && puts > hits, "{puts} puts, {hits} of what was there");
 }
