@@ -55,7 +55,7 @@ def open_store(
     warm_level: int = 3,
     cold_level: int = 9,
     pressure: bool = True,
-    backend: str = "user",
+    backend: Literal["user", "kernel", "auto"] = "user",
 ) -> Store:
     """Open a store whose engine runs on a thread of this process.
 
@@ -77,9 +77,13 @@ def open_store(
         warm_level: zstd level from hot to warm, 1 to 19.
         cold_level: zstd level for content that ages into the cold tier, 1 to 19.
         pressure: Whether to read ``/proc/pressure/memory`` and demote earlier under pressure.
+        backend: What holds sealed SMUs of a page or more while they are in RAM: ``"user"``, the
+            engine; ``"kernel"``, the kernel module; ``"auto"``, the module where there is one.
 
     Raises:
         InvalidArgument: An argument is out of range.
+        Unsupported: ``backend`` is ``"kernel"``, and the module is not loaded.
+        PermissionDenied: ``backend`` is ``"kernel"``, and this user may not open its device.
         StoreLocked: Another process has ``path`` open.
         Version: ``path`` was written by another format version.
         Damaged: The index in ``path`` cannot be read.

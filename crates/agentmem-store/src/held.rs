@@ -50,6 +50,8 @@ pub struct Held {
     len: usize,
     /// RAM that it takes, as of the last look.
     ram_bytes: AtomicU64,
+    /// Whether other stores hold it too, as of the last look.
+    is_shared: AtomicBool,
     /// Its slot says that it is away. Only changed under the engine's lock.
     is_squeezed: AtomicBool,
 }
@@ -77,7 +79,7 @@ impl Module {
 
     /// Has the module hold `content`.
     fn hold(self: &Arc<Self>, segments: &Arc<Segments>, content: &[u8], kind: Kind, importance: u8) -> Result<Held> {
-        let id = self.device.alloc(content, kind, importance)?;
+        let (id, is_shared) = self.device.alloc(content, kind, importance)?;
         let mapped = self.device.map(id, content.len());
         let mapped = mapped.and_then(|mapping| Ok((segments.register(&mapping)?, mapping)));
         let (segment, mapping) = mapped.inspect_err(|_| self.device.free(id))?;
@@ -92,6 +94,7 @@ impl Module {
             segment,
             len: content.len(),
             ram_bytes: AtomicU64::new(ram_bytes),
+            is_shared: AtomicBool::new(is_shared),
             is_squeezed: AtomicBool::new(false),
         })
     }
@@ -118,6 +121,11 @@ impl Held {
         self.is_squeezed.load(Ordering::Relaxed)
     }
 
+    /// Whether other stores hold it too, as of the last look: then the module alone knows when nobody uses it.
+    pub fn is_shared(&self) -> bool {
+        self.is_shared.load(Ordering::Relaxed)
+    }
+
     /// RAM that it takes, as of the last look.
     pub fn ram_bytes(&self) -> u64 {
         self.ram_bytes.load(Ordering::Relaxed)
@@ -126,13 +134,17 @@ impl Held {
     /// Looks where the module has it.
     fn look(&self) -> Result<Residence> {
         let found = self.module.device.residence(self.id)?;
+        self.is_shared.store(found.agents > 1, Ordering::Relaxed);
         let before = self.ram_bytes.swap(found.ram_bytes(), Ordering::Relaxed);
         self.module.ram_bytes.fetch_add(found.ram_bytes().wrapping_sub(before), Ordering::Relaxed);
         Ok(found)
     }
 
-    /// Has the module compress it; whether anything came of that.
+    /// Has the module compress it; whether anything came of that. What others hold too they may be using.
     fn squeeze(&self) -> Result<bool> {
+        if self.look()?.agents > 1 {
+            return Ok(false);
+        }
         self.module.device.mark(self.id, Mark::Cold)?;
         Ok(self.look()?.is_compressed())
     }
@@ -145,9 +157,11 @@ impl Held {
         self.look().map(drop)
     }
 
-    /// Tells the module whether it is to be kept as it is; if it cannot be told, all stays as it was.
+    /// Tells the module whether it is to be kept as it is, and looks who else holds it. If the module fails, all
+    /// stays as it was.
     pub fn mark_kept(&self, keeps: bool) {
-        let _ = self.module.device.mark(self.id, if keeps { Mark::Hot } else { Mark::Normal });
+        let marked = self.module.device.mark(self.id, if keeps { Mark::Hot } else { Mark::Normal });
+        let _ = marked.and_then(|()| self.look());
     }
 }
 
@@ -275,7 +289,8 @@ impl Engine {
     }
 
     /// Has the module compress what it holds of `slots`, unless there is a compressed form in RAM. Returns those that
-    /// are seen to, for better or worse, and the bytes that this gave. What does not shrink is not among them.
+    /// are seen to, for better or worse, and the bytes that this gave. What does not shrink, and what others hold
+    /// too, is not among them.
     pub fn squeeze(&self, slots: &[u32]) -> (HashSet<u32>, u64) {
         let (mut seen_to, mut given_bytes) = (HashSet::new(), 0);
         if self.module.is_none() {
@@ -293,8 +308,9 @@ impl Engine {
             let is_pinned = state.is_pinned(*slot);
             let Some(smu) = state.smus.get_mut(*slot).filter(|smu| smu.raw_is(raw)) else { continue };
             smu.is_busy = false;
-            smu.stays_raw = outcome == Ok(false);
-            if !smu.stays_raw {
+            if outcome == Ok(false) {
+                smu.stays_raw = !held.is_shared();
+            } else {
                 seen_to.insert(*slot);
             }
             // Else it stays hot: somebody looks at it, or the module failed.
@@ -347,18 +363,22 @@ impl Engine {
         };
         for (slot, raw) in &raws {
             let Raw::Held(held) = &**raw else { continue };
-            let is_compressed = held.look().is_ok_and(Residence::is_compressed);
-            if held.is_squeezed() && !is_compressed {
-                // Whoever read it without a use of it, as a flush does, brought it back.
-                let _ = held.squeeze();
-            }
-            if held.is_squeezed() || !is_compressed {
+            let Ok(found) = held.look() else { continue };
+            // Whoever read it without a use of it, as a flush does, brought it back.
+            let is_compressed = found.is_compressed() || held.is_squeezed() && held.squeeze().unwrap_or(true);
+            if held.is_squeezed() == is_compressed {
                 continue;
             }
             let state = &mut *self.lock();
-            let is_free = !state.is_pinned(*slot)
-                && state.smus.get(*slot).is_some_and(|smu| smu.raw_is(raw) && !smu.is_busy && smu.is_hot());
-            if is_free {
+            let is_pinned = state.is_pinned(*slot);
+            if state.smus.get(*slot).is_none_or(|smu| !smu.raw_is(raw) || smu.is_busy) {
+                continue;
+            }
+            if !is_compressed {
+                // Others hold it too, and use it.
+                held.is_squeezed.store(false, Ordering::Relaxed);
+                self.slots.relocate(*slot, held.place());
+            } else if !is_pinned {
                 self.send_away(state, *slot, held);
             }
         }

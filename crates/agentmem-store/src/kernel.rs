@@ -36,6 +36,8 @@ pub struct Residence {
     pub raw_bytes: u64,
     /// Compressed bytes, which stay beside pages that came back.
     pub stored_bytes: u64,
+    /// Agents of the module's that hold it.
+    pub agents: u32,
 }
 
 impl Residence {
@@ -186,8 +188,8 @@ impl Device {
         }
     }
 
-    /// A lease of `content`, which is copied unless it is there already: its id.
-    pub fn alloc(&self, content: &[u8], kind: Kind, importance: u8) -> Result<u64> {
+    /// A lease of `content`, which is copied: its id, and whether it was there already.
+    pub fn alloc(&self, content: &[u8], kind: Kind, importance: u8) -> Result<(u64, bool)> {
         injected("AGENTMEM_IOC_ALLOC")?;
         match self {
             Device::Module { file, .. } => {
@@ -200,10 +202,10 @@ impl Device {
                     ..AllocArgs::default()
                 };
                 ask(file, ALLOC, &mut args).map_err(|error| failed("AGENTMEM_IOC_ALLOC", error))?;
-                Ok(args.id)
+                Ok((args.id, args.shared != 0))
             }
             #[cfg(feature = "faults")]
-            Device::Fake(fake) => fake.alloc(content),
+            Device::Fake(fake) => Ok((fake.alloc(content)?, false)),
         }
     }
 
@@ -251,8 +253,8 @@ impl Device {
             Device::Module { file, .. } => {
                 let mut args = InfoArgs { id, ..InfoArgs::default() };
                 ask(file, INFO, &mut args).map_err(|error| failed("AGENTMEM_IOC_INFO", error))?;
-                let InfoArgs { resident_bytes, raw_bytes, stored_bytes, .. } = args;
-                Ok(Residence { resident_bytes, raw_bytes, stored_bytes })
+                let InfoArgs { resident_bytes, raw_bytes, stored_bytes, agents, .. } = args;
+                Ok(Residence { resident_bytes, raw_bytes, stored_bytes, agents })
             }
             #[cfg(feature = "faults")]
             Device::Fake(fake) => Ok(fake.residence(id)),
@@ -300,7 +302,8 @@ mod tests {
 
     #[test]
     fn what_is_compressed_but_for_what_does_not_shrink_counts_as_compressed() {
-        let residence = |resident_bytes, raw_bytes, stored_bytes| Residence { resident_bytes, raw_bytes, stored_bytes };
+        let residence =
+            |resident_bytes, raw_bytes, stored_bytes| Residence { resident_bytes, raw_bytes, stored_bytes, agents: 1 };
         assert!(residence(0, 0, 100).is_compressed());
         assert!(residence(65536, 65536, 100).is_compressed());
         assert!(!residence(65536, 65536, 0).is_compressed());

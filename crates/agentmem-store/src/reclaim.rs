@@ -7,7 +7,7 @@ use crate::calls::store::IMPORTANCE_DEFAULT;
 use crate::cold::DiskPlace;
 use crate::engine::{Engine, State};
 use crate::pack::Effort;
-use crate::smus::Packed;
+use crate::smus::{Packed, Smu};
 use crate::sys;
 use crate::tree::Body;
 use agentmem_core::frame::{Frame, Item};
@@ -470,8 +470,10 @@ impl Engine {
         {
             let mut state = self.lock();
             for slot in std::mem::take(&mut state.unwanted) {
-                let hot = state.candidate(self, Unit::Smu(slot), now_ms).filter(|found| found.tier == Tier::Hot);
-                to_warm.extend(hot.map(|_| Unit::Smu(slot)));
+                let is_own = state.smus.get(slot).is_some_and(|smu| smu.is_hot() && !smu.is_shared());
+                if is_own && state.candidate(self, Unit::Smu(slot), now_ms).is_some() {
+                    to_warm.push(Unit::Smu(slot));
+                }
             }
             hot = state.hot.walk(AGE_SAMPLE);
             hot.iter().for_each(|&slot| state.refresh_use(slot, now_ms));
@@ -483,7 +485,9 @@ impl Engine {
                     Tier::Hot => age_limit_ms(&candidate, warm_after_ms),
                     _ => cold_after_ms,
                 };
-                let is_kept = matches!(unit, Unit::Smu(slot) if state.smus.get(slot).is_some_and(|smu| smu.keep_hot));
+                // What other stores hold too ages by their uses as well: the module sees to it.
+                let is_kept = |smu: &Smu| smu.keep_hot || smu.is_hot() && smu.is_shared();
+                let is_kept = matches!(unit, Unit::Smu(slot) if state.smus.get(slot).is_some_and(is_kept));
                 if candidate.idle_ms >= age_ms && !is_kept {
                     to_warm.push(unit);
                 }

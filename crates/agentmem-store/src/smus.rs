@@ -88,6 +88,11 @@ impl Smu {
         self.raw.as_ref().is_some_and(|raw| matches!(&**raw, Raw::Held(held) if held.is_squeezed()))
     }
 
+    /// Whether other stores hold it in the kernel module too.
+    pub fn is_shared(&self) -> bool {
+        self.raw.as_ref().is_some_and(|raw| matches!(&**raw, Raw::Held(held) if held.is_shared()))
+    }
+
     /// Whether its raw bytes are those in `raw`.
     pub fn raw_is(&self, raw: &Arc<Raw>) -> bool {
         self.raw.as_ref().is_some_and(|now| Arc::ptr_eq(now, raw))

@@ -10,9 +10,12 @@ use common::daemon::Daemon;
 use common::{agent, assert_empty, content_bytes, module_figure, noise, options, settle, text};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::time::Duration;
 
 const DEVICE: &str = "/dev/agentmem";
 const PAGE_BYTES: u64 = 4096;
+/// Long enough for the engine to have looked around.
+const TICKS: Duration = Duration::from_secs(1);
 
 /// What behaves like the module.
 fn fake() -> Options {
@@ -256,13 +259,25 @@ fn stores_share_what_the_module_holds() {
     assert!(frames.iter().all(|&frame| frame != 0));
     assert!(views.iter().all(|view| **view == content[..] && frames_of(view) == frames));
     assert_eq!((module_figure("smus"), module_figure("dedup_hits") - hits), (1, 2));
-    // What one has no need of, others still see.
     drop(views);
+    // What one has no need of, others may be using: it stays.
+    let demotions = module_figure("demotions");
     smus[0].advise(Advice::Cold).unwrap();
-    settle(&stores[0], |stats| stats.hot_bytes == 0);
-    assert_eq!(smus[0].tier().unwrap(), Tier::Warm);
+    std::thread::sleep(TICKS);
+    assert_eq!((smus[0].tier().unwrap(), module_figure("demotions")), (Tier::Hot, demotions));
+    // Who has to give something back gives its lease back, and still sees it.
+    stores[0].reclaim(Some(0)).unwrap();
+    assert_eq!((smus[0].tier().unwrap(), stores[0].stats().unwrap().module_bytes), (Tier::Cold, 0));
+    assert_eq!((module_figure("smus"), module_figure("demotions")), (1, demotions));
     assert!(smus.iter().all(|smu| *smu.view().unwrap() == content[..]));
-    drop((smus, stores));
+    let [one, two, three] = stores;
+    drop((two, three));
+    settle(&one, |_| module_figure("leases") == 1);
+    smus[0].advise(Advice::Cold).unwrap();
+    settle(&one, |stats| stats.hot_bytes == 0);
+    assert_eq!(smus[0].tier().unwrap(), Tier::Warm);
+    assert!(*smus[0].view().unwrap() == content[..]);
+    drop((smus, one));
     assert_eq!(module_figure("smus"), 0);
 }
 

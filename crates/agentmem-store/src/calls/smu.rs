@@ -175,22 +175,19 @@ impl Call for Advise {
         if self.advice == Advice::WillNeed {
             return at.engine.promote(holder);
         }
-        let mut state = at.engine.lock();
-        state.note(|fresh| fresh.slots.push(holder));
         let keeps = self.advice == Advice::Hot;
-        let raw = match state.smus.get_mut(holder) {
-            Some(smu) => {
-                smu.keep_hot = keeps;
-                smu.raw.clone().filter(|_| smu.is_hot())
-            }
-            None => return Err(self.smu.released(&state)),
-        };
-        if self.advice == Advice::Cold {
-            state.unwanted.push_back(holder);
-        }
-        drop(state);
+        let raw = at.engine.lock().smus.get(holder).filter(|smu| smu.is_hot()).and_then(|smu| smu.raw.clone());
         if let Some(Raw::Held(held)) = raw.as_deref() {
             held.mark_kept(keeps);
+        }
+        let mut state = at.engine.lock();
+        state.note(|fresh| fresh.slots.push(holder));
+        match state.smus.get_mut(holder) {
+            Some(smu) => smu.keep_hot = keeps,
+            None => return Err(self.smu.released(&state)),
+        }
+        if self.advice == Advice::Cold {
+            state.unwanted.push_back(holder);
         }
         Ok(())
     }

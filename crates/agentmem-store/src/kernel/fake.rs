@@ -45,7 +45,7 @@ impl Fake {
         }
         let memory = Mapping::writable("agentmem-fake", content.len())?;
         memory.copy_in(0, content);
-        let residence = Residence { resident_bytes: memory.len() as u64, ..Residence::default() };
+        let residence = Residence { resident_bytes: memory.len() as u64, agents: 1, ..Residence::default() };
         let mut next = self.next.lock();
         let id = *next + 1;
         *next += memory.len() as u64 / PAGE_BYTES;
@@ -79,10 +79,9 @@ impl Fake {
                 let mut compressor = Compressor::new(3).expect("a level");
                 let item = Item { bytes: found.bytes(), meta: Meta::default() };
                 let stored = frame::encode_with(&mut compressor, &[item]).expect("one item").len() as u64;
-                found.residence = match stored > pages_bytes / 8 * 7 {
-                    true => Residence { resident_bytes: pages_bytes, raw_bytes: pages_bytes, stored_bytes: 0 },
-                    false => Residence { resident_bytes: 0, raw_bytes: 0, stored_bytes: stored },
-                };
+                let (raw_bytes, stored_bytes) =
+                    if stored > pages_bytes / 8 * 7 { (pages_bytes, 0) } else { (0, stored) };
+                found.residence = Residence { resident_bytes: raw_bytes, raw_bytes, stored_bytes, agents: 1 };
             }
         }
     }
