@@ -203,6 +203,27 @@ fn what_is_looked_at_is_handed_over_later(options: fn() -> Options) {
     assert!(*view == content[..] && view.as_ptr() != address);
 }
 
+/// Each takes a mapping, and a process has only so many.
+#[test]
+fn what_is_beyond_the_limit_stays_with_the_engine() {
+    const HELD_MAX: u64 = 16_384;
+    let store = Store::open(Options { memory_max_bytes: 512 << 20, ..fake() }).unwrap();
+    let agent = agent(&store, "a");
+    let content = |number: u64| number.to_le_bytes().repeat(PAGE_BYTES as usize / 8);
+    let smus: Vec<Smu> = (0..HELD_MAX + 100).map(|number| put(&agent, &content(number))).collect();
+    let stats = settle(&store, |stats| stats.module_bytes >= HELD_MAX * PAGE_BYTES);
+    assert_eq!((stats.module_bytes, stats.hot_bytes), (HELD_MAX * PAGE_BYTES, (HELD_MAX + 100) * PAGE_BYTES));
+    for (number, smu) in (0..).zip(&smus) {
+        assert!(*smu.view().unwrap() == content(number)[..]);
+    }
+    // What goes makes room for others.
+    for smu in smus.iter().take(200) {
+        agent.release(smu, OnFull::Wait).unwrap();
+    }
+    let stats = settle(&store, |stats| stats.module_bytes == (HELD_MAX - 100) * PAGE_BYTES);
+    assert_eq!(stats.module_bytes, stats.hot_bytes);
+}
+
 #[test]
 fn a_device_that_is_not_there_is_named_with_the_way_out() {
     let refused = Store::open(kernel()).map(|store| store.stats().unwrap().backend);
