@@ -140,6 +140,8 @@ def test_run_reports_everything_and_reads_everything_back() -> None:
     assert record["writer"]["resident_bytes_peak"] > 0
     assert record["processes"]["count"] == SMALL.agents
     assert record["resident_bytes_end"] > record["processes"]["own_bytes_end"] > 0
+    daemon = record["daemon"]
+    assert record["resident_bytes_peak"] > daemon["resident_bytes_peak"] > daemon["own_bytes_end"]
     assert outcome.synthetic
 
 

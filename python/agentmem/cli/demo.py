@@ -194,6 +194,8 @@ def _lines(outcome: "Outcome") -> list[str]:
         f"on SSD       {record['cold_bytes'] / MB:,.1f} MB",
         f"processes    {processes['count']}, of the RAM {own_bytes / MB:,.0f} MB their own:"
         f" {own_bytes / processes['count'] / MB:.1f} MB each",
+        f"daemon       {record['daemon']['resident_bytes_peak'] / MB:,.0f} MB at most, with what"
+        f" agents hold; its budget is {record['memory_max_bytes'] / MB:,.0f} MB",
         f"available    {record['mem_available_bytes_before'] / MB:,.0f} MB before,"
         f" {record['mem_available_bytes_end'] / MB:,.0f} MB at the end (whole machine)",
         f"processor    {record['cpu_seconds']:.1f} s in {record['wall_seconds']:.1f} s,"

@@ -128,6 +128,10 @@ class Fleet:
         """Memory of all processes but the writer's, each page once."""
         return summed_bytes([*self.others, *self.daemon, *self.agents])
 
+    def daemon_bytes(self) -> int:
+        """Memory of the daemon, with all that it holds for the agents."""
+        return summed_bytes(self.daemon)
+
     def memory_of_agents(self) -> list[Memory]:
         """Memory of each agent's process."""
         return [memory_of(pid) for pid in self.agents]

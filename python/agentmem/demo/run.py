@@ -49,6 +49,7 @@ def run(plan: Plan, progress: Progress) -> Outcome:
     with (
         Fleet(plan) as fleet,
         Watch(lambda: fleet.logical_bytes, fleet.resident_bytes) as watch,
+        Watch(resident_bytes=fleet.daemon_bytes) as daemon_watch,
     ):
         report = fleet.perform(progress)
         end = watch.sample()
@@ -89,6 +90,7 @@ def run(plan: Plan, progress: Progress) -> Outcome:
             "digest": fleet.digest(),
         }
     peak_bytes = watch.resident_peak_bytes
+    figures["daemon"]["resident_bytes_peak"] = daemon_watch.resident_peak_bytes
     record = figures | {
         "resident_bytes_peak": peak_bytes,
         "reduction": fleet.logical_bytes / peak_bytes,
