@@ -16,7 +16,7 @@ use crate::segments::Segments;
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use crate::sys::{ForkGuard, Mapping, PAGE_BYTES};
 use agentmem_core::place::Place;
-use agentmem_core::{Error, Kind, Result};
+use agentmem_core::{Error, ErrorKind, Kind, Result};
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -79,12 +79,26 @@ impl Module {
 
     /// Has the module hold `content`.
     fn hold(self: &Arc<Self>, segments: &Arc<Segments>, content: &[u8], kind: Kind, importance: u8) -> Result<Held> {
+        let is_one_too_many = self.held.fetch_add(1, Ordering::Relaxed) >= HELD_MAX;
+        let held = match is_one_too_many {
+            true => Err(Error::new(ErrorKind::LimitReached, format!("{HELD_MAX} contents in the kernel module"))),
+            false => self.hold_one(segments, content, kind, importance),
+        };
+        held.inspect_err(|_| _ = self.held.fetch_sub(1, Ordering::Relaxed))
+    }
+
+    fn hold_one(
+        self: &Arc<Self>,
+        segments: &Arc<Segments>,
+        content: &[u8],
+        kind: Kind,
+        importance: u8,
+    ) -> Result<Held> {
         let (id, is_shared) = self.device.alloc(content, kind, importance)?;
         let mapped = self.device.map(id, content.len());
         let mapped = mapped.and_then(|mapping| Ok((segments.register(&mapping)?, mapping)));
         let (segment, mapping) = mapped.inspect_err(|_| self.device.free(id))?;
         let ram_bytes = mapping.len() as u64;
-        self.held.fetch_add(1, Ordering::Relaxed);
         self.ram_bytes.fetch_add(ram_bytes, Ordering::Relaxed);
         Ok(Held {
             module: self.clone(),
