@@ -15,6 +15,8 @@ const SHARE: u64 = 8;
 /// What a session that heard of no quota may have under way, in capacities of its ring: what is in it, and what
 /// its threads are about to put.
 const UNASKED_RINGS: u64 = 2;
+/// After so many ticks in a row at which its ring was found drained, nothing of that is under way any more.
+const UNASKED_TICKS: u32 = 8;
 
 /// What a domain may hold at most; none: as much as there is room for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,12 +56,23 @@ pub struct Allowance {
     aside_bytes: u64,
     /// What it may have put before it heard of a quota.
     unasked_bytes: u64,
+    /// Ticks at which its ring was found drained since then, in a row.
+    drained_ticks: u32,
 }
 
 impl Allowance {
     /// Whether `bytes` of the session may be taken in.
     pub fn covers(&self, bytes: u64) -> bool {
         bytes <= self.aside_bytes.saturating_add(self.unasked_bytes)
+    }
+
+    /// At each tick. From when there is a quota the session can spend only what is set aside for it: what it put
+    /// unasked is in its ring, or in the hands of a thread that is about to put it there.
+    fn expire_unasked(&mut self, is_drained: bool) {
+        self.drained_ticks = if is_drained { self.drained_ticks.saturating_add(1) } else { 0 };
+        if self.drained_ticks >= UNASKED_TICKS {
+            self.unasked_bytes = 0;
+        }
     }
 }
 
@@ -136,7 +149,7 @@ impl State {
     /// `bytes` that were set aside for `session` were taken in, or never will be.
     pub fn use_aside(&mut self, session: u32, bytes: u64) {
         let Some(entry) = self.sessions.get_mut(session) else { return };
-        let Allowance { aside_bytes, unasked_bytes } = &mut entry.allowance;
+        let Allowance { aside_bytes, unasked_bytes, .. } = &mut entry.allowance;
         let taken = bytes.min(*aside_bytes);
         *aside_bytes -= taken;
         *unasked_bytes -= (bytes - taken).min(*unasked_bytes);
@@ -174,6 +187,10 @@ impl State {
     /// The same for all, at each tick: one that waits for nothing never asks.
     pub fn top_up_all(&mut self) {
         if self.quota.now.logical_bytes.is_some() {
+            for (_, entry) in self.sessions.lent_mut() {
+                let ring = &entry.arena.ring;
+                entry.allowance.expire_unasked(ring.is_drained_to(ring.head()));
+            }
             let sessions: Vec<u32> = self.sessions.iter().map(|(number, _)| number).collect();
             sessions.into_iter().for_each(|session| self.top_up(session));
         }
@@ -192,6 +209,7 @@ impl State {
         } else if had_none {
             for (_, entry) in self.sessions.lent_mut() {
                 entry.allowance.unasked_bytes = UNASKED_RINGS * entry.arena.ring.capacity_bytes();
+                entry.allowance.drained_ticks = 0;
             }
             for (session, bytes) in left {
                 let Some(entry) = self.sessions.get_mut(session) else { continue };
