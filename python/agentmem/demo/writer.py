@@ -130,7 +130,7 @@ def serve(plan: Plan, feeds: list[socket.socket], pipe: int) -> None:
                 wire.write(streams[number], frame)
                 streams[number].flush()
                 if is_for_all:
-                    feeds[number].recv(len(wire.TAKEN))
+                    wire.await_taken(feeds[number], number)
         for stream in streams:
             wire.write(stream, Frame(Kind.READ_BACK))
             stream.close()
