@@ -81,11 +81,11 @@ impl Quota {
     pub fn of(domain: &str) -> Self {
         Quota { domain: domain.to_owned(), ..Quota::default() }
     }
+}
 
-    /// How the domain is called.
-    fn name(&self) -> String {
-        if self.domain.is_empty() { "of the user".into() } else { format!("{:?}", self.domain) }
-    }
+/// What errors call the domain of that name.
+pub fn domain_name(name: &str) -> String {
+    if name.is_empty() { "of the user".into() } else { format!("{name:?}") }
 }
 
 impl State {
@@ -95,7 +95,10 @@ impl State {
         if (self.agents.len() as u64) < limit {
             return Ok(());
         }
-        Err(Error::new(ErrorKind::LimitReached, format!("{limit} agents in domain {}", self.quota.name())))
+        Err(Error::new(
+            ErrorKind::LimitReached,
+            format!("{limit} agents in domain {}", domain_name(&self.quota.domain)),
+        ))
     }
 
     /// Of the quota, if there is one, what nobody has and nothing is set aside for.
@@ -114,7 +117,7 @@ impl State {
             return Ok(());
         }
         let (used, limit) = (self.agents.used_bytes(), self.quota.now.logical_bytes.unwrap_or(u64::MAX));
-        let name = self.quota.name();
+        let name = domain_name(&self.quota.domain);
         let what = format!("domain {name} holds {used} of {limit} bytes and is asked to hold {bytes} more");
         Err(Error::new(ErrorKind::DomainQuotaExceeded, what))
     }
@@ -173,9 +176,11 @@ impl State {
 
     /// Lets `session` put as much as its ring holds without asking, or a part of what is left.
     pub fn top_up(&mut self, session: u32) {
-        let Some(free) = self.free_bytes() else { return };
+        let (Some(free), Some(limit)) = (self.free_bytes(), self.quota.now.logical_bytes) else { return };
+        let left = limit.saturating_sub(self.agents.used_bytes());
         let Some(entry) = self.sessions.get_mut(session).filter(|entry| !entry.is_embedded) else { return };
         let (ring, allowance) = (&entry.arena.ring, &mut entry.allowance);
+        ring.tell_left(left);
         let bytes = ring.capacity_bytes().saturating_sub(allowance.aside_bytes).min(free / SHARE);
         if allowance.aside_bytes < ring.capacity_bytes() / 2 {
             allowance.aside_bytes += bytes;
@@ -216,6 +221,10 @@ impl State {
                 entry.allowance.aside_bytes += bytes;
                 self.quota.aside_bytes += bytes;
             }
+        }
+        if let Some(limit) = quota.logical_bytes {
+            let left = limit.saturating_sub(self.agents.used_bytes());
+            self.sessions.lent_mut().for_each(|(_, entry)| entry.arena.ring.tell_left(left));
         }
         // Whether it is known to the journal is compared when the lock goes.
         self.note(|fresh| fresh.engine = true);

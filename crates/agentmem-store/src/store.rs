@@ -477,8 +477,13 @@ impl Agent {
         let ring = &self.session.arena.ring;
         loop {
             if on_full == OnFull::Fail {
-                // The engine sets more aside when it drains, and now and then.
+                // The engine sets more aside when it drains, and now and then, if there is anything left.
                 ring.wake_if_sleeping();
+                let left = ring.left();
+                if bytes > left {
+                    let what = format!("the domain has {left} bytes left and is asked to hold {bytes} more");
+                    return Err(Error::new(ErrorKind::DomainQuotaExceeded, what));
+                }
                 return Err(Error::new(ErrorKind::ArenaFull, format!("agent {:?}", self.shared.name)));
             }
             self.session.call(Allow { bytes })?;

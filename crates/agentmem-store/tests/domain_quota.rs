@@ -153,6 +153,33 @@ fn one_that_never_waits_gets_what_there_is_and_no_more() {
     assert!(used_bytes == held_bytes && used_bytes <= 3_000_000, "{used_bytes}");
 }
 
+#[test]
+fn one_that_never_waits_is_told_that_the_quota_is_used_up() {
+    let daemon = with_quota(1_000_000);
+    let store = tenant(&daemon);
+    let agent = common::agent(&store, "agent");
+    let held = put(&agent, 1, 999_000).unwrap();
+    held.id().unwrap();
+    let fail = |len| agent.put(&common::noise(2, len), Kind::ToolResult, None, 50, OnFull::Fail);
+    let error = exceeded(fail(1001));
+    for part in ["1000 bytes left", "1001 more", "agentmem limit --domain"] {
+        assert!(error.to_string().contains(part), "{part}: {error}");
+    }
+    agent.release(&held, OnFull::Wait).unwrap();
+    store.stats().unwrap();
+    // There is room, so whoever does not wait gets it, or is told to try again.
+    for _ in 0..1000 {
+        match fail(1001) {
+            Ok(_) => return,
+            Err(error) if error.kind() == ErrorKind::ArenaFull => {}
+            // As of the engine's last look.
+            Err(error) => assert_eq!(error.kind(), ErrorKind::DomainQuotaExceeded),
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    panic!("it is never given any");
+}
+
 /// Puts of other processes that the engine did not take in.
 fn rejected(daemon: &Daemon) -> u64 {
     let domains = daemon.server.domains().all();
