@@ -249,3 +249,25 @@ fn a_domain_has_no_more_large_contents_in_ram_than_it_may_have() {
     agent.release(&held[0], OnFull::Wait).unwrap();
     put(&agent, 5, 1 << 20).unwrap();
 }
+
+#[test]
+fn what_a_domain_has_is_shown_however_many_large_contents_are_in_ram() {
+    let daemon = daemon(Terms { large: 2, ..Terms::default() });
+    let store = tenant(&daemon);
+    let agent = common::agent(&store, "agent");
+    let held: Vec<Smu> = (0..4)
+        .map(|seed| {
+            let smu = put(&agent, seed, (1 << 20) + 7).unwrap();
+            smu.id().unwrap();
+            store.reclaim(None).unwrap();
+            smu
+        })
+        .collect();
+    let views: Vec<_> = held.iter().map(|smu| smu.view().unwrap()).collect();
+    for (seed, view) in views.iter().enumerate() {
+        assert_eq!(view.bytes(), common::noise(seed as u64, (1 << 20) + 7));
+    }
+    drop(views);
+    store.reclaim(None).unwrap();
+    put(&agent, 9, 1 << 20).unwrap();
+}
