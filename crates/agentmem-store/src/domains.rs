@@ -19,8 +19,11 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 const NAME_BYTES_MAX: usize = 64;
+/// How long [`Domains::relieve`] goes on while others put.
+const RELIEF: Duration = Duration::from_secs(1);
 
 /// How the store of a domain is opened; the empty name is the user's own.
 pub type OptionsOf = Box<dyn Fn(&str) -> Result<Options> + Send + Sync>;
@@ -414,12 +417,31 @@ impl Domains {
         self.all().iter().map(|(_, domain)| domain.store.needed_bytes()).sum()
     }
 
+    /// Demotes what domains have beyond their budgets, and gives back what is only kept to be quick: for a second at
+    /// most, in which each has a turn by how much it has beyond, those with the most first.
+    pub fn relieve(&self) {
+        let begun = Instant::now();
+        let beyond = |(_, domain): (String, Arc<Domain>)| (domain.store.excess_bytes(), domain);
+        let mut all: Vec<(u64, Arc<Domain>)> = self.all().into_iter().map(beyond).collect();
+        all.sort_by_key(|(excess, _)| std::cmp::Reverse(*excess));
+        let mut rest: u64 = all.iter().map(|(excess, _)| excess).sum();
+        for (excess, domain) in all {
+            domain.store.relieve(turn_ms(RELIEF.saturating_sub(begun.elapsed()), excess, rest));
+            rest -= excess;
+        }
+    }
+
     /// Closes all of them; the first error, if there is any.
     pub fn close(&self) -> Result<()> {
         // Every one, whatever becomes of the others.
         let closed: Vec<Result<()>> = self.all().iter().map(|(_, domain)| domain.store.close()).collect();
         closed.into_iter().collect()
     }
+}
+
+/// How long one may demote that has `excess` bytes too many, of `left`, when those that had no turn yet have `rest`.
+fn turn_ms(left: Duration, excess: u64, rest: u64) -> u64 {
+    (left.as_millis() * u128::from(excess) / u128::from(rest.max(1))) as u64
 }
 
 /// Parts of `total` for who needs `needed`: the need and an equal part of what is left, or, where there is not
@@ -449,6 +471,22 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn turns_fit_into_the_time_that_there_is_and_nobody_is_left_without(
+            excess in prop::collection::vec(0..1u64 << 40, 1..66),
+        ) {
+            let mut rest: u64 = excess.iter().sum();
+            let mut left = RELIEF;
+            for &one in &excess {
+                let turn = turn_ms(left, one, rest);
+                // Even where everybody before took all of his turn.
+                let fair_ms = RELIEF.as_millis() * u128::from(one) / u128::from(excess.iter().sum::<u64>().max(1));
+                prop_assert!(u128::from(turn) >= fair_ms);
+                left = left.checked_sub(Duration::from_millis(turn)).expect("no longer than there is time");
+                rest -= one;
+            }
+        }
+
         #[test]
         fn a_budget_is_kept_but_for_the_least_that_each_gets(
             total in MIB..1 << 40,

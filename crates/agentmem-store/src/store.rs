@@ -43,8 +43,6 @@ const CELLS_BESIDE_OTHERS: usize = 1 << 8;
 const DATA_BYTES_BESIDE_OTHERS: usize = 256 << 10;
 /// What the lock of a temporary folder is kept as.
 const LOCK: &str = "lock";
-/// How long [`Store::relieve`] goes on while others put.
-const RELIEF_MS: u64 = 1000;
 
 /// A store with its engine on a thread of this process.
 pub struct Store {
@@ -336,11 +334,16 @@ impl Store {
         self.engine().map_or(0, |engine| engine.needed_bytes(&engine.lock()))
     }
 
-    /// Demotes what is beyond the budget now, for a second at most, and gives back what is only kept to be quick. Nothing where the engine
-    /// is a daemon's.
-    pub fn relieve(&self) {
+    /// By how much that is more than its budget. 0 for a daemon's.
+    pub(crate) fn excess_bytes(&self) -> u64 {
+        self.needed_bytes().saturating_sub(self.memory_max_bytes())
+    }
+
+    /// Demotes what is beyond the budget now, for `patience_ms` at most, and gives back what is only kept to be quick.
+    /// Nothing where the engine is a daemon's.
+    pub(crate) fn relieve(&self, patience_ms: u64) {
         if let Ok(engine) = self.engine() {
-            engine.keep_budget(engine.now_ms() + RELIEF_MS);
+            engine.keep_budget(engine.now_ms() + patience_ms);
             engine.trim();
         }
     }
