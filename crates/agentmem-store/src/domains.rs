@@ -286,15 +286,16 @@ impl Domains {
         self.log.as_ref().ok_or_else(|| Error::new(ErrorKind::Unsupported, "grants without a log of them"))
     }
 
-    /// Begins to redeem what `key` is of for the domain called `to`, whichever domain granted it.
+    /// Begins to redeem what `key` is of for the domain called `to`, whichever domain granted it; see
+    /// [`begin_redeeming`](crate::engine::Engine::begin_redeeming).
     ///
     /// # Errors
     /// `NotFound`, whatever the reason.
-    pub fn redeeming(&self, key: &GrantKey, to: &str) -> Result<Redeeming> {
+    pub fn redeeming(&self, key: &GrantKey, to: &str, redemption: u64, is_repeated: bool) -> Result<Redeeming> {
         let mut outcome = Err(unknown_grant());
         for (_, domain) in self.all() {
             // All of them in any case, so that it takes as long.
-            outcome = outcome.or(domain.store.engine()?.begin_redeeming(key, to));
+            outcome = outcome.or(domain.store.engine()?.begin_redeeming(key, to, redemption, is_repeated));
         }
         outcome
     }

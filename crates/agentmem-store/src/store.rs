@@ -608,7 +608,8 @@ impl Agent {
     /// # Errors
     /// `NotFound` where the grant is none that can be redeemed here, whatever the reason; and what a put raises.
     pub fn redeem(&self, grant: &str) -> Result<Smu> {
-        self.attached(Redeem { agent: self.shared.number, grant: grant.to_owned() })
+        let redemption = u64::from_ne_bytes(sys::random()?);
+        self.attached(Redeem { agent: self.shared.number, grant: grant.to_owned(), redemption })
     }
 
     /// Takes a lease of its own on what `smu` is a handle of.
