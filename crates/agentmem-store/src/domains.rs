@@ -286,8 +286,8 @@ impl Domains {
         self.log.as_ref().ok_or_else(|| Error::new(ErrorKind::Unsupported, "grants without a log of them"))
     }
 
-    /// Begins to redeem what `key` is of for the domain called `to`, whichever domain granted it; see
-    /// [`begin_redeeming`](crate::engine::Engine::begin_redeeming).
+    /// Begins to redeem what `key` is of for the domain called `to`, whichever domain granted it. `to`
+    /// calls it `redemption`; one that was done before and `is_repeated` is not counted again.
     ///
     /// # Errors
     /// `NotFound`, whatever the reason.
