@@ -266,6 +266,8 @@ class Run:
         self.folder = folder
         self.named: dict[str, Any] = {}
         self.stores: list[agentmem.Store] = []
+        # Where the daemons of these listen, by the identity of each.
+        self.sockets: dict[int, Path] = {}
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def open(self, path: str | None = None, **options: Any) -> agentmem.Store:
@@ -275,11 +277,15 @@ class Run:
                 given[f"{age}_s"] = options.pop(f"{age}_ms") / 1000
         store = self.opener(None if path is None else self.folder / path, **given, **options)
         self.stores.append(store)
+        if isinstance(store, Served):
+            self.sockets[id(store)] = store.socket
         return store
 
     def enter(self, store: Any, **domain: str) -> agentmem.Store:
-        session = agentmem.connect(store.socket, start=False, **domain)
+        socket = self.sockets[id(store)]
+        session = agentmem.connect(socket, start=False, **domain)
         self.stores.append(session)
+        self.sockets[id(session)] = socket
         return session
 
     def process(self) -> "subprocess.Popen[bytes]":
