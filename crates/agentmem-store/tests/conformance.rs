@@ -3,7 +3,7 @@
 mod common;
 
 use agentmem_core::frame::Meta;
-use agentmem_core::{Advice, AgentState, ContentId, Kind, Result, policy};
+use agentmem_core::{Advice, AgentState, ContentId, Error, ErrorKind, Kind, Result, policy};
 use agentmem_store::stats::{AgentStats, Stats};
 use agentmem_store::{
     Agent, Conversation, DomainQuota, Domains, Limits, OnFull, Options, Smu, Store, StoredMessage, Terms, TokenHash,
@@ -60,9 +60,12 @@ impl Opened {
 
     /// Another session with the same daemon.
     fn enter(&self, step: Step<'_>) -> Result<Opened> {
-        // Whoever gives one without the other, which the types here do not let him, gives none.
-        let (name, token) = (step.text("domain"), step.text("token"));
-        let domain = (name.is_some() || token.is_some()).then(|| (name.unwrap_or(""), token.unwrap_or("").as_bytes()));
+        let domain = match (step.text("domain"), step.text("token")) {
+            (Some(name), Some(token)) => Some((name, token.as_bytes())),
+            (None, None) => None,
+            // The types do not let anybody do that here.
+            _ => return Err(Error::new(ErrorKind::InvalidArgument, "a name and a token, or neither")),
+        };
         let store = Store::connect(&self.socket, domain, OnFull::Wait)?;
         Ok(Opened { store, daemon: RefCell::default(), socket: self.socket.clone() })
     }
