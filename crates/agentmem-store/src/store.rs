@@ -500,7 +500,11 @@ impl Agent {
     /// Another process's engine takes charges back without telling: asks what is left of them.
     fn learn_charges(&self) -> Result<()> {
         if let Link::Remote(_) = &self.session.link {
-            let now = self.session.call(ReadAgent { agent: self.shared.number })?;
+            let now = self.session.call(ReadAgent { agent: self.shared.number }).inspect_err(|error| {
+                if error.kind() == ErrorKind::Closed {
+                    self.session.link.forget_agent(&self.shared);
+                }
+            })?;
             self.shared.set_used_bytes(now.used_bytes);
             self.shared.set_quota_bytes(now.quota_bytes);
         }
@@ -554,6 +558,7 @@ impl Agent {
             claim,
             holder: crate::sync::AtomicU32::new(slot),
             is_released: crate::sync::AtomicBool::new(false),
+            turn: self.turn,
             logical_bytes,
             kind,
             importance,
