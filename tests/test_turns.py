@@ -68,6 +68,51 @@ def test_an_agent_that_was_left_counts_what_others_added(daemon_socket: Path) ->
                 agent.leave()
 
 
+def test_an_agent_that_holds_nothing_can_be_closed_where_it_is_left(mem: agentmem.Store) -> None:
+    for keep_empty in (True, False):
+        mem.agent("empty", importance=70).leave(keep_empty=keep_empty)
+        assert mem.agents() == ["empty"] * keep_empty
+    for fill in (lambda agent: agent.put(b"content"), lambda agent: agent.conversation("talk")):
+        agent = mem.agent("full")
+        fill(agent)
+        agent.leave(keep_empty=False)
+        mem.agent("full").close()
+
+
+@pytest.mark.parametrize("count", [3, 64, 200])
+def test_whoever_takes_an_agent_up_finds_its_conversations(mem: agentmem.Store, count: int) -> None:
+    names = sorted(f"talk-{n}" for n in range(count))
+    agent = mem.agent("shared")
+    for n, name in enumerate(names):
+        agent.conversation(name).extend([b"x"] * (n % 5))
+    for turn_number in range(3):
+        agent.leave()
+        agent = mem.agent("shared")
+        assert agent.conversations() == names
+        counts = [len(agent.conversation(name)) for name in names]
+        assert counts == [n % 5 + turn_number for n in range(count)]
+        for name in names:
+            agent.conversation(name).append(b"x")
+
+
+def test_a_conversation_that_was_given_back_is_another_when_it_is_made_anew(
+    mem: agentmem.Store,
+) -> None:
+    with turn(mem, "shared") as agent:
+        agent.conversation("talk").append(b"old")
+    with turn(mem, "shared") as agent:
+        for n in range(200):
+            agent.release(agent.conversation("talk"))
+            assert agent.conversations() == []
+            agent.conversation("talk").append(b"%d" % n)
+            agent.conversation("talk").fork(name="copy")
+            assert agent.conversations() == ["copy", "talk"]
+            assert list(agent.conversation("copy")) == [b"%d" % n]
+            agent.release(agent.conversation("copy"))
+    with turn(mem, "shared") as agent:
+        assert list(agent.conversation("talk")) == [b"199"]
+
+
 WRITE_AND_DIE = """
 import os, signal, sys
 import agentmem

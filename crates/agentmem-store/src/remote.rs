@@ -5,9 +5,9 @@
 
 use crate::agents::AgentShared;
 use crate::arena::{Arena, Shape};
-use crate::call::{self, Call};
+use crate::call::{self, AFTER_PUTS, Call, REPEATED};
 use crate::calls::agent::ConversationFacts;
-use crate::calls::store::{AgentFacts, Goodbye, LeaveLarge, TakeBack};
+use crate::calls::store::{AgentFacts, CONVERSATIONS_TOLD_MAX, Goodbye, LeaveLarge, TakeBack};
 use crate::engine::ConversationShared;
 use crate::link::Link;
 use crate::options::OnFull;
@@ -21,7 +21,7 @@ use agentmem_core::place::SEGMENTS_MAX;
 use agentmem_core::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -29,7 +29,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 /// Version of the protocol and of the arena's layout: both sides must have the same.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 /// Connections of one session that are kept when nobody uses them.
 const IDLE_MAX: usize = 4;
 /// The longest call.
@@ -42,8 +42,6 @@ pub const HELLO: u16 = 0xFF00;
 pub const JOIN: u16 = 0xFF01;
 /// See [`HELLO`]: the session's first connection anew, after the engine was killed.
 pub const RESUME: u16 = 0xFF02;
-/// Beside the number of a call that may have been carried out before.
-pub const REPEATED: u16 = 0x4000;
 /// How long an engine that was killed may take to be back.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a session that ends waits for it.
@@ -91,6 +89,21 @@ pub struct Join {
     pub secret: Secret,
 }
 
+/// An agent of the session.
+struct Own {
+    shared: Arc<AgentShared>,
+    /// Its conversations, all of them, while they are few and the session alone can change them.
+    conversations: Option<Known>,
+}
+
+/// The conversations of an agent, so that nobody need ask for them.
+#[derive(Default)]
+struct Known {
+    by_name: BTreeMap<Box<str>, Arc<ConversationShared>>,
+    /// Numbers that were given back. An answer that names one may be under way still.
+    released: HashSet<u32>,
+}
+
 /// A session's way to its engine.
 pub struct Remote {
     path: PathBuf,
@@ -98,7 +111,7 @@ pub struct Remote {
     /// The one that the session lives by.
     first: Mutex<UnixStream>,
     idle: Mutex<Vec<UnixStream>>,
-    agents: Mutex<HashMap<u32, Arc<AgentShared>>>,
+    agents: Mutex<HashMap<u32, Own>>,
     /// With the agent of each.
     conversations: Mutex<HashMap<u32, (u32, Weak<ConversationShared>)>>,
     is_closed: AtomicBool,
@@ -168,9 +181,15 @@ impl Remote {
         Ok(())
     }
 
-    /// Asks; also returns a descriptor that came with the answer. If the engine is killed meanwhile, the next one
-    /// is asked: then it may be that both carried it out.
-    pub fn call<C: Call>(&self, call: &C, lent: Option<BorrowedFd<'_>>) -> Result<(C::Answer, Option<OwnedFd>)> {
+    /// Asks, with `after_puts` when what the session published is taken in; also returns a descriptor that came with
+    /// the answer. If the engine is killed meanwhile, the next one is asked: then it may be that both carried it out.
+    pub fn call<C: Call>(
+        &self,
+        call: &C,
+        after_puts: bool,
+        lent: Option<BorrowedFd<'_>>,
+    ) -> Result<(C::Answer, Option<OwnedFd>)> {
+        let number = if after_puts { C::NUMBER | AFTER_PUTS } else { C::NUMBER };
         let body = call::encode(call)?;
         if body.len() > CALL_BYTES_MAX {
             // The daemon would hang up, which ends the session.
@@ -178,12 +197,12 @@ impl Remote {
             return Err(Error::new(ErrorKind::InvalidArgument, what));
         }
         let lent: Vec<BorrowedFd<'_>> = lent.into_iter().collect();
-        let mut outcome = self.ask(C::NUMBER, &body, &lent);
+        let mut outcome = self.ask(number, &body, &lent);
         for _ in 0..REPEATS_MAX {
             match outcome {
                 Err(error) if error.kind() == ErrorKind::Unreachable && self.check_open().is_ok() => {
                     self.revive(PATIENCE)?;
-                    outcome = self.ask(C::NUMBER | REPEATED, &body, &lent);
+                    outcome = self.ask(number | REPEATED, &body, &lent);
                 }
                 _ => break,
             }
@@ -249,21 +268,31 @@ impl Remote {
     /// See [`Link::leave_large`].
     pub fn leave_large(&self, content: &[u8]) -> Result<u64> {
         let file = SealedFile::holding(content)?;
-        Ok(self.call(&LeaveLarge { len_bytes: content.len() as u64 }, Some(file.as_fd()))?.0)
+        Ok(self.call(&LeaveLarge { len_bytes: content.len() as u64 }, false, Some(file.as_fd()))?.0)
     }
 
     /// See [`Link::take_back`].
     pub fn take_back(&self, key: u64) {
         // Where nobody answers, the end of the session takes it back.
-        let _ = self.call(&TakeBack { key }, None);
+        let _ = self.call(&TakeBack { key }, false, None);
     }
 
     /// See [`Link::agent`].
-    pub fn agent(&self, name: &str, facts: &AgentFacts) -> Arc<AgentShared> {
-        let mut agents = self.agents.lock();
-        agents.retain(|_, agent| agent.check_open().is_ok());
-        let made = || AgentShared::told(facts.number, name, facts.quota_bytes, facts.used_bytes);
-        agents.entry(facts.number).or_insert_with(made).clone()
+    pub fn agent(&self, name: &str, facts: AgentFacts) -> Arc<AgentShared> {
+        let AgentFacts { number, used_bytes, quota_bytes, conversations } = facts;
+        let shared = {
+            let mut agents = self.agents.lock();
+            agents.retain(|_, own| own.shared.check_open().is_ok());
+            let made = || Own {
+                shared: AgentShared::told(number, name, quota_bytes, used_bytes),
+                conversations: conversations.is_some().then(Known::default),
+            };
+            agents.entry(number).or_insert_with(made).shared.clone()
+        };
+        for told in conversations.into_iter().flatten() {
+            self.conversation(number, told);
+        }
+        shared
     }
 
     /// See [`Link::forget_agent`].
@@ -273,8 +302,52 @@ impl Remote {
         self.conversations.lock().retain(|_, (agent, _)| *agent != shared.number);
     }
 
+    /// See [`Link::known_conversation`].
+    pub fn known_conversation(&self, agent: u32, name: &str) -> Option<Arc<ConversationShared>> {
+        self.agents.lock().get(&agent)?.conversations.as_ref()?.by_name.get(name).cloned()
+    }
+
+    /// See [`Link::known_conversations`].
+    pub fn known_conversations(&self, agent: u32) -> Option<Vec<String>> {
+        let agents = self.agents.lock();
+        let known = agents.get(&agent)?.conversations.as_ref()?;
+        Some(known.by_name.keys().map(|name| name.to_string()).collect())
+    }
+
     /// See [`Link::conversation`].
     pub fn conversation(&self, agent: u32, facts: ConversationFacts) -> Arc<ConversationShared> {
+        let shared = self.shared_conversation(agent, facts);
+        self.change_known(agent, |known| {
+            if !known.released.contains(&shared.number) {
+                known.by_name.insert(shared.name.clone(), shared.clone());
+            }
+        });
+        shared
+    }
+
+    /// See [`Link::forget_conversation`].
+    pub fn forget_conversation(&self, agent: u32, shared: &ConversationShared) {
+        self.change_known(agent, |known| {
+            known.released.insert(shared.number);
+            if known.by_name.get(&shared.name).is_some_and(|found| found.number == shared.number) {
+                known.by_name.remove(&shared.name);
+            }
+        });
+    }
+
+    /// What becomes many is asked for from then on.
+    fn change_known(&self, agent: u32, change: impl FnOnce(&mut Known)) {
+        let mut agents = self.agents.lock();
+        let Some(own) = agents.get_mut(&agent) else { return };
+        let Some(known) = &mut own.conversations else { return };
+        change(known);
+        if known.by_name.len() + known.released.len() > 2 * CONVERSATIONS_TOLD_MAX {
+            own.conversations = None;
+        }
+    }
+
+    /// What handles of one conversation share.
+    fn shared_conversation(&self, agent: u32, facts: ConversationFacts) -> Arc<ConversationShared> {
         let mut conversations = self.conversations.lock();
         if let Some(known) = conversations.get(&facts.number).and_then(|(_, known)| known.upgrade()) {
             return known;
@@ -308,8 +381,8 @@ impl Remote {
             return Ok(());
         }
         self.idle.lock().clear();
-        for agent in self.agents.lock().values() {
-            agent.close();
+        for own in self.agents.lock().values() {
+            own.shared.close();
         }
         // The session itself lives until nothing looks at what it pinned any more.
         let goodbye = || exchange(&self.first.lock(), Goodbye::NUMBER, &call::encode(&Goodbye)?, &[]).map(drop);
