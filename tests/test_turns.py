@@ -1,12 +1,13 @@
 """Agents that last and are left: how processes share what one agent holds."""
 
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PythonProcess
+from conftest import PythonProcess, until
 
 import agentmem
 from agentmem.errors import Closed, NameTaken
@@ -197,6 +198,25 @@ def test_a_turn_leaves_what_is_held_and_closes_what_is_empty(mem: agentmem.Store
         agent.conversation("talk").append(b"one")
         agent.close()
     assert mem.agents() == ["holds", "talks"]
+
+
+def test_what_nobody_has_is_compressed_as_an_idle_agents_content_is() -> None:
+    # A tenth of the age, as nobody can be active who is not there.
+    with agentmem.open(memory_max="64M", warm_after_s=20.0) as mem:
+        held = mem.agent("held").conversation("talk")
+        with turn(mem, "left") as agent:
+            for talk in (held, agent.conversation("talk")):
+                talk.extend([b"once more with feeling " * 20] * 20)
+
+        def tails() -> list[int]:
+            return [figures["tail_bytes"] for figures in mem.all_agent_stats()]
+
+        begin = time.monotonic()
+        assert until(lambda: tails()[1] == 0, timeout_s=15)
+        assert time.monotonic() - begin >= 1
+        assert tails()[0] > 0
+        with turn(mem, "left") as agent:
+            assert list(agent.conversation("talk")) == list(held)
 
 
 def test_a_turn_that_fails_is_over(mem: agentmem.Store) -> None:

@@ -82,7 +82,7 @@ impl Link {
         }
     }
 
-    /// The agent is about to be left: what handles of it and of its conversations share may be out of date from then on.
+    /// The agent is about to be left, or was closed: what handles of it and of its conversations share may be out of date from then on.
     pub fn forget_agent(&self, shared: &AgentShared) {
         match self {
             // It is the engine's, which knows.

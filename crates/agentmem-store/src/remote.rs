@@ -30,6 +30,8 @@ use std::time::{Duration, Instant};
 
 /// Version of the protocol and of the arena's layout: both sides must have the same.
 pub const VERSION: u32 = 5;
+/// Handles of conversations of one agent that are nothing to tidy up.
+const HANDLES_MIN: usize = 64;
 /// Connections of one session that are kept when nobody uses them.
 const IDLE_MAX: usize = 4;
 /// The longest call.
@@ -92,8 +94,12 @@ pub struct Join {
 /// An agent of the session.
 struct Own {
     shared: Arc<AgentShared>,
+    /// Conversations that there are handles of, by number.
+    handles: HashMap<u32, Weak<ConversationShared>>,
+    /// With so many of them it is time to look which are over.
+    handles_max: usize,
     /// Its conversations, all of them, while they are few and the session alone can change them.
-    conversations: Option<Known>,
+    known: Option<Known>,
 }
 
 /// The conversations of an agent, so that nobody need ask for them.
@@ -104,6 +110,59 @@ struct Known {
     released: HashSet<u32>,
 }
 
+impl Own {
+    /// What handles of one of its conversations share.
+    fn conversation(&mut self, facts: ConversationFacts) -> Arc<ConversationShared> {
+        let shared = match self.handles.get(&facts.number).and_then(Weak::upgrade) {
+            Some(shared) => shared,
+            None => {
+                if self.handles.len() >= self.handles_max {
+                    self.handles.retain(|_, shared| shared.strong_count() > 0);
+                    self.handles_max = 2 * self.handles.len() + HANDLES_MIN;
+                }
+                let shared = shared_of(facts);
+                self.handles.insert(shared.number, Arc::downgrade(&shared));
+                shared
+            }
+        };
+        self.change_known(|known| known.add(&shared));
+        shared
+    }
+
+    /// What becomes many is asked for from then on.
+    fn change_known(&mut self, change: impl FnOnce(&mut Known)) {
+        self.known = self.known.take().and_then(|mut known| {
+            change(&mut known);
+            (known.by_name.len() + known.released.len() <= 2 * CONVERSATIONS_TOLD_MAX).then_some(known)
+        });
+    }
+}
+
+impl Known {
+    fn add(&mut self, shared: &Arc<ConversationShared>) {
+        if !self.released.contains(&shared.number) {
+            self.by_name.insert(shared.name.clone(), shared.clone());
+        }
+    }
+
+    fn forget(&mut self, shared: &ConversationShared) {
+        self.released.insert(shared.number);
+        if self.by_name.get(&shared.name).is_some_and(|found| found.number == shared.number) {
+            self.by_name.remove(&shared.name);
+        }
+    }
+}
+
+fn shared_of(facts: ConversationFacts) -> Arc<ConversationShared> {
+    Arc::new(ConversationShared {
+        number: facts.number,
+        name: facts.name.into(),
+        messages: AtomicU64::new(facts.messages),
+        logical_bytes: AtomicU64::new(facts.logical_bytes),
+        is_released: AtomicBool::new(false),
+    })
+}
+
 /// A session's way to its engine.
 pub struct Remote {
     path: PathBuf,
@@ -112,8 +171,6 @@ pub struct Remote {
     first: Mutex<UnixStream>,
     idle: Mutex<Vec<UnixStream>>,
     agents: Mutex<HashMap<u32, Own>>,
-    /// With the agent of each.
-    conversations: Mutex<HashMap<u32, (u32, Weak<ConversationShared>)>>,
     is_closed: AtomicBool,
 }
 
@@ -162,7 +219,6 @@ pub fn connect(path: &Path, domain: Option<(&str, &[u8])>, on_full: OnFull) -> R
         first: Mutex::new(first),
         idle: Mutex::default(),
         agents: Mutex::default(),
-        conversations: Mutex::default(),
         is_closed: AtomicBool::new(false),
     };
     let session = Session::over(Link::Remote(remote), session, arena, slots, segments, on_full, memory_max_bytes)?;
@@ -280,91 +336,51 @@ impl Remote {
     /// See [`Link::agent`].
     pub fn agent(&self, name: &str, facts: AgentFacts) -> Arc<AgentShared> {
         let AgentFacts { number, used_bytes, quota_bytes, conversations } = facts;
-        let shared = {
-            let mut agents = self.agents.lock();
-            agents.retain(|_, own| own.shared.check_open().is_ok());
-            let made = || Own {
-                shared: AgentShared::told(number, name, quota_bytes, used_bytes),
-                conversations: conversations.is_some().then(Known::default),
-            };
-            agents.entry(number).or_insert_with(made).shared.clone()
-        };
+        let mut agents = self.agents.lock();
+        let own = agents.entry(number).or_insert_with(|| Own {
+            shared: AgentShared::told(number, name, quota_bytes, used_bytes),
+            handles: HashMap::new(),
+            handles_max: HANDLES_MIN,
+            known: conversations.is_some().then(Known::default),
+        });
         for told in conversations.into_iter().flatten() {
-            self.conversation(number, told);
+            own.conversation(told);
         }
-        shared
+        own.shared.clone()
     }
 
     /// See [`Link::forget_agent`].
     pub fn forget_agent(&self, shared: &AgentShared) {
         shared.close();
         self.agents.lock().remove(&shared.number);
-        self.conversations.lock().retain(|_, (agent, _)| *agent != shared.number);
+    }
+
+    /// See [`Link::conversation`].
+    pub fn conversation(&self, agent: u32, facts: ConversationFacts) -> Arc<ConversationShared> {
+        match self.agents.lock().get_mut(&agent) {
+            Some(own) => own.conversation(facts),
+            // It was left meanwhile, and the handle is of no use.
+            None => shared_of(facts),
+        }
     }
 
     /// See [`Link::known_conversation`].
     pub fn known_conversation(&self, agent: u32, name: &str) -> Option<Arc<ConversationShared>> {
-        self.agents.lock().get(&agent)?.conversations.as_ref()?.by_name.get(name).cloned()
+        self.agents.lock().get(&agent)?.known.as_ref()?.by_name.get(name).cloned()
     }
 
     /// See [`Link::known_conversations`].
     pub fn known_conversations(&self, agent: u32) -> Option<Vec<String>> {
         let agents = self.agents.lock();
-        let known = agents.get(&agent)?.conversations.as_ref()?;
+        let known = agents.get(&agent)?.known.as_ref()?;
         Some(known.by_name.keys().map(|name| name.to_string()).collect())
-    }
-
-    /// See [`Link::conversation`].
-    pub fn conversation(&self, agent: u32, facts: ConversationFacts) -> Arc<ConversationShared> {
-        let shared = self.shared_conversation(agent, facts);
-        self.change_known(agent, |known| {
-            if !known.released.contains(&shared.number) {
-                known.by_name.insert(shared.name.clone(), shared.clone());
-            }
-        });
-        shared
     }
 
     /// See [`Link::forget_conversation`].
     pub fn forget_conversation(&self, agent: u32, shared: &ConversationShared) {
-        self.change_known(agent, |known| {
-            known.released.insert(shared.number);
-            if known.by_name.get(&shared.name).is_some_and(|found| found.number == shared.number) {
-                known.by_name.remove(&shared.name);
-            }
-        });
-    }
-
-    /// What becomes many is asked for from then on.
-    fn change_known(&self, agent: u32, change: impl FnOnce(&mut Known)) {
-        let mut agents = self.agents.lock();
-        let Some(own) = agents.get_mut(&agent) else { return };
-        let Some(known) = &mut own.conversations else { return };
-        change(known);
-        if known.by_name.len() + known.released.len() > 2 * CONVERSATIONS_TOLD_MAX {
-            own.conversations = None;
+        if let Some(own) = self.agents.lock().get_mut(&agent) {
+            own.change_known(|known| known.forget(shared));
         }
-    }
-
-    /// What handles of one conversation share.
-    fn shared_conversation(&self, agent: u32, facts: ConversationFacts) -> Arc<ConversationShared> {
-        let mut conversations = self.conversations.lock();
-        if let Some(known) = conversations.get(&facts.number).and_then(|(_, known)| known.upgrade()) {
-            return known;
-        }
-        let living = conversations.values().filter(|(_, known)| known.strong_count() > 0).count();
-        if conversations.len() >= 2 * living + 64 {
-            conversations.retain(|_, (_, known)| known.strong_count() > 0);
-        }
-        let shared = Arc::new(ConversationShared {
-            number: facts.number,
-            name: facts.name.into(),
-            messages: AtomicU64::new(facts.messages),
-            logical_bytes: AtomicU64::new(facts.logical_bytes),
-            is_released: AtomicBool::new(false),
-        });
-        conversations.insert(facts.number, (agent, Arc::downgrade(&shared)));
-        shared
     }
 
     /// Leaves without a goodbye.

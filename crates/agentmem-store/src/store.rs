@@ -687,6 +687,7 @@ impl Agent {
             return Ok(());
         }
         let closed = self.session.call(CloseAgent { agent: self.shared.number });
+        self.session.link.forget_agent(&self.shared);
         self.shared.close();
         closed
     }
