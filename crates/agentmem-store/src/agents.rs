@@ -183,6 +183,13 @@ pub struct AgentEntry {
     pub conversations: BTreeMap<Box<str>, u32>,
 }
 
+impl AgentEntry {
+    /// What its content ages by: an agent that nobody has is idle, whatever it was left as.
+    pub fn state_to_age(&self) -> AgentState {
+        if self.pid == 0 && self.state == AgentState::Active { AgentState::Idle } else { self.state }
+    }
+}
+
 /// All agents, by number and by name.
 #[derive(Debug, Default)]
 pub struct Agents {

@@ -175,7 +175,7 @@ impl Store {
     fn open_agent(&self, call: OpenAgent) -> Result<Agent> {
         let name = call.name.clone();
         let facts = self.session.call(call)?;
-        let shared = self.session.link.agent(&name, &facts)?;
+        let shared = self.session.link.agent(&name, facts)?;
         let turn = shared.turn();
         Ok(Agent { session: self.session.clone(), shared, turn })
     }
@@ -701,6 +701,7 @@ impl Agent {
             return Ok(());
         }
         let closed = self.session.call(CloseAgent { agent: self.shared.number });
+        self.session.link.forget_agent(&self.shared);
         self.shared.close();
         closed
     }
@@ -708,10 +709,19 @@ impl Agent {
     /// Leaves it to be taken up again by its name, with all that it holds, here or in another session: what closing
     /// the store does with all of its agents. Its handles fail from now on.
     pub fn leave(&self) -> Result<()> {
+        self.leave_and(true)
+    }
+
+    /// The same; if it holds nothing, it is closed instead.
+    pub fn leave_or_close(&self) -> Result<()> {
+        self.leave_and(false)
+    }
+
+    fn leave_and(&self, keep_empty: bool) -> Result<()> {
         self.check()?;
         // Before the engine knows: a thread that takes it up at once must not find what is out of date.
         self.session.link.forget_agent(&self.shared);
-        self.session.call(LeaveAgent { agent: self.shared.number })
+        self.session.call(LeaveAgent { agent: self.shared.number, keep_empty })
     }
 
     /// The session, for handles made in other files.
