@@ -10,6 +10,8 @@
 #define LEN		(256 * 1024)
 #define LIFE_LEN	(768 * 1024)
 #define MIB		(1024ULL * 1024)
+/* Much more than the kernel charges in advance. */
+#define OWN_LEN		(4 * MIB)
 
 static int agent;
 
@@ -169,6 +171,51 @@ static void order(void)
 	EXPECT(resident[0] <= resident[1] && resident[1] <= resident[2]);
 }
 
+/* Puts into a cgroup of its own, shares it with the test, and goes. */
+static void put_and_go(void *content)
+{
+	struct agentmem_alloc made;
+	int self;
+
+	enter("max");
+	self = agent_open();
+	EXPECT_EQ(put_as(self, content, OWN_LEN, 50, &made), 0);
+	EXPECT_EQ(share(self, made.id, agent_set(agent, 0, 0, "")), 0);
+	EXPECT(read_number(CGROUP "/memory.current") >= OWN_LEN);
+}
+
+/* Who put a content is charged for it, also for what others bring back, and when they are gone. */
+static void cgroup_gone(void)
+{
+	char *content = text(3, OWN_LEN);
+	struct agentmem_alloc made;
+	uint64_t charged;
+	const char *seen;
+
+	EXPECT(in_child(put_and_go, content));
+	EXPECT_EQ(put_as(agent, content, OWN_LEN, 50, &made), 0);
+	EXPECT_EQ(made.shared, 1);
+	EXPECT_EQ(advise(agent, made.id, AGENTMEM_COLD), 0);
+	charged = read_number(CGROUP "/memory.current");
+	EXPECT(charged < OWN_LEN / 2);
+	seen = map(agent, made.id, OWN_LEN);
+	EXPECT(!memcmp(seen, content, OWN_LEN));
+	EXPECT(read_number(CGROUP "/memory.current") >= OWN_LEN);
+
+	EXPECT_EQ(rmdir(CGROUP), 0);
+	EXPECT_EQ(advise(agent, made.id, AGENTMEM_COLD), 0);
+	EXPECT_EQ(info(agent, made.id).resident_bytes, 0);
+	EXPECT(!memcmp(seen, content, OWN_LEN));
+	write_text("/proc/sys/vm/drop_caches", "2");
+	EXPECT_EQ(info(agent, made.id).resident_bytes, 0);
+	EXPECT(!memcmp(seen, content, OWN_LEN));
+	munmap((void *)seen, OWN_LEN);
+	EXPECT_EQ(give_back(agent, made.id), 0);
+	EXPECT_EQ(give_back(agent, made.id), 0);
+	EXPECT_EQ(give_back(agent, made.id), -ENOENT);
+	free(content);
+}
+
 static void expect_as(struct agentmem_stats before)
 {
 	struct agentmem_stats after = stats(agent, AGENTMEM_OF_ALL);
@@ -295,12 +342,13 @@ int main(void)
 	agent = agent_open();
 	NEED(agent >= 0);
 	write_text("/sys/fs/cgroup/cgroup.subtree_control", "+memory");
-	ktap_begin(5);
+	ktap_begin(6);
 	ktap_case("an allocation fails at each page, and nothing is lost or left", failing_allocations);
 	if (access("/proc/self/fail-nth", F_OK))
 		ktap_skip("each allocation and each copy fails once", "this kernel has none");
 	else
 		ktap_case("each allocation and each copy fails once", failing_nth);
+	ktap_case("what was put is charged to who put it, and outlives that cgroup", cgroup_gone);
 	ktap_case("paused agents first, then idle and unimportant ones", order);
 	ktap_case("a cgroup that is too small for copies is large enough", in_cgroup);
 	ktap_case("so is a machine", in_machine);
