@@ -99,17 +99,6 @@ static bool am_page_is_ours(struct page *page)
 	return page_count(page) == 1;
 }
 
-/* By mlock: such pages stay resident and in their place. */
-static bool am_is_locked(const struct am_smu *smu, u32 first, u32 end)
-{
-	u32 index;
-
-	for (index = first; index < end; index++)
-		if (smu->pages[index] && folio_test_mlocked(page_folio(smu->pages[index])))
-			return true;
-	return false;
-}
-
 static void am_lru_update(struct am_smu *smu, int nid)
 {
 	if (smu->resident > smu->raw)
@@ -127,7 +116,7 @@ static void am_lru_update(struct am_smu *smu, int nid)
 void am_probe(struct am_smu *smu)
 {
 	mutex_lock(&smu->lock);
-	if (!smu->probed && !am_is_locked(smu, 0, smu->nr_pages))
+	if (!smu->probed)
 		am_unmap(smu, 0, smu->nr_pages);
 	smu->probed = true;
 	mutex_unlock(&smu->lock);
@@ -189,10 +178,6 @@ static long am_demote_unit(struct am_smu *smu, u32 unit, bool may_wait)
 	int nid = smu->lru_nid;
 	long dropped = 0;
 
-	if (am_is_locked(smu, first, end)) {
-		smu->used = jiffies;
-		return 0;
-	}
 	if (!it->packed_bytes) {
 		int error = am_encode(smu, unit, may_wait);
 
@@ -383,8 +368,6 @@ static void am_place_unit(struct am_smu *smu, u32 unit, int slow_nid)
 	bool slow = am_smu_wants_slow(smu), unmapped = false;
 	enum am_count what = slow ? AM_MOVED_SLOW_BYTES : AM_MOVED_FAST_BYTES;
 
-	if (am_is_locked(smu, first, end))
-		return;
 	for (index = first; index < end; index++) {
 		struct page *page = smu->pages[index];
 

@@ -13,14 +13,14 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 MODULE = HERE.parent
 CALLS = ("agentmem_alloc", "agentmem_share", "agentmem_advise", "agentmem_stats")
-# The columns between number and name, and behind the name.
+# Whom the rows of a table are for.
 TABLES = {
     "scripts/syscall.tbl": "common",
     "arch/x86/entry/syscalls/syscall_32.tbl": "i386",
     "arch/x86/entry/syscalls/syscall_64.tbl": "common",
 }
 # From here on, x86 has numbers of its own for another ABI.
-LEGACY_X32 = 512
+X32_FIRST = 512
 
 
 def main() -> None:
@@ -30,56 +30,61 @@ def main() -> None:
     tree = parser.parse_args().tree
     folder = tree / "mm" / "agentmem"
     if folder.exists():
-        raise SystemExit(f"{folder} is there already")
-    table = tree / "arch/x86/entry/syscalls/syscall_64.tbl"
-    if not table.exists():
-        raise SystemExit(f"{tree} is not the source of a kernel: it has no {table.name}")
+        raise SystemExit(f"{folder} is there already: start from a tree that was not changed")
+    made = changed(tree)
     folder.mkdir()
     for source in (*MODULE.glob("*.[ch]"), HERE / "syscalls.c", HERE / "Kconfig"):
         shutil.copy(source, folder)
-    kbuild = (MODULE / "Kbuild").read_text()
-    kbuild = kbuild.replace("obj-m", "obj-$(CONFIG_AGENTMEM)")
-    (folder / "Makefile").write_text(kbuild.replace("device.o ", "device.o syscalls.o ", 1))
-    append(tree / "mm/Makefile", "obj-$(CONFIG_AGENTMEM) += agentmem/\n")
-    insert(tree / "mm/Kconfig", 'source "mm/damon/Kconfig"\n', 'source "mm/agentmem/Kconfig"\n')
-    append(tree / "kernel/sys_ni.c", "".join(f"COND_SYSCALL({call});\n" for call in CALLS))
-    prototypes = (
-        f"asmlinkage long sys_{call}(int agent, void __user *args, size_t bytes,\n"
-        "\t\t\t\t    unsigned int flags);\n"
-        for call in CALLS
-    )
-    insert(
-        tree / "include/linux/syscalls.h",
-        "asmlinkage long sys_mseal(",
-        "".join(prototypes),
-    )
-    for name, abi in TABLES.items():
-        path = tree / name
-        path.write_text(with_calls(path.read_text(), abi))
+    for name, content in made.items():
+        (tree / name).write_text(content)
 
 
-def append(path: Path, text: str) -> None:
-    """At the end of a file."""
-    path.write_text(path.read_text() + text)
+def changed(tree: Path) -> dict[str, str]:
+    """What files hold then, by their path in the tree, apart from those that are copied."""
+    kbuild = (MODULE / "Kbuild").read_text().replace("obj-m", "obj-$(CONFIG_AGENTMEM)")
+    prototype = "asmlinkage long sys_{}(int agent, void __user *args, size_t bytes,\n"
+    prototype += "\t\t\t\t    unsigned int flags);\n"
+    made = {
+        "mm/agentmem/Makefile": kbuild.replace("device.o ", "device.o syscalls.o ", 1),
+        "mm/Makefile": read(tree, "mm/Makefile") + "obj-$(CONFIG_AGENTMEM) += agentmem/\n",
+        "mm/Kconfig": before(
+            'source "mm/damon/Kconfig"\n',
+            read(tree, "mm/Kconfig"),
+            'source "mm/agentmem/Kconfig"\n',
+        ),
+        "kernel/sys_ni.c": read(tree, "kernel/sys_ni.c")
+        + "".join(f"COND_SYSCALL({call});\n" for call in CALLS),
+        "include/linux/syscalls.h": before(
+            "asmlinkage long sys_mseal(",
+            read(tree, "include/linux/syscalls.h"),
+            "".join(prototype.format(call) for call in CALLS),
+        ),
+    }
+    return made | {name: with_calls(read(tree, name), abi) for name, abi in TABLES.items()}
 
 
-def insert(path: Path, before: str, text: str) -> None:
-    """In front of something that is there once."""
-    content = path.read_text()
-    if content.count(before) != 1:
-        raise SystemExit(f"{path} does not have {before!r} once: this is for 6.12")
-    path.write_text(content.replace(before, text + before))
+def read(tree: Path, name: str) -> str:
+    """A file of the tree."""
+    if not (tree / name).is_file():
+        raise SystemExit(f"{tree} is not the source of a kernel: it has no {name}")
+    return (tree / name).read_text()
+
+
+def before(place: str, content: str, text: str) -> str:
+    """With a text in front of something that is there once."""
+    if content.count(place) != 1:
+        raise SystemExit(f"{place!r} is not there once: this is for Linux 6.12")
+    return content.replace(place, text + place)
 
 
 def with_calls(table: str, abi: str) -> str:
-    """A table of system calls with ours behind the last that has a number of its own."""
-    rows = list(re.finditer(r"^(\d+)\t.*\n", table, re.MULTILINE))
-    numbers = {int(row[1]): row.end() for row in rows if int(row[1]) < LEGACY_X32}
-    last = max(numbers)
-    made = "".join(
-        f"{last + n}\t{abi}\t{call}\t\tsys_{call}\n" for n, call in enumerate(CALLS, start=1)
-    )
-    return table[: numbers[last]] + made + table[numbers[last] :]
+    """A table of system calls with ours behind the last that all have."""
+    rows = re.finditer(r"^(\d+)\s.*(?:\n|\Z)", table, re.MULTILINE)
+    ends = {int(row[1]): row.end() for row in rows if int(row[1]) < X32_FIRST}
+    last = max(ends)
+    head, tail = table[: ends[last]], table[ends[last] :]
+    made = (f"{last + n}\t{abi}\t{call}\t\tsys_{call}\n" for n, call in enumerate(CALLS, start=1))
+    return head.rstrip("\n") + "\n" + "".join(made) + tail
 
 
 if __name__ == "__main__":

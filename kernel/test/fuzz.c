@@ -183,8 +183,6 @@ static void fuzz_map_any(uint64_t *state, int agent)
 		seen[at];
 	if (!below(state, 4))
 		madvise((void *)seen, len, below(state, 26));
-	if (!below(state, 8))
-		mlock((void *)seen, len);
 	munmap((void *)seen, len);
 }
 

@@ -216,6 +216,43 @@ static void cgroup_gone(void)
 	free(content);
 }
 
+/* More than a sample of reclaim holds, colder than all else, and each in use by a pipe. */
+static void in_use(void)
+{
+	enum { PINNED = 40, OTHERS = 16 };
+	int keeper = agent_open(), other = agent_open(), pipes[2];
+
+	write_text(PARAMETERS "slow_node", "-2");
+	NEED(!pipe(pipes) && fcntl(pipes[1], F_SETPIPE_SZ, 64 * PAGE) > 0);
+	agent_set(keeper, AGENTMEM_SET_STATE, AGENTMEM_PAUSED, "");
+	for (int i = 0; i < PINNED; i++) {
+		char *content = text(3000 + i, PAGE);
+		struct agentmem_alloc made;
+		struct iovec part = { .iov_len = PAGE };
+
+		EXPECT_EQ(put_as(keeper, content, PAGE, 0, &made), 0);
+		part.iov_base = (void *)map(keeper, made.id, PAGE);
+		EXPECT_EQ(vmsplice(pipes[1], &part, 1, 0), PAGE);
+		munmap(part.iov_base, PAGE);
+		free(content);
+	}
+	for (int i = 0; i < OTHERS; i++) {
+		char *content = text(4000 + i, LEN);
+
+		EXPECT(put(other, content, LEN) > 0);
+		free(content);
+	}
+	sleep(1);
+	write_text("/sys/fs/cgroup/memory.reclaim", "2M swappiness=0");
+	EXPECT(stats(other, AGENTMEM_OF_AGENT).resident_bytes <= OTHERS * LEN - 2 * MIB);
+	EXPECT_EQ(stats(keeper, AGENTMEM_OF_AGENT).resident_bytes, PINNED * PAGE);
+	write_text(PARAMETERS "slow_node", "-1");
+	close(pipes[0]);
+	close(pipes[1]);
+	close(keeper);
+	close(other);
+}
+
 static void expect_as(struct agentmem_stats before)
 {
 	struct agentmem_stats after = stats(agent, AGENTMEM_OF_ALL);
@@ -342,7 +379,7 @@ int main(void)
 	agent = agent_open();
 	NEED(agent >= 0);
 	write_text("/sys/fs/cgroup/cgroup.subtree_control", "+memory");
-	ktap_begin(6);
+	ktap_begin(7);
 	ktap_case("an allocation fails at each page, and nothing is lost or left", failing_allocations);
 	if (access("/proc/self/fail-nth", F_OK))
 		ktap_skip("each allocation and each copy fails once", "this kernel has none");
@@ -350,6 +387,7 @@ int main(void)
 		ktap_case("each allocation and each copy fails once", failing_nth);
 	ktap_case("what was put is charged to who put it, and outlives that cgroup", cgroup_gone);
 	ktap_case("paused agents first, then idle and unimportant ones", order);
+	ktap_case("what is in use does not keep reclaim from the rest", in_use);
 	ktap_case("a cgroup that is too small for copies is large enough", in_cgroup);
 	ktap_case("so is a machine", in_machine);
 	return ktap_end();
