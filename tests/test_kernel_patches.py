@@ -1,6 +1,12 @@
 """The numbers that system calls get in a kernel's tables are the next that are free."""
 
+import sys
+from pathlib import Path
+
 import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from kernel.patches.apply import CALLS, before, with_calls
 
 OWN_ABI = "512\tx32\trt_sigaction\t\tcompat_sys_rt_sigaction\n"
