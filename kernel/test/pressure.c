@@ -15,12 +15,22 @@
 
 static int agent;
 
-static void enter(const char *memory_max)
+static void make_cgroup(void)
 {
 	rmdir(CGROUP);
 	NEED(!mkdir(CGROUP, 0755));
-	write_text(CGROUP "/memory.max", "%s", memory_max);
+}
+
+static void join_cgroup(void)
+{
 	write_text(CGROUP "/cgroup.procs", "%d", getpid());
+}
+
+static void enter(const char *memory_max)
+{
+	make_cgroup();
+	write_text(CGROUP "/memory.max", "%s", memory_max);
+	join_cgroup();
 }
 
 static uint64_t read_number(const char *path)
@@ -300,39 +310,60 @@ static int whole_life(const char *content, uint64_t len)
 	return error;
 }
 
+enum outcome { WHOLE, CUT_SHORT, KILLED, WRONG };
+
+/*
+ * A life in a cgroup with room for so many pages. A call fails; a fault cannot, even
+ * one that finds no room for a page table: then the process is killed.
+ */
+static enum outcome life_with(const char *content, uint64_t room)
+{
+	int error, status;
+	pid_t child = fork();
+
+	NEED(child >= 0);
+	if (!child) {
+		ktap_case_failed = false;
+		join_cgroup();
+		/* All that the process itself needs is there after a first one. */
+		whole_life(content, LIFE_LEN);
+		write_text(CGROUP "/memory.max", "%llu", (unsigned long long)
+			   (read_number(CGROUP "/memory.current") + room * PAGE));
+		error = whole_life(content, LIFE_LEN);
+		write_text(CGROUP "/memory.max", "max");
+		if (error && error != -ENOMEM)
+			ktap_wrong(__FILE__, __LINE__, "with room for %llu pages: %d",
+				   (unsigned long long)room, error);
+		_exit(ktap_case_failed ? WRONG : error ? CUT_SHORT : WHOLE);
+	}
+	NEED(waitpid(child, &status, 0) == child);
+	write_text(CGROUP "/memory.max", "max");
+	if (WIFSIGNALED(status))
+		return WTERMSIG(status) == SIGKILL ? KILLED : WRONG;
+	return WEXITSTATUS(status);
+}
+
 /*
  * All is charged to a cgroup, so that one with room for n pages makes what comes
  * after them fail, with n from 0 on. As the kernel charges up to 64 pages for each
  * processor in advance, the first may not fail: that is for fault injection.
  */
-static void each_page(void *argument)
+static void failing_allocations(void)
 {
 	struct agentmem_stats before = stats(agent, AGENTMEM_OF_ALL);
 	char *content = text(1, LIFE_LEN);
-	int failures = 0, error = -1;
-	uint64_t used, room;
+	int of[WRONG + 1] = {};
 
-	enter("max");
-	whole_life(content, LIFE_LEN);
-	for (room = 0; error && room < 400; room++) {
-		used = read_number(CGROUP "/memory.current");
-		write_text(CGROUP "/memory.max", "%llu", (unsigned long long)(used + room * PAGE));
-		error = whole_life(content, LIFE_LEN);
-		write_text(CGROUP "/memory.max", "max");
-		failures += error != 0;
-		if (error && error != -ENOMEM)
-			ktap_wrong(__FILE__, __LINE__, "with room for %llu pages: %d",
-				   (unsigned long long)room, error);
+	make_cgroup();
+	for (uint64_t room = 0; !of[WHOLE] && room < 400; room++) {
+		of[life_with(content, room)]++;
+		expect_as(before);
 	}
-	NOTE("%d lives were cut short, then none", failures);
-	EXPECT(failures > (int)(LIFE_LEN / PAGE / 4));
-	EXPECT_EQ(error, 0);
-	expect_as(before);
-}
-
-static void failing_allocations(void)
-{
-	EXPECT(in_child(each_page, NULL));
+	NOTE("%d lives were cut short, %d killed, then one was whole", of[CUT_SHORT], of[KILLED]);
+	EXPECT(of[CUT_SHORT] > (int)(LIFE_LEN / PAGE / 4));
+	EXPECT_EQ(of[WRONG], 0);
+	EXPECT_EQ(of[WHOLE], 1);
+	free(content);
 	rmdir(CGROUP);
 }
 

@@ -187,7 +187,7 @@ def uncompressed(image: Path, made: Path) -> Path:
 
 def boot(image: Path, scratch: Path, disk: Path | None, looks_closer: bool) -> str:
     """The console of a guest, from its start to its end. To look closer takes room and time."""
-    fast, slow = (FAST_MIB * 3, SLOW_MIB * 3) if looks_closer else (FAST_MIB, SLOW_MIB)
+    fast, slow = (FAST_MIB * 2, SLOW_MIB * 2) if looks_closer else (FAST_MIB, SLOW_MIB)
     timeout_s = TIMEOUT_DEBUG_S if looks_closer else TIMEOUT_S
     drive = ["-drive", f"file={disk},format=raw,if=virtio,readonly=on"] if disk else []
     words = [
