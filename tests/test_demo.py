@@ -35,7 +35,7 @@ FIELDS = {
     "agents", "logical_bytes", "stored_bytes", "resident_bytes_peak", "resident_bytes_end",
     "cold_bytes", "reduction", "dedup_effectiveness", "by_kind", "cross_agent_equal_share",
     "ratio_original", "ratio_rewritten", "readback_checked", "readback_failed", "cpu_seconds",
-    "wall_seconds", "corpus", "seed", "digest", "rss_bytes_peak", "processes", "daemon",
+    "wall_seconds", "corpus", "seed", "digest", "rss_bytes_peak", "processes", "store",
 }  # fmt: skip
 
 
@@ -140,6 +140,8 @@ def test_run_reports_everything_and_reads_everything_back() -> None:
     assert record["writer"]["resident_bytes_peak"] > 0
     assert record["processes"]["count"] == SMALL.agents
     assert record["resident_bytes_end"] > record["processes"]["own_bytes_end"] > 0
+    store = record["store"]
+    assert record["resident_bytes_peak"] > store["resident_bytes_peak"] > store["own_bytes_end"]
     assert outcome.synthetic
 
 
@@ -149,6 +151,10 @@ def test_digest_tells_what_was_put_and_nothing_else() -> None:
         run(replace(SMALL, cold=False, memory_max_bytes=64 << 20), quiet).record["digest"] == first
     )
     assert run(replace(SMALL, seed=8), quiet).record["digest"] != first
+    embedded = run(replace(SMALL, embedded=True), quiet).record
+    assert (embedded["digest"], embedded["readback_failed"]) == (first, 0)
+    assert embedded["processes"]["count"] == 0
+    assert embedded["resident_bytes_peak"] > embedded["store"]["resident_bytes_peak"] > 0
 
 
 def test_what_comes_back_wrong_is_counted(mem: agentmem.Store) -> None:
@@ -179,7 +185,7 @@ def test_agents_are_processes_that_map_one_prompt() -> None:
     plan = replace(SMALL, scale=0.02).with_budget(None)
     with Fleet(plan) as fleet:
         fleet.perform(quiet)
-        pids = [*fleet.agents, *fleet.daemon, *fleet.others]
+        pids = [*fleet.agents, *fleet.store, *fleet.others]
         assert len(set(pids)) == len(pids) == plan.agents + 2 + 2
         # All have all of it mapped, and it is there once: what is mapped is not even one copy more.
         mapped = sum(memory.shared_bytes for memory in fleet.memory_of_agents())

@@ -297,6 +297,22 @@ def test_a_name_that_is_taken_ends_the_child_with_a_line(
         assert "taken" in line
 
 
+def test_each_child_has_the_environment_of_its_moment(
+    zygote: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = zygote(), zygote()
+    for made, mark in ((first, "a"), (first, "a"), (second, "b"), (first, "a"), (first, "b")):
+        monkeypatch.setenv("MARK", mark)
+        assert facts(made)["marked"] == mark
+        time.sleep(0.1)  # The next is the spare, and has what this one had.
+    # What a refused request told counts for nothing.
+    with pytest.raises(InvalidArgument):
+        first.spawn(env={"MARK": "c"}, umask=-1)
+    assert facts(first)["marked"] == "b"
+    monkeypatch.delenv("MARK")
+    assert facts(first)["marked"] is None
+
+
 def test_a_spare_whose_daemon_went_connects_again(
     zygote: Make, tmp_path: Path, daemon_socket: Path
 ) -> None:
@@ -440,6 +456,7 @@ def test_a_folder_that_is_open_to_others_is_refused(modules: Path, tmp_path: Pat
         b"[" * 100_000 + b"\n",
         b'{"op": null}\n',
         b'{"op": "spawn"}\n',
+        b'{"op": "spawn", "function": "main", "environment": null}\n',
         b'{"op": "spawn", "arguments": 1, "environment": []}\n',
         b'{"op": "spawn", "function": "main", "environment": "=a"}\n',
         b'{"op": "reap", "pid": 1}\n',
@@ -464,7 +481,7 @@ def test_garbage_is_refused_and_hurts_nobody(zygote: Make, line: bytes) -> None:
 
 def test_limits_are_said(zygote: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     made = zygote()
-    for name, value in (("A", "b\0c"), ("", "b"), ("A=", "b")):
+    for name, value in (("A", "b\0c"), ("", "b"), ("A=", "b"), ("A", "\ud800")):
         with pytest.raises(InvalidArgument, match="variable"):
             made.spawn(env={name: value})
     with pytest.raises(InvalidArgument, match="understood"):

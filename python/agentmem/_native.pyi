@@ -16,6 +16,10 @@ Size: TypeAlias = int | str
 
 __version__: str
 
+def environment_block() -> bytes:
+    """The environment of this process, as a program that it started would have it:
+    ``NAME=VALUE``, with a NUL between two."""
+
 def connect_store(
     socket: str | PathLike[str],
     *,

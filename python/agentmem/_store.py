@@ -19,6 +19,7 @@ from agentmem._native import (
     View,
     __version__,
     connect_store,
+    environment_block,
     equal_share,
     open_store,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "View",
     "__version__",
     "connect",
+    "environment_block",
     "equal_share",
     "open",
 ]

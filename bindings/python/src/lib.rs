@@ -7,6 +7,7 @@ mod agent;
 mod arguments;
 mod conversation;
 mod corpus;
+mod environment;
 mod errors;
 mod inspect;
 mod policy;
@@ -31,5 +32,6 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<corpus::Tally>()?;
     module.add_class::<corpus::MessageSet>()?;
     module.add_function(wrap_pyfunction!(corpus::equal_share, module)?)?;
+    module.add_function(wrap_pyfunction!(environment::environment_block, module)?)?;
     Ok(())
 }

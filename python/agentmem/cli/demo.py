@@ -43,6 +43,9 @@ _SYNTHETIC = "SYNTHETIC: the text was generated. Name real transcripts with --co
     help="What agents are written in; mixed: every other one in Node.",
 )
 @click.option(
+    "--embedded", is_flag=True, help="All agents in one process, which has the store within."
+)
+@click.option(
     "--plot",
     type=click.Path(dir_okay=False, path_type=Path),
     help="Where the picture goes; demo.png by default, none with --json.",
@@ -57,6 +60,7 @@ def demo(
     corpus: tuple[str, ...],
     seed: int,
     language: "Language",
+    embedded: bool,
     plot: Path | None,
 ) -> None:
     """Hold the memory of a fleet of agents, and measure what it takes.
@@ -72,8 +76,10 @@ def demo(
     from agentmem.demo.run import run
 
     if language != "python":
+        if embedded:
+            raise click.UsageError(f"--embedded is for agents in Python, not --language {language}")
         node.check()
-    plan = Plan(agents, scale or 0, 0, cold, corpus, seed, language)
+    plan = Plan(agents, scale or 0, 0, cold, corpus, seed, language, embedded)
     with _Bars(output) as bars:
         if scale is None:
             plan = plan.fitted(lambda trial: _rate(trial, bars))
@@ -192,8 +198,12 @@ def _lines(outcome: "Outcome") -> list[str]:
         f"read back    {good:,} of {record['readback_checked']:,} samples are what was put",
         f"shared       {dedup:.1%} of the duplicate bytes of prompts and tools",
         f"on SSD       {record['cold_bytes'] / MB:,.1f} MB",
-        f"processes    {processes['count']}, of the RAM {own_bytes / MB:,.0f} MB their own:"
+        "processes    one for all agents, with the store within"
+        if outcome.plan.embedded
+        else f"processes    {processes['count']}, of the RAM {own_bytes / MB:,.0f} MB their own:"
         f" {own_bytes / processes['count'] / MB:.1f} MB each",
+        f"the store    {record['store']['resident_bytes_peak'] / MB:,.0f} MB at most, with what"
+        f" agents hold; its budget is {record['memory_max_bytes'] / MB:,.0f} MB",
         f"available    {record['mem_available_bytes_before'] / MB:,.0f} MB before,"
         f" {record['mem_available_bytes_end'] / MB:,.0f} MB at the end (whole machine)",
         f"processor    {record['cpu_seconds']:.1f} s in {record['wall_seconds']:.1f} s,"

@@ -28,7 +28,7 @@ class Fleet:
 
     Attributes:
         agents: the agents' processes.
-        daemon: the daemon's, its engine last.
+        store: those that have the store: the daemon's, its engine last, or the one that has all.
         others: those that belong to it too: their parent and this one. The writer's is none of
             them: it stands for the world, from which agents get what they hold.
     """
@@ -36,11 +36,12 @@ class Fleet:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self.agents: list[int] = []
-        self.daemon: list[int] = []
+        self.store: list[int] = []
         self.others = [os.getpid()]
         self._began_cpu_s = cpu_seconds_of(self.others)
         self._states: dict[int, dict[str, Any]] = {}
         self._socket = Path()
+        self._stats: dict[str, Any] = {}
         self._process = subprocess.Popen(
             stage.command(plan),
             stdin=subprocess.PIPE,
@@ -70,7 +71,8 @@ class Fleet:
                     report = json.loads(frame.messages[0])
                 case Kind.FAILED:
                     raise _error(frame)
-            if report is not None and self.checked == self.samples:
+            is_told = bool(self._stats) or not self._plan.embedded
+            if report is not None and self.checked == self.samples and is_told:
                 return report
         raise errors.Io("the processes of the demonstration ended before their work was done")
 
@@ -78,12 +80,14 @@ class Fleet:
         match who:
             case {"process": "agents", "pid": pid}:
                 self.agents.append(pid)
-            case {"process": "daemon", "pid": pid}:
-                self.daemon.append(pid)
+            case {"process": "store", "pid": pid}:
+                self.store.append(pid)
             case {"process": "stage", "pid": pid}:
                 self.others.append(pid)
             case {"socket": path}:
                 self._socket = Path(path)
+            case {"stats": stats}:
+                self._stats = stats
 
     def _tell(self, progress: Progress) -> None:
         if self.checked:
@@ -126,7 +130,11 @@ class Fleet:
 
     def resident_bytes(self) -> int:
         """Memory of all processes but the writer's, each page once."""
-        return summed_bytes([*self.others, *self.daemon, *self.agents])
+        return summed_bytes([*self.others, *self.store, *self.agents])
+
+    def store_bytes(self) -> int:
+        """Memory of the processes that have the store, with all that it holds for the agents."""
+        return summed_bytes(self.store)
 
     def memory_of_agents(self) -> list[Memory]:
         """Memory of each agent's process."""
@@ -134,12 +142,15 @@ class Fleet:
 
     def cpu_seconds(self) -> float:
         """Processor time of all processes but the writer's, since the beginning."""
-        used_s = cpu_seconds_of([*self.others, *self.daemon, *self.agents])
+        used_s = cpu_seconds_of([*self.others, *self.store, *self.agents])
         return used_s - self._began_cpu_s
 
-    def connect(self) -> agentmem.Store:
-        """A session of this process with the daemon."""
-        return agentmem.connect(self._socket, start=False)
+    def stats(self) -> dict[str, Any]:
+        """What the store says of itself, as `stage.figures_of` has it."""
+        if not self._stats:
+            with agentmem.connect(self._socket, start=False) as mem:
+                self._stats = stage.figures_of(mem)
+        return self._stats
 
     def __enter__(self) -> Self:
         return self

@@ -4,7 +4,7 @@ import hashlib
 import mmap
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -131,26 +131,33 @@ class Member:
 
 
 def perform(daemon: Path, number: int, seed: int, fed: socket.socket, pipe: int) -> None:
-    """Be agent `number`: do what frames from `fed` say, and say over `pipe` how far that is.
+    """Be agent `number` in a process of its own.
 
     It holds what it holds until stdin ends.
     """
     with agentmem.connect(daemon, start=False) as mem:
-        member, told_bytes = Member(mem, number, seed), -1
-        for frame in wire.read(fed.makefile("rb")):
-            if frame.kind is Kind.READ_BACK:
-                for _ in member.read_back():
-                    if member.checked % _TELL_CHECKS == 0:
-                        wire.tell_json(pipe, Kind.STATE, member.state(), number)
-                told_bytes = -1
-            else:
-                member.take(frame)
-            if frame.kind in wire.FOR_ALL:
-                # What holds it is not to be held until the next one comes.
-                frame = Frame(frame.kind)
-                fed.send(wire.TAKEN)
-            if told_bytes < 0 or member.logical_bytes >= told_bytes + _TELL_BYTES:
-                told_bytes = member.logical_bytes
-                wire.tell_json(pipe, Kind.STATE, member.state(), number)
+        follow(fed, pipe, {number: Member(mem, number, seed)})
         # Whoever started all this holds the other end.
         os.read(0, 1)
+
+
+def follow(fed: socket.socket, pipe: int, members: Mapping[int, Member]) -> None:
+    """Have members, by their numbers, do what frames from `fed` say, until that ends; say over
+    `pipe` how far they are."""
+    told_bytes = dict.fromkeys(members, -1)
+    for frame in wire.read(fed.makefile("rb")):
+        number, member = frame.agent, members[frame.agent]
+        if frame.kind is Kind.READ_BACK:
+            for _ in member.read_back():
+                if member.checked % _TELL_CHECKS == 0:
+                    wire.tell_json(pipe, Kind.STATE, member.state(), number)
+            told_bytes[number] = -1
+        else:
+            member.take(frame)
+        if frame.kind in wire.FOR_ALL:
+            # What holds it is not to be held until the next one comes.
+            frame = Frame(frame.kind)
+            fed.send(wire.TAKEN)
+        if told_bytes[number] < 0 or member.logical_bytes >= told_bytes[number] + _TELL_BYTES:
+            told_bytes[number] = member.logical_bytes
+            wire.tell_json(pipe, Kind.STATE, member.state(), number)

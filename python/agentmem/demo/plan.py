@@ -21,9 +21,10 @@ CONVERSATION_BYTES: Final = 300 * MB
 FULL_AGENTS: Final = 100
 
 # Where the budget is not given: this share of the logical bytes, and what the engine takes whatever
-# it holds. At full size without SSD: 3,680 MB stored, 226 MB of tables, up to 29 MB of rings and
-# 80 MB of journal, and 150 MB that all look at.
+# it holds. At full size without SSD: 3,680 MB stored, 226 MB of tables, 150 MB that all look at.
+# Where each agent is a process, up to 29 MB of rings and 80 MB of journal come on top.
 _BUDGET_SHARE_WARM: Final = 1 / 10.5
+_BUDGET_SHARE_EMBEDDED: Final = 1 / 10.8
 _BUDGET_SHARE_COLD: Final = 1 / 46
 _BUDGET_FIXED_BYTES: Final = 60 << 20
 
@@ -47,6 +48,7 @@ class Plan:
         corpus: where the text comes from; generated if empty.
         seed: of all that is random.
         language: what agents are written in; mixed: every other one in Node.
+        embedded: whether all agents are in one process, which has the store within.
     """
 
     agents: int
@@ -56,6 +58,7 @@ class Plan:
     corpus: tuple[str, ...]
     seed: int
     language: Language = "python"
+    embedded: bool = False
 
     @property
     def prompt_bytes(self) -> int:
@@ -84,7 +87,8 @@ class Plan:
     def with_budget(self, memory_max_bytes: int | None) -> "Plan":
         """The same with that budget, or with one that makes the store compress what it holds."""
         if memory_max_bytes is None:
-            share = _BUDGET_SHARE_COLD if self.cold else _BUDGET_SHARE_WARM
+            warm = _BUDGET_SHARE_EMBEDDED if self.embedded else _BUDGET_SHARE_WARM
+            share = _BUDGET_SHARE_COLD if self.cold else warm
             # Some agent always looks at the one while another looks at the other.
             shared = self.prompt_bytes + self.tools_bytes
             wanted = int(self.logical_bytes * share)

@@ -49,12 +49,12 @@ def run(plan: Plan, progress: Progress) -> Outcome:
     with (
         Fleet(plan) as fleet,
         Watch(lambda: fleet.logical_bytes, fleet.resident_bytes) as watch,
+        Watch(resident_bytes=fleet.store_bytes) as store_watch,
     ):
         report = fleet.perform(progress)
         end = watch.sample()
         each = fleet.memory_of_agents()
-        with fleet.connect() as mem:
-            stats = mem.stats()
+        stats = fleet.stats()
         figures = {
             "agents": plan.agents,
             "logical_bytes": fleet.logical_bytes,
@@ -65,11 +65,11 @@ def run(plan: Plan, progress: Progress) -> Outcome:
                 "own_bytes_end": sum(memory.own_bytes for memory in each),
                 "mapped_bytes_end": sum(memory.shared_bytes for memory in each),
             },
-            "daemon": {
-                "own_bytes_end": sum(memory_of(pid).own_bytes for pid in fleet.daemon),
+            "store": {
+                "own_bytes_end": sum(memory_of(pid).own_bytes for pid in fleet.store),
             },
-            # Of the daemon. What no sample can miss, an upper bound: shared pages count in full.
-            "rss_bytes_peak": sum(map(rss_peak_bytes, fleet.daemon)),
+            # Of these. What no sample can miss, an upper bound: shared pages count in full.
+            "rss_bytes_peak": sum(map(rss_peak_bytes, fleet.store)),
             "cold_bytes": stats["disk_bytes"],
             "dedup_effectiveness": _dedup_effectiveness(plan, stats["by_kind"]),
             "by_kind": {
@@ -80,7 +80,7 @@ def run(plan: Plan, progress: Progress) -> Outcome:
             "readback_checked": fleet.checked,
             "readback_failed": fleet.failed,
             "cpu_seconds": fleet.cpu_seconds(),
-            "cpu_seconds_engine": engine_cpu_seconds(fleet.daemon[-1]),
+            "cpu_seconds_engine": engine_cpu_seconds(fleet.store[-1]),
             "wall_seconds": time.monotonic() - began_s,
             "mem_available_bytes_before": available_bytes,
             "mem_available_bytes_end": mem_available_bytes(),
@@ -89,6 +89,7 @@ def run(plan: Plan, progress: Progress) -> Outcome:
             "digest": fleet.digest(),
         }
     peak_bytes = watch.resident_peak_bytes
+    figures["store"]["resident_bytes_peak"] = store_watch.resident_peak_bytes
     record = figures | {
         "resident_bytes_peak": peak_bytes,
         "reduction": fleet.logical_bytes / peak_bytes,
@@ -103,6 +104,7 @@ def run(plan: Plan, progress: Progress) -> Outcome:
         "synthetic": report["synthetic"],
         "seed": plan.seed,
         "language": plan.language,
+        "embedded": plan.embedded,
     }
     return Outcome(plan, record, watch.samples)
 

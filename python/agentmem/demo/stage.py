@@ -1,4 +1,5 @@
-"""The parent of the demonstration's processes: a daemon of its own, every agent, the writer.
+"""The parent of the demonstration's processes: a daemon of its own and every agent, or one that has
+them all; and the writer.
 
 It imports what agents need and forks them, so that they share it and each takes little. When its
 stdin ends, all of them do.
@@ -14,13 +15,15 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+import agentmem
 from agentmem import daemon
 from agentmem.demo import member, node, wire, writer
+from agentmem.demo.member import Member
 from agentmem.demo.plan import Plan
 from agentmem.demo.wire import Kind
 from agentmem.errors import AgentMemError, Io
@@ -44,14 +47,21 @@ def private_daemon(plan: Plan) -> Iterator[Path]:
         f"cold = {str(plan.cold).lower()}\n"
         f'arena_bytes = "{_ARENA}"\n'
     )
-    with ExitStack() as stack:
-        options = []
-        if plan.cold:
-            # Not beside the socket, as temporary folders may lie in RAM.
-            cache_folder().mkdir(parents=True, exist_ok=True)
-            cold = tempfile.TemporaryDirectory(prefix="demo-", dir=cache_folder())
-            options.append(f"--path={stack.enter_context(cold)}")
-        yield stack.enter_context(daemon.private(configuration, *options))
+    with cold_folder(plan) as folder:
+        options = [] if folder is None else [f"--path={folder}"]
+        with daemon.private(configuration, *options) as path:
+            yield path
+
+
+@contextmanager
+def cold_folder(plan: Plan) -> Iterator[str | None]:
+    """Where the cold tier lies for a while, if there is one; temporary folders may lie in RAM."""
+    if not plan.cold:
+        yield None
+        return
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="demo-", dir=cache_folder()) as folder:
+        yield folder
 
 
 class Stage:
@@ -100,6 +110,40 @@ class Stage:
         return True
 
 
+def perform_embedded(plan: Plan, folder: str | None, pipe: int) -> None:
+    """Fork one process for all agents and their store, say that it is there, and wait."""
+    feed, fed = socket.socketpair()
+
+    def work() -> None:
+        feed.close()
+        options: dict[str, Any] = {"memory_max": plan.memory_max_bytes, "cold": plan.cold}
+        with agentmem.open(folder, **options) as mem:
+            everybody = {number: Member(mem, number, plan.seed) for number in range(plan.agents)}
+            member.follow(fed, pipe, everybody)
+            wire.tell_json(pipe, Kind.STAGE, {"stats": figures_of(mem)})
+            os.read(0, 1)
+
+    stage = Stage(pipe)
+    pid = stage.fork("the agents", work)
+    fed.close()
+    _tell_processes(pipe, stage=[os.getpid()], store=[pid])
+    stage.fork("the writer", lambda: writer.serve(plan, [feed] * plan.agents, pipe))
+    feed.close()
+    stage.watch()
+
+
+def figures_of(mem: agentmem.Store) -> dict[str, Any]:
+    """What a store says of itself that the demonstration reports."""
+    stats = mem.stats()
+    return {name: stats[name] for name in ("stored_bytes", "disk_bytes", "by_kind", "counters")}
+
+
+def _tell_processes(pipe: int, **pids: list[int]) -> None:
+    for name, numbers in pids.items():
+        for number in numbers:
+            wire.tell_json(pipe, Kind.STAGE, {"process": name, "pid": number})
+
+
 def perform(plan: Plan, path: Path, pipe: int) -> None:
     """Fork everybody, say who is there, and wait for the end."""
     stage = Stage(pipe)
@@ -119,12 +163,9 @@ def perform(plan: Plan, path: Path, pipe: int) -> None:
 
         agents.append(stage.fork(f"agent-{number:03}", work))
         fed.close()
-    # Known before anything is written, so that nothing is missed.
-    pids = {"stage": [os.getpid()], "daemon": daemon.processes(path), "agents": agents}
     wire.tell_json(pipe, Kind.STAGE, {"socket": str(path)})
-    for name, numbers in pids.items():
-        for number in numbers:
-            wire.tell_json(pipe, Kind.STAGE, {"process": name, "pid": number})
+    # Known before anything is written, so that nothing is missed.
+    _tell_processes(pipe, stage=[os.getpid()], store=daemon.processes(path), agents=agents)
     stage.fork("the writer", lambda: writer.serve(plan, feeds, pipe))
     for feed in feeds:
         feed.close()
@@ -142,8 +183,12 @@ def main() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     try:
-        with private_daemon(plan) as path:
-            perform(plan, path, pipe)
+        if plan.embedded:
+            with cold_folder(plan) as folder:
+                perform_embedded(plan, folder, pipe)
+        else:
+            with private_daemon(plan) as path:
+                perform(plan, path, pipe)
     except AgentMemError as error:
         wire.tell(pipe, wire.failure(error))
 

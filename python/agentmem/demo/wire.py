@@ -1,7 +1,7 @@
 """What the processes of the demonstration tell each other: frames over sockets and a pipe.
 
 An agent's process reads frames from its socket and does what they say; that is all that one in
-another language would have to do. It answers over the pipe that all of them share, and one that
+another language has to do. It answers over the pipe that all of them share, and one that
 holds what is the same for all with a byte over the socket, once it has no copy of its own any more:
 so agents start one after another, and not all of them hold all of it at once.
 """
@@ -37,7 +37,8 @@ class Kind(IntEnum):
     READ_BACK = 7
     """All is written: an agent compares what it holds with what it was given."""
     STAGE = 8
-    """One of the processes that are there, or where the daemon listens, as JSON."""
+    """One of the processes that are there, where the daemon listens, or what an embedded store says
+    of itself in the end, as JSON."""
     STATE = 9
     """What an agent has done so far, as JSON."""
     REPORT = 10

@@ -127,12 +127,12 @@ def serve(plan: Plan, feeds: list[socket.socket], pipe: int) -> None:
         for frame in frames(plan, corpus, comparison):
             is_for_all = frame.kind in wire.FOR_ALL
             for number in range(plan.agents) if is_for_all else [frame.agent]:
-                wire.write(streams[number], frame)
+                wire.write(streams[number], frame._replace(agent=number))
                 streams[number].flush()
                 if is_for_all:
                     feeds[number].recv(len(wire.TAKEN))
-        for stream in streams:
-            wire.write(stream, Frame(Kind.READ_BACK))
+        for number, stream in enumerate(streams):
+            wire.write(stream, Frame(Kind.READ_BACK, number))
             stream.close()
     report = comparison.as_record() | {
         "synthetic": corpus.synthetic,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import agentmem
-from agentmem import registry
+from agentmem import _store, registry
 from agentmem.errors import AgentMemError, Closed, InvalidArgument, NotFound, Unreachable
 from agentmem.zygote import wire
 
@@ -36,10 +36,10 @@ class Current(NamedTuple):
 
 
 _current: Current | None = None
-_session: tuple[str, Path, agentmem.Store] | None = None
+_session: tuple[str | None, Path, agentmem.Store] | None = None
 """What a spare child opened, in which environment, and where."""
-_environment = ""
-"""That of this process, as it was told."""
+_environment: str | None = None
+"""That of this process, once it was told one."""
 
 
 def current() -> Current:
@@ -66,8 +66,8 @@ class Birth(NamedTuple):
     importance: int | None
     register: bool
     arguments: list[str]
-    environment: str
-    """See `surround`."""
+    environment: str | None
+    """See `surround`; None: what is there already."""
     umask: int
 
     @classmethod
@@ -84,7 +84,7 @@ class Birth(NamedTuple):
             importance=request.get("importance"),
             register=request.get("register", True),
             arguments=request.get("arguments", []),
-            environment=request.get("environment", ""),
+            environment=request.get("environment"),
             umask=request.get("umask", 0o077),
         )
         is_sound = (
@@ -95,7 +95,7 @@ class Birth(NamedTuple):
             and 0 <= birth.umask <= 0o777
             and isinstance(birth.arguments, list)
             and all(map(_is_text, birth.arguments))
-            and isinstance(birth.environment, str)
+            and isinstance(birth.environment, str | None)
         )
         if not is_sound:
             raise InvalidArgument("what a child is to be cannot be understood; update agentmem")
@@ -136,7 +136,8 @@ class Birth(NamedTuple):
         os.fchdir(folder)
         for descriptor in descriptors:
             os.close(descriptor)
-        surround(self.environment)
+        if self.environment is not None:
+            surround(self.environment)
         unbuffered = bool(os.environ.get("PYTHONUNBUFFERED"))
         sys.stdout.reconfigure(line_buffering=os.isatty(1), write_through=unbuffered)  # type: ignore[union-attr]
         os.umask(self.umask)
@@ -209,7 +210,8 @@ def rehearse(module: str) -> None:
     here, there = socket.socketpair()
     folder = os.open(".", os.O_PATH | os.O_DIRECTORY)
     umask = os.umask(0o077)
-    request = {"op": "spawn", "environment": environment_text(), "umask": umask}
+    environment = told() or os.fsdecode(_store.environment_block())
+    request = {"op": "spawn", "environment": environment, "umask": umask}
     with here, there, wire.Line() as line:
         wire.send(here, wire.encoded(request), [*_STANDARD, folder])
         os.close(folder)
@@ -236,13 +238,15 @@ def _close(agent: agentmem.Agent) -> None:
         agent.close()
 
 
-def environment_text() -> str:
-    """The environment of this process as one text: `NAME=VALUE`, with a NUL between two."""
-    return os.fsdecode(b"\0".join(b"%s=%s" % each for each in os.environb.items()))
+def told() -> str | None:
+    """The environment that this process was given last; None before any."""
+    return _environment
 
 
 def surround(environment: str) -> None:
     """Make that the environment of this process; what is so already is not touched.
+
+    It is one text: `NAME=VALUE`, with a NUL between two.
 
     Raises:
         InvalidArgument: It cannot be one.

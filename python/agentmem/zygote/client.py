@@ -9,12 +9,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from agentmem import control, registry
+from agentmem import _store, control, registry
 from agentmem.errors import (
     Closed,
     ForkedChild,
@@ -24,7 +24,6 @@ from agentmem.errors import (
     Unsupported,
 )
 from agentmem.zygote import wire
-from agentmem.zygote.birth import environment_text
 from agentmem.zygote.child import Child
 from agentmem.zygote.place import Place, Target
 
@@ -88,6 +87,7 @@ class Zygote:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._connection: socket.socket | None = None
+        self._told: bytes | None = None
         for _ in range(_STARTS_MAX):
             self._connection = _dial(self._place)
             if self._connection is not None:
@@ -143,15 +143,19 @@ class Zygote:
             "importance": importance,
             "register": register,
             "arguments": list(arguments),
-            "environment": environment_text() if env is None else _environment(env),
             "umask": _umask() if umask is None else umask,
         }
-        with ExitStack() as opened:
+        environment = _store.environment_block() if env is None else _environment(env)
+        opened: list[int] = []
+        try:
             descriptors = [
                 _descriptor(opened, given, own) for own, given in enumerate((stdin, stdout, stderr))
             ]
             descriptors.append(_folder(opened, cwd))
-            answer, received = self._ask(request, descriptors)
+            answer, received = self._ask(request, descriptors, environment)
+        finally:
+            for descriptor in opened:
+                os.close(descriptor)
         return Child(answer["pid"], answer["name"], received[0], lambda asked: self._ask(asked)[0])
 
     def status(self) -> dict[str, Any]:
@@ -171,14 +175,25 @@ class Zygote:
         self._connection = None
 
     def _ask(
-        self, request: Mapping[str, Any], descriptors: list[int] | None = None
+        self,
+        request: dict[str, Any],
+        descriptors: list[int] | None = None,
+        environment: bytes | None = None,
     ) -> tuple[dict[str, Any], list[int]]:
         if os.getpid() != self._pid:
             raise ForkedChild("this is a session of the parent's with a zygote; open one here")
         with self._lock:
             if self._connection is None:
                 raise Closed(f"this session with {self._whom} is closed")
-            return wire.ask(self._connection, self._whom, request, descriptors or [])
+            if environment is not None:
+                # What the zygote heard last on this connection is not said again. A refusal leaves
+                # open which that was.
+                told, self._told = self._told, None
+                request["environment"] = None if environment == told else os.fsdecode(environment)
+            answer = wire.ask(self._connection, self._whom, request, descriptors or [])
+            if environment is not None:
+                self._told = environment
+            return answer
 
     def __enter__(self) -> Self:
         return self
@@ -266,7 +281,7 @@ def _await_ready(ready: IO[bytes], place: Place, module: str) -> None:
         raise control.said(f"the zygote of {module}", answer)
 
 
-def _descriptor(opened: ExitStack, given: Stream, own: int) -> int:
+def _descriptor(opened: list[int], given: Stream, own: int) -> int:
     """What a child has for its descriptor `own`."""
     if given is None:
         try:
@@ -279,7 +294,7 @@ def _descriptor(opened: ExitStack, given: Stream, own: int) -> int:
         return given
     if given == subprocess.DEVNULL:
         descriptor = os.open(os.devnull, os.O_RDWR)
-        opened.callback(os.close, descriptor)
+        opened.append(descriptor)
         return descriptor
     if isinstance(given, int):
         raise InvalidArgument(f"{given} is no descriptor: give one, a file, or subprocess.DEVNULL")
@@ -287,19 +302,22 @@ def _descriptor(opened: ExitStack, given: Stream, own: int) -> int:
     return given.fileno()
 
 
-def _environment(env: Mapping[str, str]) -> str:
+def _environment(env: Mapping[str, str]) -> bytes:
     for name, value in env.items():
         if not name or "=" in name or "\0" in name + value:
             raise InvalidArgument(f"{name!r} cannot be a variable of the environment, as it is")
-    return "\0".join(f"{name}={value}" for name, value in env.items())
+    try:
+        return os.fsencode("\0".join(f"{name}={value}" for name, value in env.items()))
+    except UnicodeEncodeError as error:
+        raise InvalidArgument(f"a variable of the environment is no text: {error}") from error
 
 
-def _folder(opened: ExitStack, path: str | os.PathLike[str] | None) -> int:
+def _folder(opened: list[int], path: str | os.PathLike[str] | None) -> int:
     try:
         descriptor = os.open(path or ".", os.O_PATH | os.O_DIRECTORY)
     except OSError as error:
         raise Io(f"a child cannot work in {path or '.'}: {error.strerror}") from error
-    opened.callback(os.close, descriptor)
+    opened.append(descriptor)
     return descriptor
 
 

@@ -25,7 +25,7 @@ from agentmem.errors import (
     Unsupported,
 )
 from agentmem.zygote import pages, wire
-from agentmem.zygote.birth import Birth, own_name, rehearse, surround
+from agentmem.zygote.birth import Birth, own_name, rehearse, surround, told
 
 CHILDREN_MAX = 4096
 """Children of one zygote, those that have ended and were not waited for included."""
@@ -45,6 +45,8 @@ class _Caller:
     """A process that asks, and its children."""
 
     connection: socket.socket
+    environment: str | None = None
+    """What it told last, as it may leave out what has not changed."""
     line: wire.Line = field(default_factory=wire.Line)
     children: set[int] = field(default_factory=set)
 
@@ -55,6 +57,7 @@ class _Spare:
 
     pid: int
     connection: socket.socket
+    environment: str | None
 
 
 class _Born(BaseException):
@@ -265,22 +268,30 @@ class Server:
             raise LimitReached(
                 f"{CHILDREN_MAX} children of one zygote; wait for some, or close them"
             )
+        environment = birth.environment
+        if environment is None:
+            environment = caller.environment
+        if environment is None:
+            raise InvalidArgument("a child needs an environment; tell it once")
         # Whoever comes next is likely to have the same one, and the next spare has it already.
-        surround(birth.environment)
-        pid = self._bear(line)
+        surround(environment)
+        pid = self._bear(request | {"environment": environment}, line.descriptors)
+        caller.environment = environment
         caller.children.add(pid)
         lent.append(os.pidfd_open(pid))
         self._spawned += 1
         return {"pid": pid, "name": birth.name or own_name(self._module, pid)}
 
-    def _bear(self, line: wire.Line) -> int:
+    def _bear(self, request: dict[str, Any], descriptors: list[int]) -> int:
         """Tell the spare what it is to be, or another one, if somebody killed that."""
         for _ in range(2):
             spare = self._spare or self._fork()
             self._spare, self._makes_spare = None, True
+            if spare.environment == request["environment"]:
+                request = request | {"environment": None}
             with spare.connection:
                 try:
-                    wire.send(spare.connection, line.received, line.descriptors)
+                    wire.send(spare.connection, wire.encoded(request), descriptors)
                 except OSError:
                     os.kill(spare.pid, signal.SIGKILL)  # It may be stopped, and never be told.
                     self._orphans.add(spare.pid)
@@ -307,7 +318,7 @@ class Server:
         theirs.close()
         _lead_group(pid)
         ours.settimeout(_TOLD_TIMEOUT_S)
-        return _Spare(pid, ours)
+        return _Spare(pid, ours, told())
 
     def _drop(self) -> None:
         """In the child: nothing of the zygote's own is left."""
