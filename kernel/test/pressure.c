@@ -313,8 +313,8 @@ static int whole_life(const char *content, uint64_t len)
 enum outcome { WHOLE, CUT_SHORT, KILLED, WRONG };
 
 /*
- * A life in a cgroup with room for so many pages. A call fails; a fault cannot, even
- * one that finds no room for a page table: then the process is killed.
+ * A life in a cgroup with room for so many pages. A call fails; a fault cannot, whatever
+ * it needs: where there is no room for that, the process is killed.
  */
 static enum outcome life_with(const char *content, uint64_t room)
 {
