@@ -29,6 +29,7 @@ BENCHMARKS = {
     "guest": "cycles as an ordinary user under Yama, on Debian's kernel in QEMU",
     "others": "opencode, Gemini CLI, Codex: --count times idle, paged out, woken by a turn",
     "peers": "against nothing, zram swap, and kill and resume",
+    "recovery": "a daemon with a million messages and contents is killed --count times",
     "sharing": "--count processes share 50 MB; 1 KiB put and got: beside Ray, Redis, shared_memory",
     "zygote": "--count agents in processes forked from a zygote, a message a second each",
     "frameworks": "children of zygotes that imported real frameworks, against plain processes",

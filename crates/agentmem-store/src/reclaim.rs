@@ -499,6 +499,8 @@ impl Engine {
         for number in dead {
             state.counters.reap += 1;
             if let Some(session) = state.sessions.of_agent(number) {
+                // Its next put asks, and is refused: what is put for an agent that is not its own is dropped.
+                state.sessions.notify(number);
                 state.sessions.get_mut(session).expect("just seen").remove_agent(number);
             }
             self.bereave(&mut state, number);

@@ -29,7 +29,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 /// Version of the protocol and of the arena's layout: both sides must have the same.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 /// Connections of one session that are kept when nobody uses them.
 const IDLE_MAX: usize = 4;
 /// The longest call.
@@ -262,15 +262,32 @@ impl Remote {
     pub fn agent(&self, name: &str, facts: &AgentFacts) -> Arc<AgentShared> {
         let mut agents = self.agents.lock();
         agents.retain(|_, agent| agent.check_open().is_ok());
-        let made = || AgentShared::told(facts.number, name, facts.quota_bytes, facts.used_bytes);
-        agents.entry(facts.number).or_insert_with(made).clone()
+        let known = agents.remove(&facts.number);
+        let told = AgentShared::told(facts.number, name, facts.quota_bytes, facts.used_bytes);
+        agents.insert(facts.number, told.clone());
+        drop(agents);
+        // Taken up again because its process died, which handles of before may not know.
+        if let Some(known) = known {
+            known.close();
+            self.forget_conversations_of(facts.number);
+        }
+        told
     }
 
     /// See [`Link::forget_agent`].
     pub fn forget_agent(&self, shared: &AgentShared) {
         shared.close();
-        self.agents.lock().remove(&shared.number);
-        self.conversations.lock().retain(|_, (agent, _)| *agent != shared.number);
+        let mut agents = self.agents.lock();
+        // Another thread may have taken it up again.
+        if agents.get(&shared.number).is_some_and(|known| std::ptr::eq(&**known, shared)) {
+            agents.remove(&shared.number);
+            drop(agents);
+            self.forget_conversations_of(shared.number);
+        }
+    }
+
+    fn forget_conversations_of(&self, number: u32) {
+        self.conversations.lock().retain(|_, (agent, _)| *agent != number);
     }
 
     /// See [`Link::conversation`].

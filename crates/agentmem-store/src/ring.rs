@@ -37,6 +37,8 @@ const TAIL: usize = 8;
 const SLEEPING: usize = 16;
 const NOTICES: usize = 24;
 const ALLOWANCE: usize = 32;
+/// Beside the allowance: it is looked at when that does not do.
+const LEFT: usize = 33;
 /// Words that both ends steer by.
 pub const CONTROL_WORDS: usize = 40;
 /// An allowance of as much as there is.
@@ -263,6 +265,16 @@ impl Ring {
     /// Engine: the session may put as much as it likes.
     pub fn allow_anything(&self) {
         self.control[ALLOWANCE].store(ANYTHING, Ordering::Release);
+    }
+
+    /// Engine: so much of the domain's quota is held by nobody.
+    pub fn tell_left(&self, bytes: u64) {
+        self.control[LEFT].store(bytes, Ordering::Relaxed);
+    }
+
+    /// Agent: how much that was when the engine looked last.
+    pub fn left(&self) -> u64 {
+        self.control[LEFT].load(Ordering::Relaxed)
     }
 
     /// Engine: the session may put nothing more; returns what it says it could have.

@@ -196,7 +196,7 @@ impl Server {
         let domain = self.domains.enter(&hello.domain, &hello.token)?;
         let counted = domain.connect()?;
         let engine = domain.store.engine()?;
-        let secret: Secret = sys::random()?;
+        let secret = domain.secret()?;
         let shape = shape(self.domains.limits.arena_bytes, engine.memory_max_bytes());
         let (session, lent) = engine.lend_session(shape, peer.pid, secret)?;
         let welcome = Welcome {
@@ -228,7 +228,7 @@ impl Server {
         let known = self.sessions.lock().get(&join.secret).cloned();
         // Of the daemon that was there before, or never of one.
         let over = || Error::new(ErrorKind::Closed, "this session, which the daemon does not know,");
-        let entered = known.ok_or_else(over)?;
+        let entered = known.ok_or_else(|| self.domains.why_left_out(&join.secret).unwrap_or_else(over))?;
         let counted = [entered.domain.connect()?, entered.connect()?];
         let resumes = message.number == RESUME;
         if resumes && !entered.domain.store.engine()?.resume_session(entered.session) {

@@ -43,8 +43,6 @@ const CELLS_BESIDE_OTHERS: usize = 1 << 8;
 const DATA_BYTES_BESIDE_OTHERS: usize = 256 << 10;
 /// What the lock of a temporary folder is kept as.
 const LOCK: &str = "lock";
-/// How long [`Store::relieve`] goes on while others put.
-const RELIEF_MS: u64 = 1000;
 
 /// A store with its engine on a thread of this process.
 pub struct Store {
@@ -336,11 +334,16 @@ impl Store {
         self.engine().map_or(0, |engine| engine.needed_bytes(&engine.lock()))
     }
 
-    /// Demotes what is beyond the budget now, for a second at most, and gives back what is only kept to be quick. Nothing where the engine
-    /// is a daemon's.
-    pub fn relieve(&self) {
+    /// By how much that is more than its budget. 0 for a daemon's.
+    pub(crate) fn excess_bytes(&self) -> u64 {
+        self.needed_bytes().saturating_sub(self.memory_max_bytes())
+    }
+
+    /// Demotes what is beyond the budget now, for `patience_ms` at most, and gives back what is only kept to be quick.
+    /// Nothing where the engine is a daemon's.
+    pub(crate) fn relieve(&self, patience_ms: u64) {
         if let Ok(engine) = self.engine() {
-            engine.keep_budget(engine.now_ms() + RELIEF_MS);
+            engine.keep_budget(engine.now_ms() + patience_ms);
             engine.trim();
         }
     }
@@ -477,8 +480,13 @@ impl Agent {
         let ring = &self.session.arena.ring;
         loop {
             if on_full == OnFull::Fail {
-                // The engine sets more aside when it drains, and now and then.
+                // The engine sets more aside when it drains, and now and then, if there is anything left.
                 ring.wake_if_sleeping();
+                let left = ring.left();
+                if bytes > left {
+                    let what = format!("the domain has {left} bytes left and is asked to hold {bytes} more");
+                    return Err(Error::new(ErrorKind::DomainQuotaExceeded, what));
+                }
                 return Err(Error::new(ErrorKind::ArenaFull, format!("agent {:?}", self.shared.name)));
             }
             self.session.call(Allow { bytes })?;
@@ -492,7 +500,11 @@ impl Agent {
     /// Another process's engine takes charges back without telling: asks what is left of them.
     fn learn_charges(&self) -> Result<()> {
         if let Link::Remote(_) = &self.session.link {
-            let now = self.session.call(ReadAgent { agent: self.shared.number })?;
+            let now = self.session.call(ReadAgent { agent: self.shared.number }).inspect_err(|error| {
+                if error.kind() == ErrorKind::Closed {
+                    self.session.link.forget_agent(&self.shared);
+                }
+            })?;
             self.shared.set_used_bytes(now.used_bytes);
             self.shared.set_quota_bytes(now.quota_bytes);
         }
@@ -546,6 +558,7 @@ impl Agent {
             claim,
             holder: crate::sync::AtomicU32::new(slot),
             is_released: crate::sync::AtomicBool::new(false),
+            turn: self.turn,
             logical_bytes,
             kind,
             importance,
@@ -600,7 +613,8 @@ impl Agent {
     /// # Errors
     /// `NotFound` where the grant is none that can be redeemed here, whatever the reason; and what a put raises.
     pub fn redeem(&self, grant: &str) -> Result<Smu> {
-        self.attached(Redeem { agent: self.shared.number, grant: grant.to_owned() })
+        let redemption = u64::from_ne_bytes(sys::random()?);
+        self.attached(Redeem { agent: self.shared.number, grant: grant.to_owned(), redemption })
     }
 
     /// Takes a lease of its own on what `smu` is a handle of.
