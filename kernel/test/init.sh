@@ -55,6 +55,9 @@ nothing_lost() {
     [ $((before - after)) -lt 4096 ]
 }
 
+# Built and installed as users do it: the same source, so one look is enough.
+of_dkms() { insmod /dkms.ko && /calls && unload; }
+
 with_codec() { load "codec=$1" && /memory && unload; }
 
 # Two looks: what was freed a moment ago may still be found by the first.
@@ -73,6 +76,14 @@ echo "# Linux $(uname -r), nodes $(cat /sys/devices/system/node/online)"
 for tier in /sys/devices/virtual/memory_tiering/memory_tier*; do
     echo "# $(basename "$tier"): nodes $(cat "$tier/nodelist")"
 done
+# A kernel that has it built in (../patches) cannot load, unload or choose.
+if [ -e /dev/agentmem ]; then
+    for program in calls memory compat syscalls; do try "$program, built in" "/$program"; done
+    try 'random calls, built in' /fuzz "$ROUNDS" "$SEED"
+    try 'the kernel complained of nothing' quiet
+    echo "1..$number"
+    poweroff -f
+fi
 try 'an unknown codec is refused' refused
 try 'load' load
 try 'calls' /calls
@@ -91,6 +102,7 @@ try 'unload' unload
 try 'nothing is lost by loading, use and unloading' nothing_lost
 try 'codec deflate' with_codec deflate
 try 'codec lz4' with_codec lz4
+try 'the module that DKMS installs' of_dkms
 if [ -e /sys/kernel/debug/kmemleak ]; then
     try 'kmemleak found nothing' no_leak
 else
