@@ -59,12 +59,6 @@ impl AgentShared {
         })
     }
 
-    /// Fails once the agent is closed.
-    #[inline]
-    pub fn check_open(&self) -> Result<()> {
-        if self.turn() == CLOSED { Err(self.closed()) } else { Ok(()) }
-    }
-
     /// Fails once the agent is closed, or was left after `turn` began.
     #[inline]
     pub fn check_turn(&self, turn: u64) -> Result<()> {
