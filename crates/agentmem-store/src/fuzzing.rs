@@ -51,7 +51,7 @@ impl Scene {
     fn new() -> Self {
         let options =
             Options { memory_max_bytes: 32 << 20, lends: true, pressure: false, cold: false, ..Options::default() };
-        let engine = Arc::new(Engine::new(options, DomainKey([7; 32]), None, None).expect("a small engine"));
+        let engine = Arc::new(Engine::new(options, DomainKey([7; 32]), None, None, None).expect("a small engine"));
         let session = || engine.add_session(SHAPE, std::process::id(), false, [1; 16]).expect("a small session");
         let ((neighbour, neighbours), (liar, arena)) = (session(), session());
         let ask = |session| Caller { engine: &engine, session, is_repeated: false, domains: None, descriptor: None };

@@ -15,6 +15,7 @@ use crate::calls::store::{Flush, ListAgents, OpenAgent, ReadAgentStats, ReadStat
 use crate::cold::Cold;
 use crate::engine::Engine;
 use crate::folder::Folder;
+use crate::held::Module;
 use crate::latencies::LatencyCounts;
 use crate::ledger::Ledger;
 use crate::link::Link;
@@ -61,6 +62,7 @@ impl Store {
     /// Opens a store; see [`Options`].
     pub fn open(options: Options) -> Result<Self> {
         let mut options = options.checked()?;
+        let module = Module::of(&options)?;
         let keeping = options.keeping.take();
         let past = keeping.as_deref().map(Past::find).transpose()?.flatten();
         if let Some(keeping) = keeping.as_ref().filter(|_| past.is_none()) {
@@ -99,7 +101,7 @@ impl Store {
         };
         let shape = Shape { cells, data_bytes, claims: SLOTS_MAX };
         let engine = Arc::new(match keeping {
-            None => Engine::new(options, key, cold, ledger)?,
+            None => Engine::new(options, key, cold, ledger, module)?,
             Some(keeping) => {
                 let key = past.as_ref().map_or(key, |past| DomainKey(past.engine.key));
                 let temporary = folder.as_ref().filter(|folder| folder.is_temporary());
