@@ -5,7 +5,7 @@ use crate::errors::{answer, invalid};
 use crate::list::List;
 use crate::stats::{self, DomainFigures, StoreFigures, Verification};
 use crate::sys;
-use agentmem_core::{Error, ErrorKind, Result, policy, runtime};
+use agentmem_core::{Result, policy, runtime};
 use agentmem_store as store;
 use agentmem_store::{DomainQuota, OnFull, Options};
 use std::ffi::{CString, c_char, c_int};

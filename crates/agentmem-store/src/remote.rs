@@ -8,6 +8,7 @@ use crate::arena::{Arena, Shape};
 use crate::call::{self, AFTER_PUTS, Call, REPEATED};
 use crate::calls::agent::ConversationFacts;
 use crate::calls::store::{AgentFacts, CONVERSATIONS_TOLD_MAX, Goodbye, LeaveLarge, TakeBack};
+use crate::domains::check_domain_name;
 use crate::engine::ConversationShared;
 use crate::link::Link;
 use crate::options::OnFull;
@@ -198,6 +199,10 @@ fn exchange(stream: &UnixStream, number: u16, body: &[u8], lent: &[BorrowedFd<'_
 /// `Unreachable` where nobody listens, `Version` where another version does, and what it refuses.
 pub fn connect(path: &Path, domain: Option<(&str, &[u8])>, on_full: OnFull) -> Result<Session> {
     let first = dial(path)?;
+    if let Some((name, _)) = domain {
+        // Without a name it would be the user's own, whatever the token.
+        check_domain_name(name)?;
+    }
     let (domain, token) = domain.unwrap_or_default();
     let hello = Hello { domain: domain.to_owned(), token: token.to_vec() };
     let answer = exchange(&first, HELLO, &call::encode(&(VERSION, hello))?, &[])?;
