@@ -78,7 +78,7 @@ for tier in /sys/devices/virtual/memory_tiering/memory_tier*; do
 done
 # A kernel that has it built in (../patches) cannot load, unload or choose.
 if [ -e /dev/agentmem ]; then
-    for program in calls memory compat syscalls; do try "$program, built in" "/$program"; done
+    for program in syscalls calls compat memory; do try "$program, built in" "/$program"; done
     try 'random calls, built in' /fuzz "$ROUNDS" "$SEED"
     try 'the kernel complained of nothing' quiet
     echo "1..$number"
