@@ -32,11 +32,12 @@ from agentmem.errors import (
 )
 
 CONFIGURATION = Path(__file__).parent.parent / "crates/agentmem-daemon/agentmemd.toml"
+DEVICE = Path("/dev/agentmem")
 KINDS = ["system_prompt", "tool_definition", "tool_result", "message"]
 FIGURES = """
 agents smus conversations messages frames logical_bytes stored_bytes resident_bytes hot_bytes
-warm_bytes cold_bytes disk_bytes table_bytes arena_bytes shared_bytes saved_bytes pinned_bytes
-by_kind by_tier counters policy
+warm_bytes cold_bytes disk_bytes table_bytes arena_bytes module_bytes shared_bytes saved_bytes
+pinned_bytes by_kind by_tier counters policy backend
 """
 COUNTERS = """
 put put_shared refault_warm refault_cold refault_warm_bytes refault_cold_bytes demote_warm
@@ -67,8 +68,24 @@ def test_a_store_has_the_defaults_that_the_configuration_of_the_daemon_documents
     ours = {name: each.default for name, each in signature(agentmem.open).parameters.items()}
     for name in ("warm_after", "cold_after"):
         assert ours[f"{name}_s"] == duration_ms(documented[name]) / 1000
-    for name in ("cold", "warm_level", "cold_level", "policy", "pressure"):
+    for name in ("cold", "warm_level", "cold_level", "policy", "pressure", "backend"):
         assert ours[name] == documented[name]
+
+
+def test_a_backend_that_is_not_there_is_named_with_the_way_out() -> None:
+    if DEVICE.exists():
+        with agentmem.open(memory_max="64M", backend="kernel") as mem:
+            assert mem.stats()["backend"] == "kernel"
+        return
+    with pytest.raises(Unsupported, match=r'/dev/agentmem: .*docs/kernel.md.*backend="auto"'):
+        agentmem.open(backend="kernel")
+    with agentmem.open(memory_max="64M", backend="auto") as mem:
+        content = prose(1, 100_000)
+        smu = mem.agent("a").put(content, kind="tool_result")
+        with smu.view() as view:
+            assert bytes(view) == content
+        stats = mem.stats()
+        assert (stats["backend"], stats["module_bytes"]) == ("user", 0)
 
 
 def test_a_path_is_created_and_stays(tmp_path: Path) -> None:
@@ -91,6 +108,7 @@ def test_a_path_is_created_and_stays(tmp_path: Path) -> None:
         {"cold_after_s": float("nan")},
         {"on_full": "cry"},
         {"arena_bytes": 0},
+        {"backend": "gpu"},
     ],
     ids=str,
 )

@@ -71,18 +71,24 @@ no_leak() {
 
 quiet() { ! dmesg | grep -E '\bBUG[ :]|WARNING:|Oops|general protection|possible .*deadlock|refcount_t:|corruption'; }
 
+finish() {
+    try 'the kernel complained of nothing' quiet
+    echo "1..$number"
+    poweroff -f
+}
+
 echo "KTAP version 1"
 echo "# Linux $(uname -r), nodes $(cat /sys/devices/system/node/online)"
 for tier in /sys/devices/virtual/memory_tiering/memory_tier*; do
     echo "# $(basename "$tier"): nodes $(cat "$tier/nodelist")"
 done
+# A guest that has this runs it, and nothing else.
+[ -e /engine.sh ] && . /engine.sh
 # A kernel that has it built in (../patches) cannot load, unload or choose.
 if [ -e /dev/agentmem ]; then
     for program in syscalls calls compat memory; do try "$program, built in" "/$program"; done
     try 'random calls, built in' /fuzz "$ROUNDS" "$SEED"
-    try 'the kernel complained of nothing' quiet
-    echo "1..$number"
-    poweroff -f
+    finish
 fi
 try 'an unknown codec is refused' refused
 try 'load' load
@@ -109,6 +115,4 @@ else
     number=$((number + 1))
     echo "ok $number kmemleak found nothing # SKIP this kernel has none"
 fi
-try 'the kernel complained of nothing' quiet
-echo "1..$number"
-poweroff -f
+finish

@@ -1,4 +1,4 @@
-"""Builds the module, boots a guest that has it, and says what its tests say.
+"""Builds the module, boots guests that have it, and says what its tests and the engine's say.
 
     python -m kernel.test.run [--seed N] [--rounds N] [--build FOLDER]
 
@@ -8,6 +8,7 @@ processor that is emulated, so that the times of its tests say nothing.
 """
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -17,19 +18,24 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.guest import kernel as debian
 from benchmarks.guest.initramfs import Entry, archive
 
 SOURCES = Path(__file__).resolve().parents[1]
 PROGRAMS = ("calls", "memory", "lifetime", "fuzz", "pressure", "corpus")
-FOLDERS = ("bin", "proc", "sys", "dev", "modules")
+# Tests of the engine that are run over the module, in a guest of their own.
+ENGINE_TESTS = ("conformance", "backend")
+ENGINE_TARGET = "x86_64-unknown-linux-gnu"
+FOLDERS = ("bin", "proc", "sys", "dev", "modules", "tmp")
 # The module's own needs are built in, but for the codecs that are tried.
 MODULES = ("virtio_pci", "virtio_blk", "deflate", "lz4")
-TOOLS = ("qemu-system-x86_64", "make", "gcc", "sparse", "pahole", "xz", "zstd")
+TOOLS = ("qemu-system-x86_64", "make", "gcc", "sparse", "pahole", "xz", "zstd", "cargo")
 OLD_HEADERS = "linux-headers-amd64"
 TIMEOUT_S, TIMEOUT_DEBUG_S = 300.0, 1500.0
 FAST_MIB, SLOW_MIB = 320, 192
+ENGINE_FAST_MIB, ENGINE_SLOW_MIB = 1536, 512
 # Whatever is wrong ends the guest. Freed pages are poisoned, and looked at before they are used.
 COMMAND_LINE = (
     "console=ttyS0 quiet panic=-1 oops=panic panic_on_warn=1 page_poison=1 slab_debug=FZP,am_smu "
@@ -67,9 +73,9 @@ def run(scratch: Path, options: argparse.Namespace) -> None:
         image = uncompressed(found.image, scratch / "vmlinux")
     module = build_module(kernel, scratch / "module")
     step("module built, without a warning of gcc (W=1) or sparse")
-    files = [Entry("agentmem.ko", module.read_bytes()), *programs(scratch, kernel)]
-    files.append(Entry("dkms.ko", by_dkms(kernel, scratch / "dkms").read_bytes()))
+    dkms = Entry("dkms.ko", by_dkms(kernel, scratch / "dkms").read_bytes())
     step("module built and installed by DKMS")
+    files = [Entry("agentmem.ko", module.read_bytes()), *map(Entry, FOLDERS)]
     files += [
         Entry(f"modules/{number:02}-{name}.ko", content)
         for number, (name, content) in enumerate([] if options.build else found.with_needs(MODULES))
@@ -77,9 +83,35 @@ def run(scratch: Path, options: argparse.Namespace) -> None:
     values = f"#!/bin/busybox sh\nROUNDS={options.rounds}\nSEED={options.seed}\n"
     init = values + (SOURCES / "test" / "init.sh").read_text()
     files += [Entry("init", init.encode()), Entry("bin/busybox", found.busybox.read_bytes())]
-    (scratch / "initramfs").write_bytes(archive([*map(Entry, FOLDERS), *files]))
-    step("guest starts")
-    judge(boot(image, scratch, corpus(scratch), bool(options.build)))
+    engine = [*engine_programs(scratch)]
+    engine += [Entry("engine.sh", (SOURCES / "test" / "engine.sh").read_bytes())]
+    step("engine built")
+    # To look closer takes room and time.
+    times = 3 if options.build else 1
+    guests = [
+        Guest(
+            [*files, dkms, *programs(scratch, kernel)],
+            FAST_MIB * times,
+            SLOW_MIB * times,
+            corpus(scratch),
+        ),
+        Guest([*files, *engine], ENGINE_FAST_MIB, ENGINE_SLOW_MIB),
+    ]
+    wrong = 0
+    for guest in guests:
+        (scratch / "initramfs").write_bytes(archive(guest.files))
+        step("guest starts")
+        wrong += judge(boot(image, scratch, guest, TIMEOUT_DEBUG_S if options.build else TIMEOUT_S))
+    raise SystemExit(wrong > 0)
+
+
+class Guest(NamedTuple):
+    """What a guest has: files in its first file system, memory of two kinds (MiB), a disk."""
+
+    files: list[Entry]
+    fast: int
+    slow: int
+    disk: Path | None = None
 
 
 def step(name: str) -> None:
@@ -163,6 +195,22 @@ def programs(scratch: Path, kernel: Path) -> Iterator[Entry]:
         yield Entry(name, made.read_bytes())
 
 
+def engine_programs(scratch: Path) -> Iterator[Entry]:
+    """The engine's tests, as programs that need nothing of the system where they run."""
+    words = ["cargo", "test", "--locked", "--quiet", "--no-run", "--message-format=json"]
+    words += ["-p", "agentmem-store", "--target", ENGINE_TARGET]
+    words += [word for name in ENGINE_TESTS for word in ("--test", name)]
+    environment = {**os.environ, "RUSTFLAGS": "-C target-feature=+crt-static"}
+    result = subprocess.run(
+        words, check=True, stdout=subprocess.PIPE, text=True, env=environment, cwd=SOURCES.parent
+    )
+    for made in map(json.loads, result.stdout.splitlines()):
+        if (program := made.get("executable")) and made["target"]["name"] in ENGINE_TESTS:
+            stripped = scratch / f"test-{made['target']['name']}"
+            subprocess.run(["strip", "-o", str(stripped), program], check=True)
+            yield Entry(made["target"]["name"], stripped.read_bytes())
+
+
 def corpus(scratch: Path) -> Path | None:
     """The transcripts as an archive that is not compressed, if there are any."""
     if not (packed := os.environ.get("AGENTMEM_CORPUS")):
@@ -185,10 +233,10 @@ def uncompressed(image: Path, made: Path) -> Path:
     raise SystemExit(f"{image} holds no kernel that this understands")
 
 
-def boot(image: Path, scratch: Path, disk: Path | None, looks_closer: bool) -> str:
-    """The console of a guest, from its start to its end. To look closer takes room and time."""
-    fast, slow = (FAST_MIB * 2, SLOW_MIB * 2) if looks_closer else (FAST_MIB, SLOW_MIB)
-    timeout_s = TIMEOUT_DEBUG_S if looks_closer else TIMEOUT_S
+def boot(image: Path, scratch: Path, guest: Guest, timeout_s: float) -> str:
+    """The console of a guest, from its start to its end."""
+    fast, slow, disk = guest.fast, guest.slow, guest.disk
+    started_s = time.monotonic()
     drive = ["-drive", f"file={disk},format=raw,if=virtio,readonly=on"] if disk else []
     words = [
         *("qemu-system-x86_64", "-machine", "q35,hmat=on", "-accel", "tcg,thread=multi"),
@@ -203,7 +251,7 @@ def boot(image: Path, scratch: Path, disk: Path | None, looks_closer: bool) -> s
         os.set_blocking(process.stdout.fileno(), False)
         try:
             while process.poll() is None:
-                if time.monotonic() - STARTED_S > timeout_s:
+                if time.monotonic() - started_s > timeout_s:
                     said.append(f"\nBail out! not done after {timeout_s:.0f} s\n")
                     break
                 follow(process.stdout.read(), said)
@@ -239,8 +287,8 @@ def follow(content: bytes | None, said: list[str]) -> None:
     said.append(text)
 
 
-def judge(console: str) -> None:
-    """Ends with 1 if anything failed, is missing, or made the kernel complain."""
+def judge(console: str) -> int:
+    """How much failed, is missing, or made the kernel complain; says what."""
     lines = console.splitlines()
     plan = next((int(line[3:]) for line in lines if line.startswith("1..")), 0)
     results = [line for line in lines if re.match(r"(not )?ok \d", line)]
@@ -252,7 +300,7 @@ def judge(console: str) -> None:
     step(f"{len(results)} programs with {len(nested)} cases, {len(wrong)} wrong")
     for line in wrong:
         print(f"# wrong: {line}", file=sys.stderr)
-    raise SystemExit(bool(wrong))
+    return len(wrong)
 
 
 if __name__ == "__main__":

@@ -59,6 +59,7 @@ def open_store(
     warm_level: int = 3,
     cold_level: int = 9,
     pressure: bool = True,
+    backend: Literal["user", "kernel", "auto"] = "user",
 ) -> Store:
     """Open a store whose engine runs on a thread of this process.
 
@@ -80,9 +81,13 @@ def open_store(
         warm_level: zstd level from hot to warm, 1 to 19.
         cold_level: zstd level for content that ages into the cold tier, 1 to 19.
         pressure: Whether to read ``/proc/pressure/memory`` and demote earlier under pressure.
+        backend: What holds sealed SMUs of a page or more while they are in RAM: ``"user"``, the
+            engine; ``"kernel"``, the kernel module; ``"auto"``, the module where there is one.
 
     Raises:
         InvalidArgument: An argument is out of range.
+        Unsupported: ``backend`` is ``"kernel"``, and the module is not loaded.
+        PermissionDenied: ``backend`` is ``"kernel"``, and this user may not open its device.
         StoreLocked: Another process has ``path`` open.
         Version: ``path`` was written by another format version.
         Damaged: The index in ``path`` cannot be read.
@@ -141,6 +146,7 @@ class Store:
 
         Keys: ``agents``, ``smus``, ``conversations``, ``messages``, ``frames``, ``logical_bytes``,
         ``stored_bytes``, ``resident_bytes`` (what the engine accounts against ``memory_max``),
+        ``module_bytes`` (of that, what the kernel module holds),
         ``hot_bytes``, ``warm_bytes``, ``cold_bytes``, ``disk_bytes`` (blocks allocated on SSD),
         ``orphan_bytes`` (records that no index named at open, given back then),
         ``table_bytes``, ``arena_bytes``, ``shared_bytes``, ``saved_bytes``, ``pinned_bytes``,
@@ -149,7 +155,8 @@ class Store:
         ``put``, ``put_shared``, ``refault_warm``, ``refault_cold``, ``refault_warm_bytes``,
         ``refault_cold_bytes``, ``demote_warm``, ``demote_cold``, ``promote_warm``,
         ``promote_cold``, ``evict``, ``gc_rewrite``, ``gc_merge``, ``reject_memory``,
-        ``policy_error`` and others), ``policy``.
+        ``policy_error`` and others), ``policy``, ``backend`` ("user" or "kernel": what holds sealed
+        SMUs of a page or more).
         """
     def reclaim(self, target_bytes: Size | None = None) -> int:
         """Demote until the engine holds at most ``target_bytes`` of RAM (by default: nothing hot
@@ -366,10 +373,14 @@ class Agent:
         """Figures of this agent: ``name``, ``pid``, ``state``, ``importance``, ``quota_bytes``,
         ``created_s``, ``last_active_s`` (Unix seconds), ``smus``, ``conversations``, ``messages``,
         ``logical_bytes``, ``hot_bytes``, ``stored_bytes``, ``shared_bytes``."""
-    def leave(self) -> None:
+    def leave(self, *, keep_empty: bool = True) -> None:
         """Leave it to be taken up again by its name, with all that it holds, by this process or
         another: what closing the store does with all of its agents. Its handles and those of its
-        conversations raise ``Closed`` from then on."""
+        conversations raise ``Closed`` from then on.
+
+        Args:
+            keep_empty: Whether it stays if it holds nothing; otherwise it is then closed.
+        """
     def close(self) -> None:
         """Unregister: all its leases and conversations are given back. Closing the *store* keeps
         agents; closing an agent ends it."""

@@ -56,6 +56,7 @@ def open(
     warm_level: int = 3,
     cold_level: int = 9,
     pressure: bool = True,
+    backend: Literal["user", "kernel", "auto"] = "user",
 ) -> Store:
     """Open a store in this process; use it in a `with` statement, or call its `close`.
 
@@ -77,9 +78,15 @@ def open(
         warm_level: zstd level from hot to warm, 1 to 19.
         cold_level: zstd level for content that ages into the cold tier, 1 to 19.
         pressure: Whether to demote earlier when the kernel reports memory pressure.
+        backend: What holds sealed SMUs of a page or more while they are in RAM: "user", the engine;
+            "kernel", the kernel module, which keeps equal content once for all processes of this
+            user and compresses what is cold where it is; "auto", the module where there is one,
+            else the engine. `stats()["backend"]` says which it is.
 
     Raises:
         InvalidArgument: An argument is out of range.
+        Unsupported: `backend` is "kernel", and the module is not loaded.
+        PermissionDenied: `backend` is "kernel", and this user may not open `/dev/agentmem`.
         StoreLocked: Another process has `path` open.
         Version: `path` was written by another format version.
         Damaged: The index in `path` cannot be read.
@@ -97,6 +104,7 @@ def open(
         warm_level=warm_level,
         cold_level=cold_level,
         pressure=pressure,
+        backend=backend,
     )
     _stores.add(store)
     return store

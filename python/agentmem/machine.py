@@ -21,6 +21,8 @@ _OPEN_FILES_WANTED = 4096
 # The kernel's default, and what a sandbox that hides the setting is taken to have.
 _MAP_COUNT_WANTED = 65530
 _DISK_WANTED_BYTES = 10 * 1024**3
+_DEVICE = Path("/dev/agentmem")
+_WITHOUT_MODULE = "stores opened with backend='auto' hold all content themselves"
 
 
 def examine() -> list[Finding]:
@@ -178,6 +180,20 @@ def _huge_pages() -> Finding:
     return Finding("huge pages (THP)", "ok", chosen[1])
 
 
+def _module() -> Finding:
+    name = "kernel module"
+    if not _DEVICE.exists():
+        return Finding(name, "ok", f"not loaded, and not needed: {_WITHOUT_MODULE}")
+    if not os.access(_DEVICE, os.R_OK | os.W_OK):
+        return Finding(
+            name,
+            "limited",
+            f"{_DEVICE} is not this user's to open: {_WITHOUT_MODULE}",
+            "make it a group's, as kernel/README.md says",
+        )
+    return Finding(name, "ok", f"{_DEVICE}: for agentmem.open(backend='kernel') or 'auto'")
+
+
 def _daemon() -> Finding:
     socket = registry.socket()
 
@@ -208,5 +224,6 @@ _PROBES: tuple[Callable[[], Finding], ...] = (
     _numa,
     _huge_pages,
     *paging.PROBES,
+    _module,
     _daemon,
 )

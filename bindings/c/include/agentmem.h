@@ -118,6 +118,10 @@ enum agentmem_advice { AGENTMEM_ADVISE_HOT = 0, AGENTMEM_ADVISE_COLD = 1, AGENTM
 /* What a put or an append does when there is no room yet: waits, or fails with AGENTMEM_ERROR_ARENA_FULL. */
 enum agentmem_on_full { AGENTMEM_WAIT = 0, AGENTMEM_FAIL = 1 };
 
+/* What holds sealed SMUs of a page or more while they are in RAM: the engine; the kernel module (docs/kernel.md), or
+ * AGENTMEM_ERROR_UNSUPPORTED where there is none; the module where there is one, else the engine. */
+enum agentmem_backend { AGENTMEM_BACKEND_USER = 0, AGENTMEM_BACKEND_KERNEL = 1, AGENTMEM_BACKEND_AUTO = 2 };
+
 /* In place of a number of bytes or messages: no quota, no target, all of it. */
 #define AGENTMEM_NONE UINT64_MAX
 
@@ -170,7 +174,7 @@ typedef struct agentmem_options {
     uint32_t on_full;          /* enum agentmem_on_full: AGENTMEM_WAIT by default */
     uint32_t cold;             /* whether there is a cold tier: 1 by default */
     uint32_t pressure;         /* whether the kernel's memory pressure is heeded: 1 by default */
-    uint32_t reserved;         /* 0 */
+    uint32_t backend;          /* enum agentmem_backend: AGENTMEM_BACKEND_USER by default */
 } agentmem_options;
 
 /* Sets the defaults. size_bytes: sizeof(agentmem_options). */

@@ -6,7 +6,7 @@
 use crate::errors::invalid;
 use crate::sys;
 use agentmem_core::smu::check_importance;
-use agentmem_core::{Advice, AgentState, ContentId, Kind, Result};
+use agentmem_core::{Advice, AgentState, Backend, ContentId, Kind, Result};
 use agentmem_store::OnFull;
 use std::ffi::{CStr, OsStr, c_char, c_void};
 use std::mem::{MaybeUninit, size_of};
@@ -273,6 +273,11 @@ pub fn state(number: u32) -> Result<AgentState> {
 /// Advice by number.
 pub fn advice(number: u32) -> Result<Advice> {
     small(number, "advice", Advice::from_u8)
+}
+
+/// A backend by number.
+pub fn backend(number: u32) -> Result<Backend> {
+    small(number, "backend", Backend::from_u8)
 }
 
 /// What a put does when the arena is full, by number.

@@ -151,6 +151,7 @@ pub fn store_json(stats: &stats::Stats) -> String {
         ("by_tier", by_tier.into()),
         ("counters", counters.into()),
         ("policy", json!(stats.policy)),
+        ("backend", json!(stats.backend)),
     ] {
         all.insert(name.to_owned(), value);
     }

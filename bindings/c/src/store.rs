@@ -1,6 +1,6 @@
 //! Stores.
 
-use crate::border::{Bytes, Out, Sized, Text, needed, on_full, unless_none};
+use crate::border::{Bytes, Out, Sized, Text, backend, needed, on_full, unless_none};
 use crate::errors::{answer, invalid};
 use crate::list::List;
 use crate::stats::{self, DomainFigures, StoreFigures, Verification};
@@ -42,7 +42,7 @@ pub struct OpenOptions {
     on_full: u32,
     cold: u32,
     pressure: u32,
-    reserved: u32,
+    backend: u32,
 }
 
 // What agentmem.h asserts as well.
@@ -64,14 +64,11 @@ impl OpenOptions {
             on_full: 0,
             cold: options.cold.into(),
             pressure: options.pressure.into(),
-            reserved: 0,
+            backend: options.backend as u32,
         }
     }
 
     fn options(&self) -> Result<Options> {
-        if self.reserved != 0 {
-            return Err(Error::new(ErrorKind::Version, "options.reserved, of which this version knows nothing"));
-        }
         let policy = self.policy.optional("options.policy")?.map(policy::by_name).transpose()?;
         let defaults = Options::default();
         Ok(Options {
@@ -85,6 +82,7 @@ impl OpenOptions {
             warm_level: self.warm_level,
             cold_level: self.cold_level,
             pressure: self.pressure != 0,
+            backend: backend(self.backend)?,
             policy: policy.unwrap_or(defaults.policy),
             ..Options::default()
         })

@@ -37,6 +37,25 @@ static void the_text_is_the_thread_s(void)
     CHECK(strstr(agentmem_error_text(), "store is NULL: an argument") != NULL);
 }
 
+static void a_backend_is_there_or_refused(void)
+{
+    agentmem_options options;
+    agentmem_store *store;
+    OK(agentmem_options_init(&options, sizeof options));
+    CHECK(options.backend == AGENTMEM_BACKEND_USER);
+    options.memory_max_bytes = 64u << 20;
+    options.backend = 3;
+    FAILS(INVALID_ARGUMENT, agentmem_store_open(&options, &store));
+    options.backend = AGENTMEM_BACKEND_KERNEL;
+    if (access("/dev/agentmem", F_OK)) {
+        FAILS(UNSUPPORTED, agentmem_store_open(&options, &store));
+        CHECK(strstr(agentmem_error_text(), "/dev/agentmem") != NULL);
+    }
+    options.backend = AGENTMEM_BACKEND_AUTO;
+    OK(agentmem_store_open(&options, &store));
+    agentmem_store_free(store);
+}
+
 static void options_grow(void)
 {
     struct {
@@ -55,9 +74,6 @@ static void options_grow(void)
     FAILS(VERSION, agentmem_store_open(&grown.known, &store));
     CHECK(store == NULL);
     grown.later = 0;
-    grown.known.reserved = 1;
-    FAILS(VERSION, agentmem_store_open(&grown.known, &store));
-
     /* A caller that was compiled when there were only a size, a path, a policy and a budget. */
     OK(agentmem_options_init(&grown.known, 32));
     CHECK(grown.known.size_bytes == 32);
@@ -306,6 +322,7 @@ int main(int argc, char **argv)
     errors_have_names_and_numbers();
     the_text_is_the_thread_s();
     options_grow();
+    a_backend_is_there_or_refused();
     options_are_checked();
     a_store_lasts(argv[1]);
     figures_agree();

@@ -30,6 +30,8 @@ export interface Stats {
   storedBytes: number;
   /** What the engine accounts against its budget. */
   residentBytes: number;
+  /** Of that, what the kernel module holds. */
+  moduleBytes: number;
   hotBytes: number;
   warmBytes: number;
   coldBytes: number;
@@ -49,6 +51,8 @@ export interface Stats {
   /** How often what happened: `put_shared`, `refault_warm` and others. */
   counters: Record<string, number>;
   policy: string;
+  /** What holds sealed SMUs of a page or more. */
+  backend: "user" | "kernel";
 }
 
 /** Of one agent. */

@@ -46,6 +46,11 @@ export interface OpenOptions {
   coldLevel?: number | undefined;
   /** Whether to demote earlier when the kernel reports memory pressure; true by default. */
   pressure?: boolean | undefined;
+  /**
+   * What holds sealed SMUs of a page or more while they are in RAM: "user", the engine, by default; "kernel", the kernel
+   * module, or Unsupported where there is none; "auto", the module where there is one, else the engine.
+   */
+  backend?: "user" | "kernel" | "auto" | undefined;
 }
 
 /** How a session is opened. */
@@ -97,6 +102,7 @@ const OPEN = {
   warmLevel: amount,
   coldLevel: amount,
   pressure: flag,
+  backend: word,
 };
 const CONNECT = { socket: word, domain: word, token: bytesOf, quotaBytes: amount, onFull: word, start: flag };
 const AGENT = { importance: amount, quotaBytes: amount, pid: amount, lasting: flag };

@@ -34,6 +34,7 @@ pub fn store(stats: &Stats) -> Value {
     object.insert("byTier".into(), Value::Object(by_tier.collect()));
     object.insert("counters".into(), Value::Object(counters.collect()));
     object.insert("policy".into(), stats.policy.as_str().into());
+    object.insert("backend".into(), stats.backend.as_str().into());
     object.into()
 }
 

@@ -6,7 +6,7 @@ use crate::figures;
 use crate::handle::Handle;
 use crate::number::{maybe_whole, whole};
 use crate::promise::{Promise, promise};
-use agentmem_core::{Error, ErrorKind, Result, policy, runtime};
+use agentmem_core::{Backend, Error, ErrorKind, Result, policy, runtime};
 use agentmem_store as store;
 use agentmem_store::{DomainQuota, OnFull, Options};
 use napi::Env;
@@ -44,6 +44,8 @@ pub struct OpenOptions {
     pub cold: Option<bool>,
     /// Whether to heed memory pressure.
     pub pressure: Option<bool>,
+    /// "user", "kernel" or "auto".
+    pub backend: Option<String>,
 }
 
 impl OpenOptions {
@@ -51,6 +53,9 @@ impl OpenOptions {
         let mut options = Options { path: self.path.map(PathBuf::from), ..Options::default() };
         if let Some(name) = self.policy {
             options.policy = policy::by_name(&name)?;
+        }
+        if let Some(word) = self.backend {
+            options.backend = Backend::parse(&word)?;
         }
         if let Some(word) = self.on_full {
             options.on_full = on_full(&word)?;

@@ -86,6 +86,7 @@ test("arguments that cannot be are refused by name", async (t) => {
     () => agentmem.open({ memoryMaxBytes: -1 }),
     () => agentmem.open({ memoryMaxBytes: "64M" }),
     () => agentmem.open({ policy: "random" }),
+    () => agentmem.open({ backend: "gpu" }),
     () => agentmem.open({ onFull: "perhaps" }),
     () => agentmem.open({ warmLevel: 20 }),
     () => agentmem.open("folder"),

@@ -5,7 +5,7 @@ use crate::arguments::{importance, in_thread, size};
 use crate::errors::{invalid, raise};
 use crate::inspect::{Pieces, description_dict};
 use crate::policy::PythonPolicy;
-use agentmem_core::{ContentId, Kind, policy};
+use agentmem_core::{Backend, ContentId, Kind, policy};
 use agentmem_store::stats::{AgentStats, Stats};
 use agentmem_store::{DomainQuota, GrantFacts, OnFull, Options, Store as Engine};
 use pyo3::prelude::*;
@@ -41,7 +41,8 @@ pub fn milliseconds(seconds: f64, name: &str) -> PyResult<u64> {
 /// Open a store whose engine runs on a thread of this process.
 #[pyfunction]
 #[pyo3(signature = (path=None, *, memory_max=None, policy=None, cold=true, warm_after_s=300.0,
-    cold_after_s=259_200.0, on_full="wait", arena_bytes=None, warm_level=3, cold_level=9, pressure=true))]
+    cold_after_s=259_200.0, on_full="wait", arena_bytes=None, warm_level=3, cold_level=9, pressure=true,
+    backend="user"))]
 #[expect(clippy::too_many_arguments, reason = "they are keywords")]
 pub fn open_store(
     py: Python<'_>,
@@ -56,6 +57,7 @@ pub fn open_store(
     warm_level: i32,
     cold_level: i32,
     pressure: bool,
+    backend: &str,
 ) -> PyResult<Store> {
     let mut options = Options {
         path,
@@ -66,6 +68,7 @@ pub fn open_store(
         warm_level,
         cold_level,
         pressure,
+        backend: Backend::parse(backend).map_err(raise)?,
         ..Options::default()
     };
     if let Some(value) = memory_max {
@@ -318,6 +321,7 @@ fn stats_dict<'py>(py: Python<'py>, stats: &Stats) -> PyResult<Bound<'py, PyDict
     }
     dict.set_item("counters", counters)?;
     dict.set_item("policy", &stats.policy)?;
+    dict.set_item("backend", &stats.backend)?;
     Ok(dict)
 }
 

@@ -20,4 +20,4 @@ pub mod varint;
 pub use content_id::{ContentId, DomainKey};
 pub use error::{Error, ErrorKind, Result};
 pub use error_table::Retry;
-pub use smu::{Advice, AgentState, Kind, Tier};
+pub use smu::{Advice, AgentState, Backend, Kind, Tier};

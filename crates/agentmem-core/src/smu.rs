@@ -1,4 +1,4 @@
-//! Kinds, tiers, agent states and advice: the small closed vocabularies.
+//! Kinds, tiers, agent states, advice and backends: the small closed vocabularies.
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -86,6 +86,18 @@ vocabulary! {
         Cold = 1 "cold",
         /// Needed soon: promote now.
         WillNeed = 2 "will_need",
+    }
+}
+
+vocabulary! {
+    /// What holds sealed SMUs of a page or more while they are in RAM.
+    Backend {
+        /// The engine.
+        User = 0 "user",
+        /// The kernel module.
+        Kernel = 1 "kernel",
+        /// The kernel module where there is one, else the engine.
+        Auto = 2 "auto",
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::amounts::{duration_ms, port, size};
 use crate::arguments::Settings;
 use crate::paths::io;
-use agentmem_core::{Error, ErrorKind, Result, policy};
+use agentmem_core::{Backend, Error, ErrorKind, Result, policy};
 use agentmem_store::{DomainQuota, Options, Terms, TokenHash, check_domain_name};
 use serde::de::{Deserializer, Error as _, Unexpected};
 use serde::{Deserialize, de};
@@ -50,6 +50,9 @@ pub struct Config {
     /// What goes first.
     #[serde(deserialize_with = "policy_name")]
     pub policy: String,
+    /// What holds sealed SMUs of a page or more in RAM: never the kernel module, which only `"kernel"` insists on.
+    #[serde(deserialize_with = "backend")]
+    pub backend: Backend,
     /// Whether whoever names a domain that there is not makes it, with a token of its own.
     pub open_domains: bool,
     /// The most of everything.
@@ -124,6 +127,7 @@ impl Default for Config {
             pressure: store.pressure,
             oom_score: true,
             policy: store.policy.name().to_owned(),
+            backend: store.backend,
             open_domains: true,
             limits: Limits::default(),
             domains: BTreeMap::new(),
@@ -234,6 +238,7 @@ impl Config {
             cold_level: self.cold_level,
             pressure: self.pressure,
             policy: policy::by_name(&self.policy)?,
+            backend: self.backend,
             ..Options::default()
         };
         options.checked()
@@ -317,6 +322,12 @@ fn some_count<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<
 fn policy_name<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<String, D::Error> {
     let name = String::deserialize(from)?;
     policy::by_name(&name).map(|_| name).map_err(|error| D::Error::custom(error.subject()))
+}
+
+fn backend<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Backend, D::Error> {
+    let backend = Backend::parse(&String::deserialize(from)?).map_err(|error| D::Error::custom(error.subject()))?;
+    let lending = Options { lends: true, backend, ..Options::default() };
+    lending.checked().map(|_| backend).map_err(|error| D::Error::custom(error.subject()))
 }
 
 fn domains<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<BTreeMap<String, Domain>, D::Error> {

@@ -56,11 +56,11 @@ impl Engine {
     /// pinned, unsealed or busy stay as they are. Returns the raw bytes dropped.
     pub fn demote_smus(&self, slots: &[u32], keep_raw: bool) -> Result<u64> {
         let _demoting = self.demoting();
-        let mut dropped_bytes = 0;
+        let (squeezed, mut dropped_bytes) = if keep_raw { Default::default() } else { self.squeeze(slots) };
         let mut planned: Vec<Planned> = Vec::new();
         {
             let mut state = self.lock();
-            for &slot in slots {
+            for &slot in slots.iter().filter(|slot| !squeezed.contains(slot)) {
                 let is_pinned = state.is_pinned(slot);
                 let Some(smu) = state.smus.get_mut(slot) else { continue };
                 let Some(raw) = smu.raw.clone() else { continue };
@@ -126,16 +126,21 @@ impl Engine {
         }
         let count = stored.len() as u32;
         let first = state.frames.take_numbers(count);
+        let squeezed = group.iter().filter_map(|(slot, ..)| state.smus.get(*slot).filter(|smu| smu.is_squeezed()));
+        // What was warm already goes on ageing.
+        let used_ms = squeezed.map(|smu| smu.used_ms).max().unwrap_or(now_ms);
         for (number, (extent, items, logical_bytes)) in (first..).zip(stored) {
-            state.add_frame(number, FrameEntry::new(extent, items, logical_bytes, *agent, *kind, now_ms));
+            let entry = FrameEntry::new(extent, items, logical_bytes, *agent, *kind, now_ms);
+            state.add_frame(number, FrameEntry { used_ms, ..entry });
         }
         let mut dropped_bytes = 0;
         for (item, (slot, _, _, raw)) in group.iter().enumerate() {
             let drops = !keep_raw && !state.is_pinned(*slot);
             let Some(smu) = state.smus.get_mut(*slot) else { continue };
-            if smu.packed != Packed::No || !smu.raw.as_ref().is_some_and(|now| Arc::ptr_eq(now, raw)) {
+            if smu.packed != Packed::No || !smu.raw_is(raw) {
                 continue;
             }
+            let was_hot = smu.is_hot();
             smu.packed = match count {
                 1 => Packed::Item { frame: first, item: item as u32 },
                 count => Packed::Parts { first, count },
@@ -146,8 +151,10 @@ impl Engine {
             for number in first..first + count {
                 state.frames.get_mut(number).expect("made above").refs.push(Ref::Smu(*slot));
             }
-            state.counters.demote_warm += 1;
-            state.counters.demote_warm_bytes += logical_bytes;
+            if was_hot {
+                state.counters.demote_warm += 1;
+                state.counters.demote_warm_bytes += logical_bytes;
+            }
             if drops {
                 dropped_bytes += logical_bytes;
                 self.drop_raw(&mut state, *slot, claims, Place::Away, raw);

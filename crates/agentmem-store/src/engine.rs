@@ -16,6 +16,7 @@ use crate::dirty::Dirty;
 use crate::frames::Frames;
 use crate::grants::Grants;
 use crate::heap::Heap;
+use crate::held::Module;
 use crate::index::MessageIndex;
 use crate::kept::Kept;
 use crate::latencies::Latencies;
@@ -251,11 +252,13 @@ pub struct Memory {
     pub slots: Arc<Slots>,
     /// What sessions ring while the engine sleeps.
     pub bell: Arc<EventFd>,
+    /// The kernel module, where it holds content for the engine.
+    pub module: Option<Arc<Module>>,
 }
 
 impl Memory {
     /// As much address space as `options` want, and no page of it.
-    fn new(options: &Options) -> Result<Self> {
+    fn new(options: &Options, module: Option<Arc<Module>>) -> Result<Self> {
         let segments = Segments::new(options.lends)?;
         segments.limit_large(options.large_max);
         let address_bytes = heap_address_bytes(options);
@@ -265,6 +268,7 @@ impl Memory {
             slots: Arc::new(Slots::new(SLOTS_MAX, options.lends)?),
             bell: Arc::new(EventFd::new()?),
             segments,
+            module,
         })
     }
 }
@@ -294,6 +298,8 @@ pub struct Engine {
     pub hot_heap: Arc<Heap>,
     /// Compressed frames.
     pub frame_heap: Arc<Heap>,
+    /// The kernel module, where it holds content for this engine.
+    pub module: Option<Arc<Module>>,
     /// Files of the cold tier.
     pub cold: Option<Cold>,
     /// The durable index, until the store is closed: handles outlive that, and must not keep it from
@@ -336,8 +342,14 @@ impl Drop for Demoting<'_> {
 
 impl Engine {
     /// An engine that knows what `ledger` knows.
-    pub fn new(mut options: Options, key: DomainKey, cold: Option<Cold>, mut ledger: Option<Ledger>) -> Result<Self> {
-        let memory = Memory::new(&options)?;
+    pub fn new(
+        mut options: Options,
+        key: DomainKey,
+        cold: Option<Cold>,
+        mut ledger: Option<Ledger>,
+        module: Option<Arc<Module>>,
+    ) -> Result<Self> {
+        let memory = Memory::new(&options, module)?;
         let policy = std::mem::replace(&mut options.policy, Box::new(agentmem_core::policy::Lru));
         let mut state = State::empty(ledger.is_some());
         state.quota = Quota::of(&options.domain);
@@ -359,7 +371,7 @@ impl Engine {
         ledger: Option<Ledger>,
         policy: Box<dyn Policy>,
     ) -> Self {
-        let Memory { segments, hot_heap, frame_heap, slots, bell } = memory;
+        let Memory { segments, hot_heap, frame_heap, slots, bell, module } = memory;
         Engine {
             memory_max_bytes: AtomicU64::new(options.memory_max_bytes),
             key,
@@ -368,6 +380,7 @@ impl Engine {
             bell: Mutex::new(Some(bell)),
             hot_heap,
             frame_heap,
+            module,
             segments,
             cold,
             ledger: ledger.map(|ledger| Mutex::new(Some(ledger))),
@@ -632,6 +645,7 @@ impl Engine {
             + self.hot_heap.resident_bytes()
             + self.frame_heap.resident_bytes()
             + self.segments.large_bytes()
+            + self.module_bytes()
             + state.sessions.planned_bytes()
             + self.table_bytes(state)
             + (decoded + cache) as u64
@@ -719,6 +733,15 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// Takes in what one session published, whether there is room for it or not.
+    pub fn take_in_of(&self, session: u32) -> Result<()> {
+        let arena = self.lock().sessions.get(session).map(|entry| entry.arena.clone());
+        match arena.map_or(Ok(()), |arena| self.drain_session(session, &arena)) {
+            Err(error) if error.kind() == ErrorKind::OutOfMemory => Ok(()),
+            outcome => outcome,
+        }
     }
 
     /// The state, after as much as possible of what the caller published before was taken in.

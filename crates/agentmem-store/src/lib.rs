@@ -29,6 +29,7 @@ pub mod fuzzing;
 mod grants;
 mod handle;
 mod heap;
+mod held;
 #[cfg(all(test, not(loom)))]
 mod hostile;
 mod index;
@@ -38,6 +39,7 @@ mod isolation;
 mod journal;
 mod keeping;
 mod kept;
+mod kernel;
 mod latencies;
 mod ledger;
 mod lifetime;

@@ -3,7 +3,7 @@
 use crate::keeping::Keeping;
 use crate::quota::DomainQuota;
 use agentmem_core::policy::{self, Policy};
-use agentmem_core::{Error, ErrorKind, Result};
+use agentmem_core::{Backend, Error, ErrorKind, Result};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -41,6 +41,12 @@ pub struct Options {
     pub pressure: bool,
     /// What goes first.
     pub policy: Box<dyn Policy>,
+    /// What holds sealed SMUs of a page or more in RAM. A store that `lends` has them itself.
+    pub backend: Backend,
+    /// For tests: something that behaves like the kernel module is used in its place.
+    #[cfg(feature = "faults")]
+    #[doc(hidden)]
+    pub fakes_module: bool,
     /// Whether other processes are to have sessions: their memory is then of a kind that can be lent.
     pub lends: bool,
     /// Name of the trust domain, for errors; empty for the user's own.
@@ -71,6 +77,9 @@ impl Default for Options {
             cold_level: 9,
             pressure: true,
             policy: policy::by_name("semantic").expect("a built-in policy"),
+            backend: Backend::User,
+            #[cfg(feature = "faults")]
+            fakes_module: false,
             lends: false,
             domain: String::new(),
             quota: DomainQuota::default(),
@@ -92,6 +101,14 @@ impl Options {
         }
         if self.path.is_some() && !self.cold {
             return refuse("a path is where the cold tier lives, and cold is off".into());
+        }
+        if self.lends && self.backend == Backend::Kernel {
+            let what = "backend=\"kernel\" of a daemon, whose sessions cannot map what the kernel module holds for it: \
+                        open stores with it in the processes of the agents";
+            return Err(Error::new(ErrorKind::Unsupported, what));
+        }
+        if self.lends {
+            self.backend = Backend::User;
         }
         if self.arena_bytes < 1 << 16 || self.arena_bytes > 1 << 30 {
             return refuse(format!("arena_bytes {} is outside of 64 KiB..=1 GiB", self.arena_bytes));

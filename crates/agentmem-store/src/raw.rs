@@ -1,6 +1,7 @@
 //! Raw bytes of one content, wherever they are resident.
 
 use crate::heap::{Extent, Heap};
+use crate::held::Held;
 use crate::records::KeptRaw;
 use crate::segments::{Large, Segments};
 use agentmem_core::Result;
@@ -17,6 +18,8 @@ pub enum Raw {
     Extent(Extent),
     /// In a memfd of its own.
     Large(Box<Large>),
+    /// In the kernel module.
+    Held(Box<Held>),
 }
 
 impl Raw {
@@ -39,12 +42,21 @@ impl Raw {
         match self {
             Raw::Extent(extent) => extent.bytes(),
             Raw::Large(large) => large.bytes(),
+            Raw::Held(held) => held.bytes(),
         }
     }
 
     /// Its length.
     pub fn len(&self) -> usize {
         self.bytes().len()
+    }
+
+    /// What is stored for it while nothing else is: less than its length where the module compressed it.
+    pub fn stored_bytes(&self) -> u64 {
+        match self {
+            Raw::Held(held) if held.is_squeezed() => held.ram_bytes(),
+            raw => raw.len() as u64,
+        }
     }
 
     /// Where a later process finds it.
@@ -55,6 +67,7 @@ impl Raw {
                 let len = large.bytes().len() as u64;
                 KeptRaw::Large { segment: large.segment(), incarnation: large.incarnation(), len }
             }
+            Raw::Held(_) => unreachable!("a store whose memory is kept has no module"),
         }
     }
 
@@ -63,6 +76,7 @@ impl Raw {
         match self {
             Raw::Extent(extent) => extent.place(),
             Raw::Large(large) => Place::Hot { segment: large.segment(), offset_bytes: 0 },
+            Raw::Held(held) => held.place(),
         }
     }
 }

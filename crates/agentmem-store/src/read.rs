@@ -2,7 +2,7 @@
 
 use crate::engine::{Engine, State};
 use crate::heap::Extent;
-use crate::raw::{LARGE_BYTES, Raw};
+use crate::raw::LARGE_BYTES;
 use crate::smus::Packed;
 use crate::tree::Body;
 use agentmem_core::frame::{self, Frame, Meta};
@@ -52,9 +52,39 @@ impl FrameBytes {
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct StoredMessage {
     /// All its bytes.
+    #[serde(with = "whole")]
     pub bytes: Vec<u8>,
     /// How it was given.
     pub meta: Meta,
+}
+
+/// Bytes that cross the socket at once. Derived code takes them one by one, which costs more than all else about a
+/// long conversation.
+mod whole {
+    use serde::de::{Deserializer, Error, Visitor};
+    use serde::ser::Serializer;
+
+    pub fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_bytes(bytes)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+        from.deserialize_byte_buf(Whole)
+    }
+
+    struct Whole;
+
+    impl Visitor<'_> for Whole {
+        type Value = Vec<u8>;
+
+        fn expecting(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            to.write_str("bytes")
+        }
+
+        fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
+            Ok(bytes.to_vec())
+        }
+    }
 }
 
 impl StoredMessage {
@@ -140,16 +170,23 @@ impl Engine {
         let is_large = self.lock().smus.get(slot).is_some_and(|smu| smu.logical_bytes >= LARGE_BYTES as u64);
         let _one = is_large.then(|| self.large.lock());
         for _ in 0..ATTEMPTS {
-            let (id, logical_bytes, packed) = {
+            let (id, logical_bytes, packed, kind, importance) = {
                 let state = self.lock();
                 let smu = state
                     .smus
                     .get(slot)
                     .ok_or_else(|| Error::new(ErrorKind::Released, format!("the SMU in slot {slot}")))?;
-                if smu.raw.is_some() {
-                    return Ok(());
+                match &smu.raw {
+                    Some(raw) if smu.is_squeezed() => {
+                        let raw = raw.clone();
+                        drop(state);
+                        self.make_room(raw.len() as u64)?;
+                        return self.bring_back(slot, &raw);
+                    }
+                    Some(_) => return Ok(()),
+                    None => {}
                 }
-                (smu.id, smu.logical_bytes, smu.packed)
+                (smu.id, smu.logical_bytes, smu.packed, smu.kind, smu.importance)
             };
             self.make_room(logical_bytes)?;
             let subject = || format!("SMU {id}");
@@ -171,7 +208,7 @@ impl Engine {
                 continue; // its frame was rewritten meanwhile: look again
             }
             let damaged = |error: Error| Error::new(error.kind(), format!("{}: {}", subject(), error.subject()));
-            let raw = Raw::with(&self.hot_heap, &self.segments, logical_bytes as usize, |out| {
+            let raw = self.raw_with(logical_bytes as usize, kind, importance, |out| {
                 let mut rest = out;
                 for (number, bytes) in &loaded {
                     let frame = bytes.frame()?;
@@ -190,7 +227,7 @@ impl Engine {
                 }
                 if rest.is_empty() { Ok(()) } else { Err(Error::new(ErrorKind::Damaged, "length")) }
             });
-            let raw = Arc::new(raw.map_err(damaged)?);
+            let raw = raw.map_err(damaged)?;
             let mut state = self.lock();
             let Some(smu) = state.smus.get_mut(slot) else { continue };
             if smu.packed != packed || smu.raw.is_some() {

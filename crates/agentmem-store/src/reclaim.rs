@@ -3,11 +3,12 @@
 //! Under the budget nothing is asked; above its high mark batches are sampled, ordered by the
 //! policy and demoted until the low mark. The gap between the marks is the hysteresis.
 
+use crate::agents::AgentEntry;
 use crate::calls::store::IMPORTANCE_DEFAULT;
 use crate::cold::DiskPlace;
 use crate::engine::{Engine, State};
 use crate::pack::Effort;
-use crate::smus::Packed;
+use crate::smus::{Packed, Smu};
 use crate::sys;
 use crate::tree::Body;
 use agentmem_core::frame::{Frame, Item};
@@ -52,16 +53,20 @@ impl State {
                 let smu = self.smus.get(slot)?;
                 let is_held = smu.is_busy || self.sessions.is_pinned(&smu.claims);
                 // What does not shrink gains nothing in RAM: without SSD it stays as it is.
-                let is_stuck = smu.stays_raw && engine.cold.is_none();
+                let is_stuck =
+                    (smu.stays_raw || smu.is_squeezed() && smu.packed == Packed::No) && engine.cold.is_none();
                 if smu.raw.is_none() || !smu.is_sealed || is_held || is_stuck {
                     return None;
                 }
                 // What can be dropped frees everything; what must be compressed first, most of it.
                 let share = if smu.packed == Packed::No { 3 } else { 4 };
-                let freed = smu.logical_bytes * share / 4;
+                let (tier, freed) = match &smu.raw {
+                    Some(raw) if smu.is_squeezed() => (Tier::Warm, raw.stored_bytes()),
+                    _ => (Tier::Hot, smu.logical_bytes * share / 4),
+                };
                 let uses = self.sessions.uses(&smu.claims);
                 let importance = if smu.keep_hot { 100 } else { smu.importance };
-                (smu.agent, smu.kind, importance, Tier::Hot, freed, smu.logical_bytes, smu.used_ms, uses, smu.agents)
+                (smu.agent, smu.kind, importance, tier, freed, smu.logical_bytes, smu.used_ms, uses, smu.agents)
             }
             Unit::Tail(number) => {
                 let node = self.tree.get(number)?;
@@ -101,7 +106,7 @@ impl State {
         let restore_us = if tier == Tier::Hot { 10 + decode_us } else { 200 + decode_us };
         Some(Candidate {
             agent: owner.map_or_else(|| "".into(), |owner| owner.shared.name.clone()),
-            agent_state: sole.map_or(AgentState::Active, |owner| owner.state),
+            agent_state: sole.map_or(AgentState::Active, AgentEntry::state_to_age),
             agent_importance: owner.map_or(IMPORTANCE_DEFAULT, |owner| owner.importance),
             agent_idle_ms: sole.map_or(idle_ms, |owner| now_ms.saturating_sub(owner.active_ms)),
             kind,
@@ -127,6 +132,8 @@ impl State {
 
     /// Frame `number` was written to `place`, or could not be.
     fn written(&mut self, number: u32, place: Option<DiskPlace>, keep_warm: bool) {
+        // What the module holds it can compress: nobody needs it in RAM once more.
+        let is_held = self.is_held(number);
         let Some(entry) = self.frames.get_mut(number) else {
             self.dead_on_disk.extend(place);
             return;
@@ -135,7 +142,7 @@ impl State {
         let Some(place) = place else { return };
         entry.disk = Some(place);
         entry.stored_bytes = place.len;
-        if !keep_warm {
+        if !keep_warm || is_held {
             entry.stored = None;
             self.warm.remove(number);
             self.counters.demote_cold += 1;
@@ -239,7 +246,8 @@ impl Engine {
             while self.seal_some() {}
             let units: Vec<Unit> = {
                 let state = self.lock();
-                state.hot.iter().map(Unit::Smu).chain(state.tails.iter().map(Unit::Tail)).collect()
+                let hot = state.hot.iter().filter(|&slot| state.smus.get(slot).is_some_and(|smu| smu.is_hot()));
+                hot.map(Unit::Smu).chain(state.tails.iter().map(Unit::Tail)).collect()
             };
             for batch in units.chunks(SAMPLE) {
                 self.demote(batch);
@@ -459,19 +467,28 @@ impl Engine {
         let (warm_after_ms, cold_after_ms) = (self.options.warm_after_ms / factor, self.options.cold_after_ms / factor);
         let mut to_warm = Vec::new();
         let mut to_cold = Vec::new();
+        let hot;
         {
             let mut state = self.lock();
             for slot in std::mem::take(&mut state.unwanted) {
-                to_warm.extend(state.candidate(self, Unit::Smu(slot), now_ms).map(|_| Unit::Smu(slot)));
+                let is_own = state.smus.get(slot).is_some_and(|smu| smu.is_hot() && !smu.is_shared());
+                if is_own && state.candidate(self, Unit::Smu(slot), now_ms).is_some() {
+                    to_warm.push(Unit::Smu(slot));
+                }
             }
-            let hot = state.hot.walk(AGE_SAMPLE);
+            hot = state.hot.walk(AGE_SAMPLE);
             hot.iter().for_each(|&slot| state.refresh_use(slot, now_ms));
             let tails = state.tails.walk(AGE_SAMPLE);
             let warm = if self.cold.is_some() { state.warm.walk(AGE_SAMPLE) } else { Vec::new() };
-            for unit in hot.into_iter().map(Unit::Smu).chain(tails.into_iter().map(Unit::Tail)) {
+            for unit in hot.iter().copied().map(Unit::Smu).chain(tails.into_iter().map(Unit::Tail)) {
                 let Some(candidate) = state.candidate(self, unit, now_ms) else { continue };
-                let age_ms = age_limit_ms(&candidate, warm_after_ms);
-                let is_kept = matches!(unit, Unit::Smu(slot) if state.smus.get(slot).is_some_and(|smu| smu.keep_hot));
+                let age_ms = match candidate.tier {
+                    Tier::Hot => age_limit_ms(&candidate, warm_after_ms),
+                    _ => cold_after_ms,
+                };
+                // What other stores hold too ages by their uses as well: the module sees to it.
+                let is_kept = |smu: &Smu| smu.keep_hot || smu.is_hot() && smu.is_shared();
+                let is_kept = matches!(unit, Unit::Smu(slot) if state.smus.get(slot).is_some_and(is_kept));
                 if candidate.idle_ms >= age_ms && !is_kept {
                     to_warm.push(unit);
                 }
@@ -484,6 +501,7 @@ impl Engine {
                 }
             }
         }
+        self.look_at_held(&hot);
         let worked = !to_warm.is_empty() || !to_cold.is_empty();
         self.demote(&to_warm);
         for batch in to_cold.chunks(COLD_BATCH) {

@@ -104,7 +104,7 @@ impl Memory {
                 bell
             }
         };
-        Ok(Memory { segments, hot_heap, frame_heap, slots, bell: Arc::new(bell) })
+        Ok(Memory { module: None, segments, hot_heap, frame_heap, slots, bell: Arc::new(bell) })
     }
 }
 

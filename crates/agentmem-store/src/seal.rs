@@ -36,10 +36,13 @@ impl Engine {
             return false;
         }
         let ids: Vec<ContentId> = batch.iter().map(|(_, raw)| ContentId::of(&self.key, raw.bytes())).collect();
+        let slots: Vec<u32> = batch.iter().map(|(slot, _)| *slot).collect();
         let mut state = self.lock();
         for ((slot, raw), id) in batch.into_iter().zip(ids) {
             self.commit_seal(&mut state, slot, &raw, id);
         }
+        drop(state);
+        self.hold(&slots);
         true
     }
 
@@ -79,8 +82,10 @@ impl Engine {
             smu.raw.clone().expect("content stays hot until it is sealed")
         };
         let id = ContentId::of(&self.key, raw.bytes());
-        let mut state = self.lock();
-        self.commit_seal(&mut state, slot, &raw, id);
+        self.commit_seal(&mut self.lock(), slot, &raw, id);
+        drop(raw);
+        self.hold(&[slot]);
+        let state = self.lock();
         let holder = state.smus.resolve(slot);
         Self::check_live(&state, holder)?;
         Ok(holder)
@@ -89,8 +94,7 @@ impl Engine {
     fn commit_seal(&self, state: &mut State, slot: u32, raw: &Arc<Raw>, id: ContentId) {
         let holder = state.smus.find(&id);
         let Some(smu) = state.smus.get_mut(slot) else { return };
-        let is_same = smu.raw.as_ref().is_some_and(|now| Arc::ptr_eq(now, raw));
-        if smu.is_sealed || !is_same {
+        if smu.is_sealed || !smu.raw_is(raw) {
             return;
         }
         let names = state.smus.take_waiting(slot);

@@ -77,6 +77,28 @@ pub struct Smu {
     pub is_busy: bool,
 }
 
+impl Smu {
+    /// Whether it is in RAM as it was put.
+    pub fn is_hot(&self) -> bool {
+        self.raw.is_some() && !self.is_squeezed()
+    }
+
+    /// Whether the kernel module has it compressed.
+    pub fn is_squeezed(&self) -> bool {
+        self.raw.as_ref().is_some_and(|raw| matches!(&**raw, Raw::Held(held) if held.is_squeezed()))
+    }
+
+    /// Whether other stores hold it in the kernel module too.
+    pub fn is_shared(&self) -> bool {
+        self.raw.as_ref().is_some_and(|raw| matches!(&**raw, Raw::Held(held) if held.is_shared()))
+    }
+
+    /// Whether its raw bytes are those in `raw`.
+    pub fn raw_is(&self, raw: &Arc<Raw>) -> bool {
+        self.raw.as_ref().is_some_and(|now| Arc::ptr_eq(now, raw))
+    }
+}
+
 /// What a slot is used for.
 #[derive(Debug)]
 pub enum SlotUse {

@@ -3,7 +3,7 @@
 use crate::engine::{Engine, State};
 use crate::smus::Packed;
 use crate::sys;
-use agentmem_core::{AgentState, Error, ErrorKind, Kind, Result, Tier};
+use agentmem_core::{AgentState, Backend, Error, ErrorKind, Kind, Result, Tier};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
@@ -41,6 +41,8 @@ pub struct Stats {
     pub stored_bytes: u64,
     /// RAM that the engine takes, everything included.
     pub resident_bytes: u64,
+    /// Of that, what the kernel module holds, raw and compressed, as far as it was looked at.
+    pub module_bytes: u64,
     /// Raw and resident.
     pub hot_bytes: u64,
     /// Compressed and resident.
@@ -73,6 +75,8 @@ pub struct Stats {
     pub counters: Vec<(Cow<'static, str>, u64)>,
     /// Name of the policy.
     pub policy: String,
+    /// What holds sealed SMUs of a page or more: "user" or "kernel".
+    pub backend: String,
 }
 
 /// Figures of one agent.
@@ -123,7 +127,7 @@ impl KindStats {
 
 impl Stats {
     /// Every plain figure with its name, as all languages have it.
-    pub fn figures(&self) -> [(&'static str, u64); 18] {
+    pub fn figures(&self) -> [(&'static str, u64); 19] {
         [
             ("agents", self.agents),
             ("smus", self.smus),
@@ -133,6 +137,7 @@ impl Stats {
             ("logical_bytes", self.logical_bytes),
             ("stored_bytes", self.stored_bytes),
             ("resident_bytes", self.resident_bytes),
+            ("module_bytes", self.module_bytes),
             ("hot_bytes", self.hot_bytes),
             ("warm_bytes", self.warm_bytes),
             ("cold_bytes", self.cold_bytes),
@@ -158,7 +163,7 @@ impl State {
     pub fn stored_bytes(&self, slot: u32) -> u64 {
         let Some(smu) = self.smus.get(slot) else { return 0 };
         match smu.packed {
-            Packed::No => smu.logical_bytes,
+            Packed::No => smu.raw.as_ref().map_or(smu.logical_bytes, |raw| raw.stored_bytes()),
             Packed::Item { frame, .. } => self.frames.get(frame).map_or(0, |entry| {
                 let share = smu.logical_bytes as u128 * u128::from(entry.stored_bytes);
                 (share / u128::from(entry.logical_bytes.max(1))) as u64
@@ -206,14 +211,21 @@ impl Engine {
         let mut shared_bytes = 0;
         let mut tier_bytes = [[0; 4]; 3];
         let mut pinned_bytes = 0;
+        let mut squeezed = 0;
         for (_, smu) in state.smus.iter() {
             let kind = &mut by_kind[smu.kind as usize];
             kind.count += 1;
             kind.logical_bytes += smu.logical_bytes * u64::from(smu.leases);
+            let raw_bytes = smu.raw.as_ref().map_or(smu.logical_bytes, |raw| raw.stored_bytes());
             if smu.packed == Packed::No {
-                kind.stored_bytes += smu.logical_bytes;
+                kind.stored_bytes += raw_bytes;
             }
-            tier_bytes[0][smu.kind as usize] += smu.raw.as_ref().map_or(0, |_| smu.logical_bytes);
+            if smu.is_hot() {
+                tier_bytes[0][smu.kind as usize] += smu.logical_bytes;
+            } else if smu.is_squeezed() {
+                tier_bytes[1][smu.kind as usize] += raw_bytes;
+                squeezed += 1;
+            }
             pinned_bytes += if state.sessions.is_pinned(&smu.claims) { smu.logical_bytes } else { 0 };
             shared_bytes += if smu.agents > 1 { smu.logical_bytes } else { 0 };
         }
@@ -254,6 +266,7 @@ impl Engine {
             logical_bytes: by_kind.iter().map(|kind| kind.logical_bytes).sum(),
             stored_bytes: by_kind.iter().map(|kind| kind.stored_bytes).sum(),
             resident_bytes: self.resident_bytes(&state),
+            module_bytes: self.module_bytes(),
             hot_bytes,
             warm_bytes,
             cold_bytes,
@@ -267,9 +280,10 @@ impl Engine {
             tier_bytes,
             agent_states,
             sessions: state.sessions.len() as u64,
-            tier_counts: [(state.hot.iter().count() + state.tails.iter().count()) as u64, warm_count, cold_only],
+            tier_counts: [(state.hot.len() + state.tails.len()) as u64 - squeezed, warm_count + squeezed, cold_only],
             counters: state.counters.entries(),
             policy: self.policy_name.clone(),
+            backend: if self.module.is_some() { Backend::Kernel } else { Backend::User }.as_str().to_owned(),
         }
     }
 
@@ -301,7 +315,7 @@ impl Engine {
         let conversations: Vec<u32> = agent.conversations.values().copied().collect();
         for slot in slots {
             let Some(smu) = state.smus.get(slot) else { continue };
-            stats.hot_bytes += smu.raw.as_ref().map_or(0, |_| smu.logical_bytes);
+            stats.hot_bytes += if smu.is_hot() { smu.logical_bytes } else { 0 };
             stats.shared_bytes += if smu.agents > 1 { smu.logical_bytes } else { 0 };
             stats.stored_bytes += state.stored_bytes(slot);
         }

@@ -15,6 +15,7 @@ use crate::calls::store::{Flush, ListAgents, OpenAgent, ReadAgentStats, ReadStat
 use crate::cold::Cold;
 use crate::engine::Engine;
 use crate::folder::Folder;
+use crate::held::Module;
 use crate::latencies::LatencyCounts;
 use crate::ledger::Ledger;
 use crate::link::Link;
@@ -61,6 +62,7 @@ impl Store {
     /// Opens a store; see [`Options`].
     pub fn open(options: Options) -> Result<Self> {
         let mut options = options.checked()?;
+        let module = Module::of(&options)?;
         let keeping = options.keeping.take();
         let past = keeping.as_deref().map(Past::find).transpose()?.flatten();
         if let Some(keeping) = keeping.as_ref().filter(|_| past.is_none()) {
@@ -99,7 +101,7 @@ impl Store {
         };
         let shape = Shape { cells, data_bytes, claims: SLOTS_MAX };
         let engine = Arc::new(match keeping {
-            None => Engine::new(options, key, cold, ledger)?,
+            None => Engine::new(options, key, cold, ledger, module)?,
             Some(keeping) => {
                 let key = past.as_ref().map_or(key, |past| DomainKey(past.engine.key));
                 let temporary = folder.as_ref().filter(|folder| folder.is_temporary());
@@ -175,7 +177,7 @@ impl Store {
     fn open_agent(&self, call: OpenAgent) -> Result<Agent> {
         let name = call.name.clone();
         let facts = self.session.call(call)?;
-        let shared = self.session.link.agent(&name, &facts)?;
+        let shared = self.session.link.agent(&name, facts)?;
         let turn = shared.turn();
         Ok(Agent { session: self.session.clone(), shared, turn })
     }
@@ -701,6 +703,7 @@ impl Agent {
             return Ok(());
         }
         let closed = self.session.call(CloseAgent { agent: self.shared.number });
+        self.session.link.forget_agent(&self.shared);
         self.shared.close();
         closed
     }
@@ -708,10 +711,19 @@ impl Agent {
     /// Leaves it to be taken up again by its name, with all that it holds, here or in another session: what closing
     /// the store does with all of its agents. Its handles fail from now on.
     pub fn leave(&self) -> Result<()> {
+        self.leave_and(true)
+    }
+
+    /// The same; if it holds nothing, it is closed instead.
+    pub fn leave_or_close(&self) -> Result<()> {
+        self.leave_and(false)
+    }
+
+    fn leave_and(&self, keep_empty: bool) -> Result<()> {
         self.check()?;
         // Before the engine knows: a thread that takes it up at once must not find what is out of date.
         self.session.link.forget_agent(&self.shared);
-        self.session.call(LeaveAgent { agent: self.shared.number })
+        self.session.call(LeaveAgent { agent: self.shared.number, keep_empty })
     }
 
     /// The session, for handles made in other files.

@@ -64,7 +64,7 @@ pub mod faults {
 }
 
 /// Every call that can fail passes here first.
-fn injected(_what: &str) -> Result<()> {
+pub fn injected(_what: &str) -> Result<()> {
     #[cfg(feature = "faults")]
     if faults::due() {
         return Err(Error::new(ErrorKind::Io, format!("{_what}: injected fault")));
@@ -147,6 +147,13 @@ impl Mapping {
         Ok(mapping)
     }
 
+    /// `len` bytes of `descriptor` from `offset` on, to be read: what is there stays there, and nobody makes it shorter.
+    pub fn readable(descriptor: &impl AsRawFd, offset: u64, len: usize) -> Result<Self> {
+        injected("mmap")?;
+        let len = len.max(1).next_multiple_of(PAGE_BYTES as usize);
+        Self::map_at(descriptor, offset, len, libc::PROT_READ, libc::MAP_POPULATE)
+    }
+
     /// Does `work` with the descriptor, which must have been kept.
     fn with_fd<T>(&self, work: impl FnOnce(&OwnedFd) -> Result<T>) -> Result<T> {
         let fd = self.fd.read();
@@ -184,11 +191,15 @@ impl Mapping {
     }
 
     fn map(fd: &OwnedFd, len: usize, protection: i32) -> Result<Self> {
-        let flags = libc::MAP_SHARED | libc::MAP_NORESERVE;
+        Self::map_at(fd, 0, len, protection, libc::MAP_NORESERVE)
+    }
+
+    fn map_at(fd: &impl AsRawFd, offset: u64, len: usize, protection: i32, flags: i32) -> Result<Self> {
+        let (flags, offset) = (flags | libc::MAP_SHARED, offset as libc::off_t);
         // SAFETY: a new mapping at an address of the kernel's choice.
-        let start = unsafe { libc::mmap(std::ptr::null_mut(), len, protection, flags, fd.as_raw_fd(), 0) };
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), len, protection, flags, fd.as_raw_fd(), offset) };
         if start == libc::MAP_FAILED {
-            return Err(failed("mmap of a memfd"));
+            return Err(failed("mmap"));
         }
         Ok(Mapping { start: NonNull::new(start.cast()).expect("mmap never returns null"), len, fd: RwLock::new(None) })
     }
@@ -213,6 +224,12 @@ impl Mapping {
             let from = self.start.as_ptr().add(start as usize).cast();
             libc::madvise(from, (end - start) as usize, libc::MADV_POPULATE_WRITE);
         }
+    }
+
+    /// Makes all pages present, to be read. Where the kernel cannot, they appear when touched.
+    pub fn fault_in(&self) {
+        // SAFETY: this mapping; its content stays as it is.
+        unsafe { libc::madvise(self.start.as_ptr().cast(), self.len, libc::MADV_POPULATE_READ) };
     }
 
     /// Writes `bytes` at `offset` by a system call: the quickest way where pages are missing, as the

@@ -57,7 +57,7 @@ impl Tail {
         let start = item.from as usize;
         match &*self.chunks[item.chunk as usize] {
             Raw::Extent(extent) => extent.slice(start, start + item.len as usize),
-            Raw::Large(large) => &large.bytes()[start..start + item.len as usize],
+            whole => &whole.bytes()[start..start + item.len as usize],
         }
     }
 }

@@ -16,8 +16,11 @@ fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-fn open(path: &Path) -> Result<Store, Error> {
-    Store::open(Options { path: Some(path.to_owned()), ..options(24 << 20) })
+/// Without and with what behaves like the kernel module.
+const BACKENDS: [bool; 2] = [false, true];
+
+fn open(path: &Path, fakes_module: bool) -> Result<Store, Error> {
+    Store::open(Options { path: Some(path.to_owned()), fakes_module, ..options(24 << 20) })
 }
 
 /// What was accepted.
@@ -89,7 +92,7 @@ fn work(store: &Store, agent: &Agent, accepted: &mut Accepted) {
 }
 
 /// Everything accepted is there, now and after the store was closed and opened again.
-fn check(path: &Path, store: Store, agent: Agent, accepted: Accepted) {
+fn check(path: &Path, fakes_module: bool, store: Store, agent: Agent, accepted: Accepted) {
     let check_talk = |conversation: &Conversation, messages: &[Vec<u8>]| {
         assert!(read_all(conversation).unwrap() == messages, "conversation {:?}", conversation.name());
     };
@@ -107,7 +110,7 @@ fn check(path: &Path, store: Store, agent: Agent, accepted: Accepted) {
     store.close().unwrap();
     drop((store, agent));
 
-    let store = open(path).unwrap();
+    let store = open(path, fakes_module).unwrap();
     let agent = common::agent(&store, "a");
     let found = store.verify().unwrap();
     assert!(found.damaged.is_empty() && found.orphans == 0, "{found:?}");
@@ -120,24 +123,26 @@ fn check(path: &Path, store: Store, agent: Agent, accepted: Accepted) {
     }
 }
 
-fn run(start: impl Fn()) -> bool {
+fn run(fakes_module: bool, start: impl Fn()) -> bool {
     let folder = tempfile::tempdir().unwrap();
-    let store = open(folder.path()).unwrap();
+    let store = open(folder.path(), fakes_module).unwrap();
     let agent = agent(&store, "a");
     let mut accepted = Accepted::default();
     start();
     work(&store, &agent, &mut accepted);
     let failed = faults::stop();
-    check(folder.path(), store, agent, accepted);
+    check(folder.path(), fakes_module, store, agent, accepted);
     failed
 }
 
 /// Steps through the calls of a workload until one run has no failure left.
 fn for_each_call(step: i64, last: i64, start: impl Fn(i64)) {
     let _alone = alone();
-    for nth in (1..=last).step_by(step as usize) {
-        if !run(|| start(nth)) {
-            return;
+    for fakes_module in BACKENDS {
+        for nth in (1..=last).step_by(step as usize) {
+            if !run(fakes_module, || start(nth)) {
+                break;
+            }
         }
     }
 }
@@ -166,7 +171,7 @@ fn opening_fails_and_leaves_all_as_it_was() {
     let folder = tempfile::tempdir().unwrap();
     let content = text(1, 300_000);
     let id = {
-        let store = open(folder.path()).unwrap();
+        let store = open(folder.path(), false).unwrap();
         let agent = agent(&store, "a");
         let smu = agent.put(&content, Kind::SystemPrompt, Some("base"), 50, OnFull::Wait).unwrap();
         let conversation = agent.conversation(Some("one")).unwrap();
@@ -175,7 +180,7 @@ fn opening_fails_and_leaves_all_as_it_was() {
     };
     for nth in 1..200 {
         faults::fail_once(nth);
-        let outcome = open(folder.path());
+        let outcome = open(folder.path(), false);
         let failed = faults::stop();
         assert!(outcome.is_err() || !failed || nth > 10, "a failure of call {nth} was not noticed");
         drop(outcome.map_err(|error| assert_eq!(error.kind(), ErrorKind::Io, "{error}")));
@@ -183,7 +188,7 @@ fn opening_fails_and_leaves_all_as_it_was() {
             break;
         }
     }
-    let store = open(folder.path()).unwrap();
+    let store = open(folder.path(), false).unwrap();
     let agent = agent(&store, "a");
     assert!(*agent.attach_id(&id).unwrap().view().unwrap() == content[..]);
     assert!(read_all(&agent.conversation(Some("one")).unwrap()).unwrap() == [content]);

@@ -131,6 +131,8 @@ impl Talk {
 enum Mode {
     /// In this process.
     Embedded,
+    /// The same, where what behaves like the kernel module holds content.
+    Held,
     /// Reached over a socket, through memory that it lent.
     Connected,
 }
@@ -181,6 +183,7 @@ impl World {
         let options = move || Options { path: folder.clone(), cold, ..options(memory_max_bytes) };
         self.store = Some(match self.mode {
             Mode::Embedded => Store::open(options()).unwrap(),
+            Mode::Held => Store::open(Options { fakes_module: true, ..options() }).unwrap(),
             Mode::Connected => self.daemon.get_or_insert_with(|| Daemon::start(memory_max_bytes, options)).connect(),
         });
     }
@@ -547,7 +550,7 @@ fn config(cases: u32) -> ProptestConfig {
 }
 
 fn mode() -> impl Strategy<Value = Mode> {
-    prop::sample::select(vec![Mode::Embedded, Mode::Connected])
+    prop::sample::select(vec![Mode::Embedded, Mode::Held, Mode::Connected])
 }
 
 fn steps(count: usize) -> impl Strategy<Value = Vec<Step>> {

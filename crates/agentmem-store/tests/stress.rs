@@ -243,6 +243,13 @@ fn temporary(seconds: u64) {
     run(options(24 << 20), seconds);
 }
 
+/// With what behaves like the kernel module.
+fn held(seconds: u64) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = Some(folder.path().to_owned());
+    run(Options { path, fakes_module: true, ..options(24 << 20) }, seconds);
+}
+
 fn in_ram(seconds: u64) {
     run(Options { cold: false, ..options(64 << 20) }, seconds);
 }
@@ -253,6 +260,7 @@ fn in_ram(seconds: u64) {
 fn threads_agree() {
     persistent(5);
     temporary(3);
+    held(3);
     in_ram(3);
 }
 
@@ -261,6 +269,7 @@ fn threads_agree() {
 fn threads_agree_for_long() {
     persistent(60);
     temporary(30);
+    held(30);
     in_ram(30);
 }
 

@@ -236,13 +236,16 @@ fn begins_with(id: &ContentId, digits: &str) -> bool {
 impl State {
     /// The fastest tier that has all of `smu`.
     pub fn tier(&self, smu: &Smu) -> Tier {
-        let mut frames = smu.packed.frames();
-        let is_warm = |number| self.frames.get(number).is_some_and(|entry| entry.stored.is_some());
-        match smu.raw.is_some() || smu.packed == Packed::No {
-            true => Tier::Hot,
-            false if frames.all(is_warm) => Tier::Warm,
-            false => Tier::Cold,
+        if smu.is_squeezed() || !smu.is_hot() && self.is_packed_in_ram(smu) {
+            return Tier::Warm;
         }
+        if smu.is_hot() { Tier::Hot } else { Tier::Cold }
+    }
+
+    /// Whether there is a compressed form of `smu`, and all of it in RAM.
+    pub fn is_packed_in_ram(&self, smu: &Smu) -> bool {
+        let is_warm = |number| self.frames.get(number).is_some_and(|entry| entry.stored.is_some());
+        smu.packed != Packed::No && smu.packed.frames().all(is_warm)
     }
 }
 

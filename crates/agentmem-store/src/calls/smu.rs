@@ -2,6 +2,7 @@
 
 use crate::call::{Call, Caller};
 use crate::engine::State;
+use crate::raw::Raw;
 use crate::slots::SLOTS_MAX;
 use crate::sys;
 use agentmem_core::{Advice, Error, ErrorKind, Result, Tier};
@@ -174,10 +175,15 @@ impl Call for Advise {
         if self.advice == Advice::WillNeed {
             return at.engine.promote(holder);
         }
+        let keeps = self.advice == Advice::Hot;
+        let raw = at.engine.lock().smus.get(holder).filter(|smu| smu.is_hot()).and_then(|smu| smu.raw.clone());
+        if let Some(Raw::Held(held)) = raw.as_deref() {
+            held.mark_kept(keeps);
+        }
         let mut state = at.engine.lock();
         state.note(|fresh| fresh.slots.push(holder));
         match state.smus.get_mut(holder) {
-            Some(smu) => smu.keep_hot = self.advice == Advice::Hot,
+            Some(smu) => smu.keep_hot = keeps,
             None => return Err(self.smu.released(&state)),
         }
         if self.advice == Advice::Cold {

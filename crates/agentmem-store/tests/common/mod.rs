@@ -64,6 +64,13 @@ pub fn agent(store: &Store, name: &str) -> Agent {
     store.agent(name, Some(50), None, None).unwrap()
 }
 
+/// A figure of the kernel module, of all that it holds.
+pub fn module_figure(name: &str) -> u64 {
+    let figures = std::fs::read_to_string("/proc/agent_stats").unwrap();
+    let line = figures.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.expect("a figure of that name").trim().parse().unwrap()
+}
+
 /// All messages of a conversation.
 pub fn read_all(conversation: &Conversation) -> agentmem_core::Result<Vec<Vec<u8>>> {
     let len = conversation.len()?;
