@@ -86,7 +86,7 @@ done
 [ -e /engine.sh ] && . /engine.sh
 # A kernel that has it built in (../patches) cannot load, unload or choose.
 if [ -e /dev/agentmem ]; then
-    for program in calls memory compat syscalls; do try "$program, built in" "/$program"; done
+    for program in syscalls calls compat memory; do try "$program, built in" "/$program"; done
     try 'random calls, built in' /fuzz "$ROUNDS" "$SEED"
     finish
 fi

@@ -190,7 +190,7 @@ def programs(scratch: Path, kernel: Path) -> Iterator[Entry]:
     for name in names:
         source, made = SOURCES / "test" / f"{name}.c", scratch / name
         words = ["gcc", *flags, *(bare if name == "compat" else ["-pthread"])]
-        words += [f"-I{numbers}"] if name == "syscalls" else []
+        words += ["-idirafter", str(numbers)] if name == "syscalls" else []
         subprocess.run([*words, "-o", str(made), str(source)], check=True)
         yield Entry(name, made.read_bytes())
 
