@@ -32,11 +32,12 @@ NODE := $(shell node -e 'process.exit(+(parseInt(process.versions.node) < 20))' 
 NODE_FOLDER := bindings/node
 NODE_INSTALLED := $(NODE_FOLDER)/node_modules/.installed
 NODE_BUILT := $(NODE_FOLDER)/dist/.built
+BENCH_C := $(CARGO_TARGET)/release/bench-c
 PYTHON_SOURCES := python tests spec .ci/wheel_check.py $(wildcard benchmarks examples kernel)
 LOOM_TARGET := $(CARGO_TARGET)/loom
 
 .PHONY: help setup demo test test-all test-rust test-loom test-python test-node test-kernel check check-node bench install-c bench-c bench-node \
-	wheel lock clean machine
+	bench-programs wheel lock clean machine
 
 help:
 	@echo 'make demo    set up, then run the demonstration'
@@ -144,6 +145,7 @@ bench-node: $(NODE_BUILT)
 		trap '$(NODE_FOLDER)/dist/agentmemd --stop "$${options[@]}"; rm -rf "$$scratch"' EXIT; \
 		$(NODE_FOLDER)/dist/agentmemd --background "$${options[@]}"; \
 		node $(NODE_FOLDER)/bench.js "$$scratch/socket"
+bench-programs: $(NODE_BUILT)
 else
 test-node check-node bench-node:
 	@echo 'agentmem: skipped the package for Node: no Node 20 or later with npm here' >&2
@@ -165,17 +167,24 @@ install-c:
 	@sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@VERSION@|$(VERSION)|' bindings/c/agentmem.pc.in \
 		>$(DESTDIR)$(LIBDIR)/pkgconfig/agentmem.pc
 
+$(BENCH_C): bindings/c/bench.c bindings/c/include/agentmem.h $(CARGO_SOURCES) | machine
+	@cargo build --release --locked --quiet -p agentmem-c --lib
+	@cc -std=c11 -O2 -Wall -Wextra -Ibindings/c/include $< $(CARGO_TARGET)/release/libagentmem.a \
+		-o $@ -lpthread -lm -ldl -lrt -lgcc_s
+
+# What `agentmem bench sessions` runs for other languages than Python: a command a line, which takes a socket.
+bench-programs: $(BENCH_C)
+	@echo $(abspath $(BENCH_C))
+	@$(if $(NODE),echo node $(NODE_FOLDER)/bench.js)
+
 # Embedded, then over a session with a daemon.
-bench-c: setup
-	cargo build --release --locked --quiet -p agentmem-c --lib
-	@cc -std=c11 -O2 -Wall -Wextra -Ibindings/c/include bindings/c/bench.c $(CARGO_TARGET)/release/libagentmem.a \
-		-o $(CARGO_TARGET)/release/bench-c -lpthread -lm -ldl -lrt -lgcc_s
-	@$(CARGO_TARGET)/release/bench-c
+bench-c: setup $(BENCH_C)
+	@$(BENCH_C)
 	@scratch=$$(mktemp -d); touch "$$scratch/agentmemd.toml"; \
 		options=(--socket="$$scratch/socket" --config="$$scratch/agentmemd.toml"); \
 		trap '$(AGENTMEM) daemon --stop "$${options[@]}"; rm -rf "$$scratch"' EXIT; \
 		$(AGENTMEM) daemon --background "$${options[@]}"; \
-		$(CARGO_TARGET)/release/bench-c "$$scratch/socket"
+		$(BENCH_C) "$$scratch/socket"
 
 # Its own target directory, because of the flag: messages of panics name sources of dependencies, and
 # would tell the home folder of whoever built the wheel.

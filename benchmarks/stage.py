@@ -31,6 +31,9 @@ class Settings:
         mcp: give each agent two MCP servers.
         mib: of a synthetic agent.
         corpus: where text comes from; generated if empty.
+        parts: which parts of a benchmark that has some; all of them if empty.
+        savers: which savers a benchmark of them measures; all of them if empty.
+        peers: threads of each saver that writes whole states.
     """
 
     count: int | None = None
@@ -39,6 +42,9 @@ class Settings:
     mcp: bool = False
     mib: int = 64
     corpus: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
+    savers: tuple[str, ...] = ()
+    peers: int = 20
 
     def count_or(self, default: int) -> int:
         """`count`, or what the benchmark takes by itself."""

@@ -146,7 +146,10 @@ static void am_hold(struct am_smu *smu, struct am_agent *agent, int n)
 	mutex_unlock(&smu->lock);
 }
 
-/* Takes over a reference, whatever comes of it. */
+/*
+ * Takes over a reference, whatever comes of it. What only the paused held goes
+ * where somebody awake wants it.
+ */
 int am_lease_add(struct am_agent *agent, struct am_smu *smu)
 {
 	struct am_lease *lease;
@@ -176,8 +179,10 @@ int am_lease_add(struct am_agent *agent, struct am_smu *smu)
 		am_hold(smu, agent, 1);
 		smu = NULL;
 	}
-	if (!error)
+	if (!error) {
 		am_agent_add(agent, AM_LOGICAL_BYTES, lease->smu->key.len);
+		am_place(lease->smu);
+	}
 out:
 	mutex_unlock(&agent->lock);
 	if (smu)

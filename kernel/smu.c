@@ -193,6 +193,9 @@ static long am_demote_unit(struct am_smu *smu, u32 unit, bool may_wait)
 		if (am_page_is_ours(smu->pages[index])) {
 			am_page_drop(smu, index);
 			dropped++;
+		} else {
+			/* Somebody uses it. Otherwise reclaim would try the same ones forever. */
+			smu->used = jiffies;
 		}
 	}
 	if (dropped) {

@@ -77,29 +77,37 @@ class Store:
     registered: dict[str, Agent] = field(default_factory=dict)
     closed: bool = False
 
-    def agent(self, name: str, *, importance: int = 50, quota_bytes: int | None = None) -> Agent:
+    def agent(
+        self,
+        name: str,
+        *,
+        importance: int | None = None,
+        quota_bytes: int | None = None,
+        lasting: bool = False,
+    ) -> Agent:
         if self.closed:
             raise Closed(name)
-        if not 1 <= len(name.encode()) <= 255 or not 0 <= importance <= 100:
+        if not 1 <= len(name.encode()) <= 255 or not 0 <= (importance or 0) <= 100:
             raise InvalidArgument(name)
         agent = self.registered.setdefault(name, Agent(self, name))
         if agent.taken_up:
             raise NameTaken(name)
-        agent.importance, agent.quota_bytes, agent.taken_up = importance, quota_bytes, True
+        if importance is not None:
+            agent.importance = importance
+        if quota_bytes is not None:
+            agent.quota_bytes = quota_bytes
+        agent.lasting, agent.taken_up = lasting, True
         return agent
 
     def agents(self) -> list[str]:
         return list(self.registered)
 
     def reopen(self) -> Store:
-        """Close, and give what opening the path again gives: agents, to be taken up, each with one
-        lease on each content that it held; old handles are dead."""
+        """Close, and give what opening the path again gives: agents, to be taken up; old handles
+        are dead."""
         self.closed = True
         store = Store(self.contents, self.names)
-        for old in self.registered.values():
-            agent = store.registered[old.name] = Agent(store, old.name)
-            agent.held = [replace(smu, agent=agent) for smu in old.smus()]
-            agent.talks = [replace(talk, agent=agent) for talk in old.talks]
+        store.registered = {name: old.again(store) for name, old in self.registered.items()}
         return store
 
     def handles(self) -> list[Smu]:
@@ -125,6 +133,7 @@ class Agent:
     held: list[Smu] = field(default_factory=list)
     talks: list[Conversation] = field(default_factory=list)
     taken_up: bool = False
+    lasting: bool = False
     closed: bool = False
 
     def put(self, data: str | Buffer, *, kind: str = "tool_result", name: str | None = None) -> Smu:
@@ -174,7 +183,25 @@ class Agent:
     def idle(self) -> None:
         self.state = "idle"
 
+    def again(self, store: Store) -> Agent:
+        """The same agent for whoever takes it up next, with one lease on each content."""
+        agent = Agent(store, self.name, self.importance, self.quota_bytes, self.state)
+        agent.held = [replace(smu, agent=agent) for smu in self.smus()]
+        agent.talks = [replace(talk, agent=agent) for talk in self.talks]
+        return agent
+
+    def leave(self) -> None:
+        self.check_open()
+        self.store.registered[self.name] = self.again(self.store)
+        self.closed = True
+
+    def die(self) -> None:
+        """What the death of its process does."""
+        self.leave() if self.lasting else self.close()
+
     def close(self) -> None:
+        if self.closed:
+            return
         self.held, self.talks, self.closed = [], [], True
         del self.store.registered[self.name]
         self.store.forget_unheld()

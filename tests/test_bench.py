@@ -17,6 +17,7 @@ QUICK = Settings(quick=True)
 def _no_cargo(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do not build the Rust part: it takes minutes, and other tests build the same code."""
     monkeypatch.setattr("agentmem.bench.native.checkout", lambda: None)
+    monkeypatch.setattr("agentmem.bench.sessions.checkout", lambda: None)
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
@@ -61,6 +62,25 @@ def test_missing_peer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     result = peers.run(QUICK)
     assert [note for note in result.notes if "redis-server" in note]
     assert not [figure for figure in result.figures if figure.name.startswith("Redis")]
+
+
+def test_programs_of_other_languages_say_what_they_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    said = {"benchmark": "put_1kib", "language": "c", "p50_ns": 700, "p99_ns": 2000}
+    other = said | {"benchmark": "view_awaited"}
+    program = tmp_path / "program"
+    lines = "\n".join(map(json.dumps, [said, other]))
+    program.write_text(f"#!/bin/sh\ncat <<end\n{lines}\nend\n")
+    program.chmod(0o700)
+    makefile = f"bench-programs:\n\t@echo {program}\n\t@echo false\n"
+    (tmp_path / "Makefile").write_text(makefile)
+    monkeypatch.setattr("agentmem.bench.sessions.checkout", lambda: tmp_path)
+    result = run("sessions", QUICK)
+    (half, most) = [figure for figure in result.figures if figure.name.startswith("from C")]
+    assert (half.value, half.goal, half.is_met, most.value) == (0.7, 0.5, False, 2.0)
+    (note,) = result.notes
+    assert "false" in note
 
 
 def test_command_lists_and_refuses(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ half checks the suite itself, each check tried on a suite that breaks it.
 import copy
 import json
 import re
+import subprocess
 import time
 import tomllib
 from collections.abc import Callable, Iterator
@@ -36,18 +37,27 @@ class Served:
 
     def __init__(self, path: Path | None, **options: Any) -> None:
         self.folder = TemporaryDirectory()
-        socket = Path(self.folder.name) / "agentmem.sock"
+        self.socket = Path(self.folder.name) / "agentmem.sock"
+        names = {"token_sha256": "token_sha256", "quota_bytes": "quota", "agents_max": "agents"}
         on_full = options.pop("on_full", "wait")
         if path is not None:
             options["path"] = str(path)
         for age in ("warm_after", "cold_after"):
             if f"{age}_s" in options:
                 options[age] = f"{options.pop(f'{age}_s') * 1000:.0f}ms"
-        # Values of JSON are values of TOML.
-        lines = [f"{name} = {json.dumps(value)}" for name, value in options.items()]
-        self.daemon = daemon(socket, configuration="\n".join(lines))
+        domains = options.pop("domains", [])
+        lines = self.lines(options)
+        for domain in domains:
+            lines.append(f"[domains.{domain['name']}]")
+            lines += self.lines({names[key]: domain[key] for key in names.keys() & domain.keys()})
+        self.daemon = daemon(self.socket, configuration="\n".join(lines))
         self.daemon.__enter__()
-        self.store = agentmem.connect(socket, on_full=on_full, start=False)
+        self.store = agentmem.connect(self.socket, on_full=on_full, start=False)
+
+    @staticmethod
+    def lines(options: Step) -> list[str]:
+        """Values of JSON are values of TOML."""
+        return [f"{name} = {json.dumps(value)}" for name, value in options.items()]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.store, name)
@@ -61,8 +71,8 @@ class Served:
 
 # What opens a store of its own with these options, and which needs of cases it can serve.
 OPENERS: dict[str, tuple[Opener, set[str]]] = {
-    "embedded": (agentmem.open, {"folder", "options"}),
-    "connected": (Served, set()),
+    "embedded": (agentmem.open, {"folder", "options", "alone"}),
+    "connected": (Served, {"daemon"}),
 }
 
 
@@ -116,6 +126,34 @@ def verify(store: agentmem.Store) -> Step:
     return found | {"damaged": len(found["damaged"])}
 
 
+def of_each(grants: list[Step]) -> Step:
+    """What is said of each grant, by the names of the suite."""
+    facts = {"agents": "agent", "to_domains": "to_domain", "logical_bytes": "logical_bytes"}
+    facts |= {"uses": "uses"}
+    return {fact: [grant[key] for grant in grants] for fact, key in facts.items()}
+
+
+def domain_set(
+    store: agentmem.Store, quota_bytes: int | None = None, agents_max: int | None = None
+) -> None:
+    store.limit_domain(quota_bytes=quota_bytes, agents_max=agents_max)
+
+
+def register(store: agentmem.Store, process: Any = None, **given: Any) -> agentmem.Agent:
+    return store.agent(**given, pid=None if process is None else process.pid)
+
+
+def kill(process: "subprocess.Popen[bytes]") -> None:
+    process.kill()
+    process.wait()
+
+
+def grant(
+    agent: agentmem.Agent, smu: agentmem.Smu, to_domain: str | None, lasts_ms: int, uses: int
+) -> str:
+    return agent.grant(smu, to_domain, expires_s=lasts_ms / 1000, uses=uses)
+
+
 def agent_set(agent: agentmem.Agent, **given: Any) -> None:
     for attribute, value in given.items():
         setattr(agent, attribute, value)
@@ -156,7 +194,15 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "verify": verify,
     "stats": lambda store: dict(flat(store.stats())),
     "stats_of": lambda store, name: store.agent_stats(name),
-    "agent": lambda store, **given: store.agent(**given),
+    "domain_has": lambda store: store.domain(),
+    "domain_set": domain_set,
+    "grants": lambda store: of_each(store.grants()),
+    "revoke": lambda store, grant="", text="": store.revoke(grant or text),
+    "kill": kill,
+    "agent": register,
+    "leave": lambda agent: agent.leave(),
+    "grant": grant,
+    "redeem": lambda agent, grant="", text="": agent.redeem(grant or text),
     "agent_has": lambda agent, wanted: has(agent, wanted),
     "agent_set": agent_set,
     "agent_stats": lambda agent: agent.stats(),
@@ -220,6 +266,9 @@ class Run:
         self.folder = folder
         self.named: dict[str, Any] = {}
         self.stores: list[agentmem.Store] = []
+        # Where the daemons of these listen, by the identity of each.
+        self.sockets: dict[int, Path] = {}
+        self.processes: list[subprocess.Popen[bytes]] = []
 
     def open(self, path: str | None = None, **options: Any) -> agentmem.Store:
         given = {"memory_max": options.pop("memory_max_bytes", 64 << 20), "pressure": False}
@@ -228,11 +277,26 @@ class Run:
                 given[f"{age}_s"] = options.pop(f"{age}_ms") / 1000
         store = self.opener(None if path is None else self.folder / path, **given, **options)
         self.stores.append(store)
+        if isinstance(store, Served):
+            self.sockets[id(store)] = store.socket
         return store
+
+    def enter(self, store: Any, **domain: str) -> agentmem.Store:
+        socket = self.sockets[id(store)]
+        session = agentmem.connect(socket, start=False, **domain)
+        self.stores.append(session)
+        self.sockets[id(session)] = socket
+        return session
+
+    def process(self) -> "subprocess.Popen[bytes]":
+        self.processes.append(subprocess.Popen(["sleep", "1000"]))
+        return self.processes[-1]
 
     def operation(self, name: str) -> Callable[..., Any]:
         own: dict[str, Callable[..., Any]] = {
             "open": self.open,
+            "enter": self.enter,
+            "process": self.process,
             "write_file": lambda file, bytes: (self.folder / file).write_bytes(bytes) and None,
             "remove_file": lambda file: (self.folder / file).unlink(),
         }
@@ -286,8 +350,11 @@ class Run:
 
     def close(self) -> None:
         self.named.clear()
-        for store in self.stores:
+        # Sessions go before the daemons that they are with.
+        for store in reversed(self.stores):
             store.close()
+        for process in self.processes:
+            kill(process)
 
 
 def run(case: Step, opener: Opener, folder: Path) -> None:
@@ -343,7 +410,7 @@ def unknown_fields(step: Step, row: Step) -> Iterator[str]:
     for fact in [*step.get("expect", {}), *step.get("ask", [])]:
         if fact_of_table(fact) not in row.get("expect", []):
             yield f"no fact {fact}"
-    for one, other in (("bytes", "json"), ("id", "hex")):
+    for one, other in (("bytes", "json"), ("id", "hex"), ("grant", "text")):
         if {one, other} <= {*row["may"]} and (one in step) == (other in step):
             yield f"one of {one} and {other} is wanted"
     if "error" in step and ("expect" in step or "as" in step or "within_ms" in step):
@@ -450,6 +517,8 @@ def with_step(**fields: Any) -> Callable[[Step], Any]:
         (without("view_has"), "no case has view_has"),
         (without("shared_by"), "no case has shared_by of smu_has"),
         (without("cold_level"), "no case has cold_level of open"),
+        (without("process"), "no case has kill"),
+        (with_step(op="redeem", agent="a"), "one of grant and text"),
         (without("StoreLocked"), "no case provokes StoreLocked"),
         (lambda suite: suite["not_provoked"].pop("Version"), "no case provokes Version"),
         (lambda suite: suite["not_provoked"].update(Closed=""), "Closed is provoked after all"),

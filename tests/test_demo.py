@@ -5,6 +5,7 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -24,7 +25,7 @@ from agentmem.demo.readback import ONE_IN, Samples, message_hash
 from agentmem.demo.run import run
 from agentmem.demo.wire import Frame, Kind
 from agentmem.demo.writer import Comparison, frames, load
-from agentmem.errors import Unsupported
+from agentmem.errors import Io, Unsupported
 from agentmem.process import memory_of
 
 COMMAND = [sys.executable, "-c", "from agentmem.cli import main; main()", "demo"]
@@ -87,6 +88,16 @@ def test_frames_come_back_as_they_were_sent() -> None:
     ]
     with pytest.raises(EOFError):
         list(wire.read(io.BytesIO(stream.getvalue()[:-1])))
+
+
+def test_an_agent_that_hangs_up_instead_of_answering_is_an_error() -> None:
+    feed, fed = socket.socketpair()
+    with feed, fed:
+        fed.send(wire.TAKEN)
+        wire.await_taken(feed, 7)
+        fed.close()
+        with pytest.raises(Io, match="agent 7 hung up"):
+            wire.await_taken(feed, 7)
 
 
 def test_one_message_of_each_hundred_is_sampled() -> None:

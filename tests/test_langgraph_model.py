@@ -3,9 +3,12 @@
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
+from conftest import daemon
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
@@ -49,14 +52,17 @@ class TwoSavers(RuleBasedStateMachine):
         self.store = agentmem.open(self.folder, memory_max="64M")
         self.saver, self.other = AgentMemSaver(self.store), AgentMemSaver(self.store)
 
+    def close_store(self) -> None:
+        self.store.close()
+
     def teardown(self) -> None:
         if hasattr(self, "store"):
-            self.store.close()
+            self.close_store()
             shutil.rmtree(self.folder)
 
     @rule()
     def open_again(self) -> None:
-        self.store.close()
+        self.close_store()
         self.open_store()
 
     @rule()
@@ -264,6 +270,22 @@ class TwoSavers(RuleBasedStateMachine):
             assert sorted(places(self.saver)) == sorted(places(self.reference))
 
 
+class TwoSaversOfADaemon(TwoSavers):
+    """The same, and the two savers have sessions of their own."""
+
+    def open_store(self) -> None:
+        self.stack = ExitStack()
+        socket = Path(self.folder) / "agentmem.sock"
+        self.stack.enter_context(daemon(socket, f'path = "{self.folder}/cold"'))
+        self.store, other = (
+            self.stack.enter_context(agentmem.connect(socket, start=False)) for _ in range(2)
+        )
+        self.saver, self.other = AgentMemSaver(self.store), AgentMemSaver(other)
+
+    def close_store(self) -> None:
+        self.stack.close()
+
+
 def named(thread: str, namespace: str | None, checkpoint_id: str | None = None) -> Any:
     place = {"thread_id": thread, "checkpoint_ns": namespace, "checkpoint_id": checkpoint_id}
     return {"configurable": {key: value for key, value in place.items() if value is not None}}
@@ -286,3 +308,5 @@ TestTwoSavers.settings = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
+TestTwoSaversOfADaemon = TwoSaversOfADaemon.TestCase
+TestTwoSaversOfADaemon.settings = settings(TestTwoSavers.settings, max_examples=6)

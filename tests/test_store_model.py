@@ -2,6 +2,7 @@
 
 import random
 import shutil
+import subprocess
 import tempfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -10,12 +11,13 @@ from typing import Any, NamedTuple, TypeVar
 import hypothesis.strategies as st
 import model
 import pytest
+from conftest import until
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from strategies import CONTENTS, LINES, MESSAGES
 
 import agentmem
-from agentmem.errors import AgentMemError, OutOfMemory, Released
+from agentmem.errors import AgentMemError, Closed, OutOfMemory, Released
 
 T = TypeVar("T")
 
@@ -63,6 +65,7 @@ class StoreAndModel(RuleBasedStateMachine):
         self.talks: list[Pair] = []
         self.released: list[Pair] = []
         self.views: list[tuple[Any, memoryview, bytes]] = []
+        self.deaths = 0
 
     def teardown(self) -> None:
         if not hasattr(self, "smus"):  # it could not be opened
@@ -107,14 +110,70 @@ class StoreAndModel(RuleBasedStateMachine):
 
     # Agents
 
-    @rule(name=NAMES, quota=st.none() | st.integers(0, 100_000))
-    def register(self, name: str, quota: int | None) -> None:
+    @rule(
+        name=NAMES,
+        quota=st.none() | st.integers(0, 100_000),
+        importance=st.none() | st.integers(0, 100),
+    )
+    def register(self, name: str, quota: int | None, importance: int | None) -> None:
+        given = {"quota_bytes": quota, "importance": importance}
         agent = self.both(
-            lambda: self.store.real.agent(name, quota_bytes=quota),
-            lambda: self.store.model.agent(name, quota_bytes=quota),
+            lambda: self.store.real.agent(name, **given),
+            lambda: self.store.model.agent(name, **given),
         )
         if agent:
-            self.agents[name] = agent
+            self.take_up(agent)
+
+    def take_up(self, agent: Pair) -> None:
+        """What an agent holds from before, if it is none that is new."""
+        self.agents[agent.model.name] = agent
+        for figure in ("importance", "quota_bytes", "state"):
+            assert getattr(agent.real, figure) == getattr(agent.model, figure)
+        by_content = sorted(agent.model.smus(), key=lambda smu: smu.read())
+        handles = sorted(agent.real.smus(), key=lambda smu: smu.read())
+        assert [smu.kind for smu in handles] == [smu.kind for smu in by_content]
+        self.smus += map(Pair, handles, by_content)
+        assert sorted(agent.real.conversations()) == sorted(agent.model.conversations())
+        for talk in agent.model.conversations():
+            self.talks.append(Pair(*(side.conversation(talk) for side in agent)))
+
+    @precondition(lambda self: self.agents)
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        agent = self.agent(data)
+        for side in agent:
+            side.leave()
+        self.forget(agent)
+
+    @precondition(lambda self: not self.deaths)  # each takes the time until it is noticed
+    @rule(name=NAMES, lasting=st.booleans(), content=CONTENTS)
+    def lose(self, name: str, lasting: bool, content: bytes) -> None:
+        if name in self.agents:
+            return
+        self.deaths += 1
+        with subprocess.Popen(["sleep", "1000"]) as process:
+            real = self.store.real.agent(name, pid=process.pid, lasting=lasting)
+            self.take_up(Pair(real, self.store.model.agent(name, lasting=lasting)))
+            agent = self.agents[name]
+            self.both(lambda: agent.real.put(content), lambda: agent.model.put(content))
+            process.kill()
+        if lasting:
+            assert until(lambda: self.store.real.agent_stats(name)["pid"] == 0)
+        else:
+            assert until(lambda: name not in self.store.real.agents())
+        agent.model.die()
+        self.forget(agent)
+
+    def forget(self, agent: Pair) -> None:
+        """Its handles are dead, on both sides."""
+        del self.agents[agent.model.name]
+        for held in [*self.smus, *self.talks]:
+            if held.model.agent is agent.model:
+                for side in held:
+                    with pytest.raises(Closed):
+                        (side.read if hasattr(side, "read") else side.render)()
+        self.smus = [smu for smu in self.smus if smu.model.agent is not agent.model]
+        self.talks = [talk for talk in self.talks if talk.model.agent is not agent.model]
 
     @precondition(lambda self: self.agents)
     @rule(data=st.data(), state=st.sampled_from(["active", "paused", "idle"]))
@@ -138,9 +197,7 @@ class StoreAndModel(RuleBasedStateMachine):
         agent = self.agent(data)
         for side in agent:
             side.close()
-        del self.agents[agent.model.name]
-        self.smus = [smu for smu in self.smus if smu.model.agent is not agent.model]
-        self.talks = [talk for talk in self.talks if talk.model.agent is not agent.model]
+        self.forget(agent)
 
     def agent(self, data: st.DataObject) -> Pair:
         return self.agents[data.draw(st.sampled_from(sorted(self.agents)), label="agent")]
@@ -312,16 +369,8 @@ class StoreAndModel(RuleBasedStateMachine):
         self.store = Pair(agentmem.open(self.folder, **self.options), self.store.model.reopen())
         assert sorted(self.store.real.agents()) == sorted(self.store.model.agents())
         self.smus, self.talks = [], []
-        for name, old in list(self.agents.items()):
-            agent = Pair(*(s.agent(name, quota_bytes=old.model.quota_bytes) for s in self.store))
-            self.agents[name] = agent
-            by_content = sorted(agent.model.smus(), key=lambda smu: smu.read())
-            handles = sorted(agent.real.smus(), key=lambda smu: smu.read())
-            assert [smu.kind for smu in handles] == [smu.kind for smu in by_content]
-            self.smus += map(Pair, handles, by_content)
-            assert sorted(agent.real.conversations()) == sorted(agent.model.conversations())
-            for talk in agent.model.conversations():
-                self.talks.append(Pair(*(side.conversation(talk) for side in agent)))
+        for name in list(self.agents):
+            self.take_up(Pair(*(side.agent(name) for side in self.store)))
         self.everything_reads_back()
 
     @rule()

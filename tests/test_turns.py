@@ -1,12 +1,13 @@
 """Agents that last and are left: how processes share what one agent holds."""
 
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PythonProcess
+from conftest import PythonProcess, until
 
 import agentmem
 from agentmem.errors import Closed, NameTaken
@@ -66,6 +67,51 @@ def test_an_agent_that_was_left_counts_what_others_added(daemon_socket: Path) ->
                 assert len(talk) == agent.stats()["messages"]
                 assert talk.logical_bytes == agent.stats()["logical_bytes"] == len(talk)
                 agent.leave()
+
+
+def test_an_agent_that_holds_nothing_can_be_closed_where_it_is_left(mem: agentmem.Store) -> None:
+    for keep_empty in (True, False):
+        mem.agent("empty", importance=70).leave(keep_empty=keep_empty)
+        assert mem.agents() == ["empty"] * keep_empty
+    for fill in (lambda agent: agent.put(b"content"), lambda agent: agent.conversation("talk")):
+        agent = mem.agent("full")
+        fill(agent)
+        agent.leave(keep_empty=False)
+        mem.agent("full").close()
+
+
+@pytest.mark.parametrize("count", [3, 64, 200])
+def test_whoever_takes_an_agent_up_finds_its_conversations(mem: agentmem.Store, count: int) -> None:
+    names = sorted(f"talk-{n}" for n in range(count))
+    agent = mem.agent("shared")
+    for n, name in enumerate(names):
+        agent.conversation(name).extend([b"x"] * (n % 5))
+    for turn_number in range(3):
+        agent.leave()
+        agent = mem.agent("shared")
+        assert agent.conversations() == names
+        counts = [len(agent.conversation(name)) for name in names]
+        assert counts == [n % 5 + turn_number for n in range(count)]
+        for name in names:
+            agent.conversation(name).append(b"x")
+
+
+def test_a_conversation_that_was_given_back_is_another_when_it_is_made_anew(
+    mem: agentmem.Store,
+) -> None:
+    with turn(mem, "shared") as agent:
+        agent.conversation("talk").append(b"old")
+    with turn(mem, "shared") as agent:
+        for n in range(200):
+            agent.release(agent.conversation("talk"))
+            assert agent.conversations() == []
+            agent.conversation("talk").append(b"%d" % n)
+            agent.conversation("talk").fork(name="copy")
+            assert agent.conversations() == ["copy", "talk"]
+            assert list(agent.conversation("copy")) == [b"%d" % n]
+            agent.release(agent.conversation("copy"))
+    with turn(mem, "shared") as agent:
+        assert list(agent.conversation("talk")) == [b"199"]
 
 
 WRITE_AND_DIE = """
@@ -152,6 +198,25 @@ def test_a_turn_leaves_what_is_held_and_closes_what_is_empty(mem: agentmem.Store
         agent.conversation("talk").append(b"one")
         agent.close()
     assert mem.agents() == ["holds", "talks"]
+
+
+def test_what_nobody_has_is_compressed_as_an_idle_agents_content_is() -> None:
+    # A tenth of the age, as nobody can be active who is not there.
+    with agentmem.open(memory_max="64M", warm_after_s=20.0) as mem:
+        held = mem.agent("held").conversation("talk")
+        with turn(mem, "left") as agent:
+            for talk in (held, agent.conversation("talk")):
+                talk.extend([b"once more with feeling " * 20] * 20)
+
+        def tails() -> list[int]:
+            return [figures["tail_bytes"] for figures in mem.all_agent_stats()]
+
+        begin = time.monotonic()
+        assert until(lambda: tails()[1] == 0, timeout_s=15)
+        assert time.monotonic() - begin >= 1
+        assert tails()[0] > 0
+        with turn(mem, "left") as agent:
+            assert list(agent.conversation("talk")) == list(held)
 
 
 def test_a_turn_that_fails_is_over(mem: agentmem.Store) -> None:

@@ -55,6 +55,9 @@ nothing_lost() {
     [ $((before - after)) -lt 4096 ]
 }
 
+# Built and installed as users do it: the same source, so one look is enough.
+of_dkms() { insmod /dkms.ko && /calls && unload; }
+
 with_codec() { load "codec=$1" && /memory && unload; }
 
 # Two looks: what was freed a moment ago may still be found by the first.
@@ -81,6 +84,12 @@ for tier in /sys/devices/virtual/memory_tiering/memory_tier*; do
 done
 # A guest that has this runs it, and nothing else.
 [ -e /engine.sh ] && . /engine.sh
+# A kernel that has it built in (../patches) cannot load, unload or choose.
+if [ -e /dev/agentmem ]; then
+    for program in syscalls calls compat memory; do try "$program, built in" "/$program"; done
+    try 'random calls, built in' /fuzz "$ROUNDS" "$SEED"
+    finish
+fi
 try 'an unknown codec is refused' refused
 try 'load' load
 try 'calls' /calls
@@ -99,6 +108,7 @@ try 'unload' unload
 try 'nothing is lost by loading, use and unloading' nothing_lost
 try 'codec deflate' with_codec deflate
 try 'codec lz4' with_codec lz4
+try 'the module that DKMS installs' of_dkms
 if [ -e /sys/kernel/debug/kmemleak ]; then
     try 'kmemleak found nothing' no_leak
 else

@@ -86,6 +86,29 @@ static void read_only(void)
 	free(content);
 }
 
+/* Two SMUs that follow each other in the file and in memory stay two mappings. */
+static void neighbours(void)
+{
+	char *one = text(20, LEN), *two = text(21, LEN);
+	uint64_t smus = stats(agent, AGENTMEM_OF_USER).smus;
+	int64_t first = put(agent, one, LEN), second = put(agent, two, LEN);
+	char *place = mmap(NULL, 2 * PAGES * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	NEED(place != MAP_FAILED);
+	EXPECT_EQ(second, first + PAGES);
+	EXPECT(mmap(place, LEN, PROT_READ, MAP_SHARED | MAP_FIXED, agent, first * PAGE) == place);
+	EXPECT(mmap(place + PAGES * PAGE, LEN, PROT_READ, MAP_SHARED | MAP_FIXED, agent,
+		    second * PAGE) == place + PAGES * PAGE);
+	EXPECT(!memcmp(place, one, LEN));
+	EXPECT(!memcmp(place + PAGES * PAGE, two, LEN));
+	EXPECT_EQ(give_back(agent, first), 0);
+	EXPECT_EQ(give_back(agent, second), 0);
+	munmap(place, 2 * PAGES * PAGE);
+	EXPECT_EQ(stats(agent, AGENTMEM_OF_USER).smus, smus);
+	free(one);
+	free(two);
+}
+
 static void ranges(void)
 {
 	char *content = text(3, LEN);
@@ -105,6 +128,7 @@ static void ranges(void)
 	EXPECT(!memcmp(moved, content + 100 * PAGE, 4 * PAGE));
 	EXPECT(!memcmp(moved + 5 * PAGE, content + 105 * PAGE, 5 * PAGE));
 	munmap((void *)moved, 10 * PAGE);
+	neighbours();
 
 	EXPECT_EQ(ERRNO_OF(mmap(NULL, 2 * PAGE, PROT_READ, MAP_SHARED, agent,
 				(id + PAGES - 1) * PAGE)), EINVAL);
@@ -219,6 +243,21 @@ static long on_node(const char *seen, int node)
 	return pages;
 }
 
+/* Of all SMUs, as the module counts them. */
+static long long bytes_on_node(int node)
+{
+	char line[2048], key[32];
+	FILE *file = fopen("/sys/kernel/debug/agentmem/stats", "r");
+	const char *found;
+
+	NEED(file && fgets(line, sizeof(line), file));
+	fclose(file);
+	snprintf(key, sizeof(key), " node%d_bytes=", node);
+	found = strstr(line, key);
+	NEED(found);
+	return atoll(found + strlen(key));
+}
+
 static long touch(const char *seen)
 {
 	long sum = 0;
@@ -232,6 +271,7 @@ static void nodes(void)
 {
 	char *content = text(7, LEN);
 	struct agentmem_stats before = stats(agent, AGENTMEM_OF_USER), after;
+	long long slow_bytes = bytes_on_node(1);
 	struct agentmem_alloc made;
 	const char *seen;
 	int alone = agent_open();
@@ -243,8 +283,10 @@ static void nodes(void)
 	EXPECT_EQ(info(alone, made.id).slow_bytes, PAGES * PAGE);
 	EXPECT_EQ(on_node(seen, 1), PAGES);
 	EXPECT_EQ(on_node(seen, 0), 0);
+	EXPECT_EQ(bytes_on_node(1) - slow_bytes, PAGES * PAGE);
 	/* Hot: moved, from under the mapping. */
 	EXPECT_EQ(advise(alone, made.id, AGENTMEM_HOT), 0);
+	EXPECT_EQ(bytes_on_node(1), slow_bytes);
 	EXPECT_EQ(info(alone, made.id).slow_bytes, 0);
 	EXPECT(!memcmp(seen, content, LEN));
 	EXPECT_EQ(on_node(seen, 0), PAGES);
@@ -284,6 +326,39 @@ static void nodes(void)
 	munmap((void *)seen, LEN);
 	close(alone);
 	free(content);
+}
+
+/* What lies on the slow node comes back for who is awake, or says that it matters. */
+static void wanted(void)
+{
+	char *content = text(12, LEN), *other = text(13, LEN);
+	int sleeper = agent_open();
+	struct agentmem_alloc made;
+	uint64_t id;
+
+	agent_set(sleeper, AGENTMEM_SET_STATE, AGENTMEM_PAUSED, "");
+	EXPECT_EQ(put_as(sleeper, content, LEN, 50, &made), 0);
+	EXPECT_EQ(info(sleeper, made.id).slow_bytes, PAGES * PAGE);
+	EXPECT_EQ(attach(agent, made.digest, LEN, &id), 0);
+	EXPECT_EQ(info(agent, id).slow_bytes, 0);
+	EXPECT_EQ(give_back(agent, id), 0);
+
+	EXPECT_EQ(put_as(agent, other, LEN, 10, &made), 0);
+	EXPECT_EQ(info(agent, made.id).slow_bytes, PAGES * PAGE);
+	EXPECT_EQ(put_as(agent, other, LEN, 60, &made), 0);
+	EXPECT_EQ(info(agent, made.id).slow_bytes, 0);
+	EXPECT_EQ(give_back(agent, made.id), 0);
+	EXPECT_EQ(give_back(agent, made.id), 0);
+
+	/* A slow node that was named. */
+	write_text(PARAMETERS "slow_node", "0");
+	EXPECT_EQ(put_as(agent, other, LEN, 10, &made), 0);
+	EXPECT_EQ(info(agent, made.id).slow_bytes, PAGES * PAGE);
+	EXPECT_EQ(give_back(agent, made.id), 0);
+	write_text(PARAMETERS "slow_node", "-1");
+	close(sleeper);
+	free(content);
+	free(other);
 }
 
 /* What is not used goes by itself; what is used through its mapping alone does not. */
@@ -340,6 +415,23 @@ static void pinned(void)
 	free(content);
 }
 
+/* As of other mappings of devices, the kernel takes no notice of mlock: so nobody holds up reclaim. */
+static void locked(void)
+{
+	char *content = text(14, LEN);
+	int64_t id = put(agent, content, LEN);
+	const char *seen = map(agent, id, LEN);
+
+	EXPECT_EQ(mlock(seen, LEN), 0);
+	touch(seen);
+	EXPECT_EQ(advise(agent, id, AGENTMEM_COLD), 0);
+	EXPECT_EQ(info(agent, id).resident_bytes, 0);
+	EXPECT(!memcmp(seen, content, LEN));
+	munmap((void *)seen, LEN);
+	EXPECT_EQ(give_back(agent, id), 0);
+	free(content);
+}
+
 static bool file_has(const char *path, const char *wanted)
 {
 	static char content[1 << 20];
@@ -384,7 +476,6 @@ static void watching(void)
 	snprintf(name, sizeof(name), "agent id=%u pid=%d state=0", agent_set(other, 0, 0, ""),
 		 getpid());
 	EXPECT(file_has("/sys/kernel/debug/agentmem/stats", name));
-	EXPECT(file_has("/sys/kernel/debug/agentmem/stats", " node1_bytes="));
 	EXPECT_EQ(give_back(agent, id), 0);
 	close(other);
 	free(content);
@@ -394,7 +485,7 @@ int main(void)
 {
 	agent = agent_open();
 	NEED(agent >= 0);
-	ktap_begin(10);
+	ktap_begin(12);
 	ktap_case("one set of page frames for all mappings", zero_copy);
 	ktap_case("no mapping is writable or executable, or can be made so", read_only);
 	ktap_case("parts of an SMU are mapped, and nothing beyond it", ranges);
@@ -402,8 +493,10 @@ int main(void)
 	ktap_case("what does not shrink stays as it is", incompressible);
 	ktap_case("units of 4, 16 and 64 KiB", units);
 	ktap_case("what matters little lies on the slow node, and moves back", nodes);
+	ktap_case("it moves back for who is awake, or says that it matters", wanted);
 	ktap_case("what is not used is compressed, what is used is not", ageing);
 	ktap_case("a page that others hold stays in its place", pinned);
+	ktap_case("mlock does not keep anything resident", locked);
 	ktap_case("tracepoints, /proc/agent_stats and debugfs", watching);
 	return ktap_end();
 }

@@ -10,15 +10,27 @@
 #define LEN		(256 * 1024)
 #define LIFE_LEN	(768 * 1024)
 #define MIB		(1024ULL * 1024)
+/* Much more than the kernel charges in advance. */
+#define OWN_LEN		(4 * MIB)
 
 static int agent;
 
-static void enter(const char *memory_max)
+static void make_cgroup(void)
 {
 	rmdir(CGROUP);
 	NEED(!mkdir(CGROUP, 0755));
-	write_text(CGROUP "/memory.max", "%s", memory_max);
+}
+
+static void join_cgroup(void)
+{
 	write_text(CGROUP "/cgroup.procs", "%d", getpid());
+}
+
+static void enter(const char *memory_max)
+{
+	make_cgroup();
+	write_text(CGROUP "/memory.max", "%s", memory_max);
+	join_cgroup();
 }
 
 static uint64_t read_number(const char *path)
@@ -169,6 +181,88 @@ static void order(void)
 	EXPECT(resident[0] <= resident[1] && resident[1] <= resident[2]);
 }
 
+/* Puts into a cgroup of its own, shares it with the test, and goes. */
+static void put_and_go(void *content)
+{
+	struct agentmem_alloc made;
+	int self;
+
+	enter("max");
+	self = agent_open();
+	EXPECT_EQ(put_as(self, content, OWN_LEN, 50, &made), 0);
+	EXPECT_EQ(share(self, made.id, agent_set(agent, 0, 0, "")), 0);
+	EXPECT(read_number(CGROUP "/memory.current") >= OWN_LEN);
+}
+
+/* Who put a content is charged for it, also for what others bring back, and when they are gone. */
+static void cgroup_gone(void)
+{
+	char *content = text(3, OWN_LEN);
+	struct agentmem_alloc made;
+	uint64_t charged;
+	const char *seen;
+
+	EXPECT(in_child(put_and_go, content));
+	EXPECT_EQ(put_as(agent, content, OWN_LEN, 50, &made), 0);
+	EXPECT_EQ(made.shared, 1);
+	EXPECT_EQ(advise(agent, made.id, AGENTMEM_COLD), 0);
+	charged = read_number(CGROUP "/memory.current");
+	EXPECT(charged < OWN_LEN / 2);
+	seen = map(agent, made.id, OWN_LEN);
+	EXPECT(!memcmp(seen, content, OWN_LEN));
+	EXPECT(read_number(CGROUP "/memory.current") >= OWN_LEN);
+
+	EXPECT_EQ(rmdir(CGROUP), 0);
+	EXPECT_EQ(advise(agent, made.id, AGENTMEM_COLD), 0);
+	EXPECT_EQ(info(agent, made.id).resident_bytes, 0);
+	EXPECT(!memcmp(seen, content, OWN_LEN));
+	write_text("/proc/sys/vm/drop_caches", "2");
+	EXPECT_EQ(info(agent, made.id).resident_bytes, 0);
+	EXPECT(!memcmp(seen, content, OWN_LEN));
+	munmap((void *)seen, OWN_LEN);
+	EXPECT_EQ(give_back(agent, made.id), 0);
+	EXPECT_EQ(give_back(agent, made.id), 0);
+	EXPECT_EQ(give_back(agent, made.id), -ENOENT);
+	free(content);
+}
+
+/* More than a sample of reclaim holds, colder than all else, and each in use by a pipe. */
+static void in_use(void)
+{
+	enum { PINNED = 40, OTHERS = 16 };
+	int keeper = agent_open(), other = agent_open(), pipes[2];
+
+	write_text(PARAMETERS "slow_node", "-2");
+	NEED(!pipe(pipes) && fcntl(pipes[1], F_SETPIPE_SZ, 64 * PAGE) > 0);
+	agent_set(keeper, AGENTMEM_SET_STATE, AGENTMEM_PAUSED, "");
+	for (int i = 0; i < PINNED; i++) {
+		char *content = text(3000 + i, PAGE);
+		struct agentmem_alloc made;
+		struct iovec part = { .iov_len = PAGE };
+
+		EXPECT_EQ(put_as(keeper, content, PAGE, 0, &made), 0);
+		part.iov_base = (void *)map(keeper, made.id, PAGE);
+		EXPECT_EQ(vmsplice(pipes[1], &part, 1, 0), PAGE);
+		munmap(part.iov_base, PAGE);
+		free(content);
+	}
+	for (int i = 0; i < OTHERS; i++) {
+		char *content = text(4000 + i, LEN);
+
+		EXPECT(put(other, content, LEN) > 0);
+		free(content);
+	}
+	sleep(1);
+	write_text("/sys/fs/cgroup/memory.reclaim", "2M swappiness=0");
+	EXPECT(stats(other, AGENTMEM_OF_AGENT).resident_bytes <= OTHERS * LEN - 2 * MIB);
+	EXPECT_EQ(stats(keeper, AGENTMEM_OF_AGENT).resident_bytes, PINNED * PAGE);
+	write_text(PARAMETERS "slow_node", "-1");
+	close(pipes[0]);
+	close(pipes[1]);
+	close(keeper);
+	close(other);
+}
+
 static void expect_as(struct agentmem_stats before)
 {
 	struct agentmem_stats after = stats(agent, AGENTMEM_OF_ALL);
@@ -216,39 +310,60 @@ static int whole_life(const char *content, uint64_t len)
 	return error;
 }
 
+enum outcome { WHOLE, CUT_SHORT, KILLED, WRONG };
+
+/*
+ * A life in a cgroup with room for so many pages. A call fails; a fault cannot, whatever
+ * it needs: where there is no room for that, the process is killed.
+ */
+static enum outcome life_with(const char *content, uint64_t room)
+{
+	int error, status;
+	pid_t child = fork();
+
+	NEED(child >= 0);
+	if (!child) {
+		ktap_case_failed = false;
+		join_cgroup();
+		/* All that the process itself needs is there after a first one. */
+		whole_life(content, LIFE_LEN);
+		write_text(CGROUP "/memory.max", "%llu", (unsigned long long)
+			   (read_number(CGROUP "/memory.current") + room * PAGE));
+		error = whole_life(content, LIFE_LEN);
+		write_text(CGROUP "/memory.max", "max");
+		if (error && error != -ENOMEM)
+			ktap_wrong(__FILE__, __LINE__, "with room for %llu pages: %d",
+				   (unsigned long long)room, error);
+		_exit(ktap_case_failed ? WRONG : error ? CUT_SHORT : WHOLE);
+	}
+	NEED(waitpid(child, &status, 0) == child);
+	write_text(CGROUP "/memory.max", "max");
+	if (WIFSIGNALED(status))
+		return WTERMSIG(status) == SIGKILL ? KILLED : WRONG;
+	return WEXITSTATUS(status);
+}
+
 /*
  * All is charged to a cgroup, so that one with room for n pages makes what comes
  * after them fail, with n from 0 on. As the kernel charges up to 64 pages for each
  * processor in advance, the first may not fail: that is for fault injection.
  */
-static void each_page(void *argument)
+static void failing_allocations(void)
 {
 	struct agentmem_stats before = stats(agent, AGENTMEM_OF_ALL);
 	char *content = text(1, LIFE_LEN);
-	int failures = 0, error = -1;
-	uint64_t used, room;
+	int of[WRONG + 1] = {};
 
-	enter("max");
-	whole_life(content, LIFE_LEN);
-	for (room = 0; error && room < 400; room++) {
-		used = read_number(CGROUP "/memory.current");
-		write_text(CGROUP "/memory.max", "%llu", (unsigned long long)(used + room * PAGE));
-		error = whole_life(content, LIFE_LEN);
-		write_text(CGROUP "/memory.max", "max");
-		failures += error != 0;
-		if (error && error != -ENOMEM)
-			ktap_wrong(__FILE__, __LINE__, "with room for %llu pages: %d",
-				   (unsigned long long)room, error);
+	make_cgroup();
+	for (uint64_t room = 0; !of[WHOLE] && room < 400; room++) {
+		of[life_with(content, room)]++;
+		expect_as(before);
 	}
-	NOTE("%d lives were cut short, then none", failures);
-	EXPECT(failures > (int)(LIFE_LEN / PAGE / 4));
-	EXPECT_EQ(error, 0);
-	expect_as(before);
-}
-
-static void failing_allocations(void)
-{
-	EXPECT(in_child(each_page, NULL));
+	NOTE("%d lives were cut short, %d killed, then one was whole", of[CUT_SHORT], of[KILLED]);
+	EXPECT(of[CUT_SHORT] > (int)(LIFE_LEN / PAGE / 4));
+	EXPECT_EQ(of[WRONG], 0);
+	EXPECT_EQ(of[WHOLE], 1);
+	free(content);
 	rmdir(CGROUP);
 }
 
@@ -277,9 +392,11 @@ static void failing_nth(void)
 
 		NEED(dprintf(file, "%d", n) > 0);
 		error = whole_life(content, LEN);
-		NEED(pread(file, left, sizeof(left) - 1, 0) >= 0);
-		injected = atoi(left) == 0;
-		NEED(dprintf(file, "0") > 0);
+		/* Where nothing failed before, it is this read or what follows it. */
+		injected = pread(file, left, sizeof(left) - 1, 0) > 0 && atoi(left) == 0;
+		while (dprintf(file, "0") < 0)
+			EXPECT_EQ(errno, EFAULT);
+		EXPECT(injected || !error);
 		failures += error != 0;
 	}
 	NOTE("%d calls failed", failures);
@@ -295,13 +412,15 @@ int main(void)
 	agent = agent_open();
 	NEED(agent >= 0);
 	write_text("/sys/fs/cgroup/cgroup.subtree_control", "+memory");
-	ktap_begin(5);
+	ktap_begin(7);
 	ktap_case("an allocation fails at each page, and nothing is lost or left", failing_allocations);
 	if (access("/proc/self/fail-nth", F_OK))
 		ktap_skip("each allocation and each copy fails once", "this kernel has none");
 	else
 		ktap_case("each allocation and each copy fails once", failing_nth);
+	ktap_case("what was put is charged to who put it, and outlives that cgroup", cgroup_gone);
 	ktap_case("paused agents first, then idle and unimportant ones", order);
+	ktap_case("what is in use does not keep reclaim from the rest", in_use);
 	ktap_case("a cgroup that is too small for copies is large enough", in_cgroup);
 	ktap_case("so is a machine", in_machine);
 	return ktap_end();

@@ -31,6 +31,7 @@ ENGINE_TARGET = "x86_64-unknown-linux-gnu"
 FOLDERS = ("bin", "proc", "sys", "dev", "modules", "tmp")
 # The module's own needs are built in, but for the codecs that are tried.
 MODULES = ("virtio_pci", "virtio_blk", "deflate", "lz4")
+TOOLS = ("qemu-system-x86_64", "make", "gcc", "sparse", "pahole", "xz", "zstd", "cargo")
 OLD_HEADERS = "linux-headers-amd64"
 TIMEOUT_S, TIMEOUT_DEBUG_S = 300.0, 1500.0
 FAST_MIB, SLOW_MIB = 320, 192
@@ -52,9 +53,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1500, help="of random calls, in each thread")
     parser.add_argument("--build", type=Path, help="a kernel that was built there, for Debian's")
     options = parser.parse_args()
-    for name in ("qemu-system-x86_64", "make", "gcc", "sparse", "zstd", "cargo"):
-        if shutil.which(name) is None:
-            raise SystemExit(f"{name} is missing: install it (see kernel/README.md)")
+    if missing := [name for name in TOOLS if shutil.which(name) is None]:
+        raise SystemExit(f"install what is missing, as kernel/README.md says: {' '.join(missing)}")
     debian.FOLDER.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="build-", dir=debian.FOLDER) as scratch:
         run(Path(scratch), options)
@@ -64,14 +64,17 @@ def run(scratch: Path, options: argparse.Namespace) -> None:
     """Build, boot, judge."""
     found = debian.unpacked()
     if options.build:
-        image = options.build / "vmlinux"
-        module = build_module(options.build, scratch / "module")
+        kernel = options.build.resolve()
+        image = kernel / "vmlinux"
+        check_style(kernel / "scripts" / "checkpatch.pl")
     else:
-        version = found.modules.name
         build_module(headers(*debian.depends(OLD_HEADERS, "linux-headers-")), scratch / "old")
-        module = build_module(headers(f"linux-headers-{version}"), scratch / "module")
+        kernel = headers(f"linux-headers-{found.modules.name}")
         image = uncompressed(found.image, scratch / "vmlinux")
+    module = build_module(kernel, scratch / "module")
     step("module built, without a warning of gcc (W=1) or sparse")
+    dkms = Entry("dkms.ko", by_dkms(kernel, scratch / "dkms").read_bytes())
+    step("module built and installed by DKMS")
     files = [Entry("agentmem.ko", module.read_bytes()), *map(Entry, FOLDERS)]
     files += [
         Entry(f"modules/{number:02}-{name}.ko", content)
@@ -86,7 +89,12 @@ def run(scratch: Path, options: argparse.Namespace) -> None:
     # To look closer takes room and time.
     times = 3 if options.build else 1
     guests = [
-        Guest([*files, *programs(scratch)], FAST_MIB * times, SLOW_MIB * times, corpus(scratch)),
+        Guest(
+            [*files, dkms, *programs(scratch, kernel)],
+            FAST_MIB * times,
+            SLOW_MIB * times,
+            corpus(scratch),
+        ),
         Guest([*files, *engine], ENGINE_FAST_MIB, ENGINE_SLOW_MIB),
     ]
     wrong = 0
@@ -135,15 +143,54 @@ def build_module(kernel: Path, folder: Path) -> Path:
     return folder / "agentmem.ko"
 
 
-def programs(scratch: Path) -> Iterator[Entry]:
-    """The programs that the guest runs."""
+def check_style(script: Path) -> None:
+    """Nothing for checkpatch to say. Who builds for several versions has to ask for the version."""
+    words = [str(script), "--no-tree", "--terse", "--no-summary", "--max-line-length=100"]
+    words += ["--ignore", "LINUX_VERSION_CODE,CONSTANT_COMPARISON", "--file"]
+    sources = map(str, sorted(SOURCES.glob("*.[ch]")))
+    result = subprocess.run(["perl", *words, *sources], capture_output=True, text=True)
+    if result.returncode:
+        raise SystemExit(result.stdout + result.stderr)
+    step("sources looked at, without a word of checkpatch")
+
+
+def by_dkms(kernel: Path, folder: Path) -> Path:
+    """The module as DKMS builds and installs it, in trees that are not this machine's."""
+    release = (kernel / "include" / "config" / "kernel.release").read_text().strip()
+    _, _, told = (SOURCES / "dkms.conf").read_text().partition('PACKAGE_VERSION="')
+    version = told.partition('"')[0]
+    shutil.copytree(SOURCES, folder / "source" / f"agentmem-{version}")
+    installed = folder / "modules" / release
+    installed.mkdir(parents=True)
+    (folder / "state").mkdir()
+    # It wants root, and gets one of a user namespace.
+    words = [] if os.geteuid() == 0 else ["unshare", "--map-root-user"]
+    words += ["bash", str(debian.packages("dkms") / "usr" / "sbin" / "dkms"), "install"]
+    words += ["-m", "agentmem", "-v", version, "-k", release, "-a", "x86_64", "--no-depmod"]
+    words += ["--sourcetree", str(folder / "source"), "--dkmstree", str(folder / "state")]
+    words += ["--installtree", str(folder / "modules"), "--kernelsourcedir", str(kernel)]
+    result = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    made = list(installed.rglob("agentmem.ko*"))
+    if result.returncode or len(made) != 1:
+        logs = [log.read_text() for log in (folder / "state").rglob("make.log")]
+        raise SystemExit("\n".join([result.stdout, *logs, "DKMS does not install the module"]))
+    return made[0]
+
+
+def programs(scratch: Path, kernel: Path) -> Iterator[Entry]:
+    """The programs that the guest runs; that of system calls where the kernel has them."""
     flags = ["-static", "-O1", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror"]
     # Headers of 64 bits serve, where there are none of 32.
     bare = ["-m32", "-nostdlib", "-ffreestanding", "-fno-stack-protector", "-fno-pic"]
     bare += ["-idirafter", "/usr/include/x86_64-linux-gnu"]
-    for name in (*PROGRAMS, "compat"):
+    names = [*PROGRAMS, "compat"]
+    numbers = kernel / "arch" / "x86" / "include" / "generated" / "uapi" / "asm"
+    if "agentmem" in (numbers / "unistd_64.h").read_text():
+        names.append("syscalls")
+    for name in names:
         source, made = SOURCES / "test" / f"{name}.c", scratch / name
         words = ["gcc", *flags, *(bare if name == "compat" else ["-pthread"])]
+        words += ["-idirafter", str(numbers)] if name == "syscalls" else []
         subprocess.run([*words, "-o", str(made), str(source)], check=True)
         yield Entry(name, made.read_bytes())
 

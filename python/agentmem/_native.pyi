@@ -373,10 +373,14 @@ class Agent:
         """Figures of this agent: ``name``, ``pid``, ``state``, ``importance``, ``quota_bytes``,
         ``created_s``, ``last_active_s`` (Unix seconds), ``smus``, ``conversations``, ``messages``,
         ``logical_bytes``, ``hot_bytes``, ``stored_bytes``, ``shared_bytes``."""
-    def leave(self) -> None:
+    def leave(self, *, keep_empty: bool = True) -> None:
         """Leave it to be taken up again by its name, with all that it holds, by this process or
         another: what closing the store does with all of its agents. Its handles and those of its
-        conversations raise ``Closed`` from then on."""
+        conversations raise ``Closed`` from then on.
+
+        Args:
+            keep_empty: Whether it stays if it holds nothing; otherwise it is then closed.
+        """
     def close(self) -> None:
         """Unregister: all its leases and conversations are given back. Closing the *store* keeps
         agents; closing an agent ends it."""

@@ -3,7 +3,7 @@
 import random
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import agentmem
 from agentmem.errors import Closed, NameTaken
@@ -31,13 +31,8 @@ def turn(store: agentmem.Store, name: str, *, wait_s: float = WAIT_S) -> Iterato
     try:
         yield agent
     finally:
-        try:
-            if agent.conversations() or agent.smus():
-                agent.leave()
-            else:
-                agent.close()
-        except Closed:
-            pass  # the block closed it, or the store
+        with suppress(Closed):  # the block closed it, or the store
+            agent.leave(keep_empty=False)
 
 
 def _take_up(store: agentmem.Store, name: str, wait_s: float) -> agentmem.Agent:

@@ -281,7 +281,8 @@ int agentmem_store_agent_stats_json(const agentmem_store *store, const char *nam
 
 /* ---- agents ---- */
 
-/* Registers an agent, or takes up the one of that name that a reopened store knows.
+/* Registers an agent, or takes up the one of that name that nobody has: of a reopened store, of a session that was
+ * closed, or one that was left. When the process that it belongs to dies it is reaped: all that it holds is given back.
  *
  * importance: 0 to 100, or AGENTMEM_AS_IT_IS.
  * quota_bytes: most logical bytes that it may hold; AGENTMEM_NONE for none, or as it was for a known one.
@@ -289,7 +290,18 @@ int agentmem_store_agent_stats_json(const agentmem_store *store, const char *nam
 int agentmem_agent_open(const agentmem_store *store, const char *name, int32_t importance, uint64_t quota_bytes,
                         uint32_t pid, agentmem_agent **agent);
 
-/* Gives everything that it holds back, and forgets it. Closing again does nothing. */
+/* The same, but when that process dies the agent is not reaped: it waits to be taken up again by its name, with all that
+ * was put and appended until then. */
+int agentmem_agent_open_lasting(const agentmem_store *store, const char *name, int32_t importance,
+                                uint64_t quota_bytes, uint32_t pid, agentmem_agent **agent);
+
+/* Leaves it to be taken up again by its name, with all that it holds, by this process or another: what closing the store
+ * does with all of its agents. Its handles and those of what it holds answer AGENTMEM_ERROR_CLOSED then, and are still to
+ * be freed. */
+int agentmem_agent_leave(const agentmem_agent *agent);
+
+/* Gives everything that it holds back, and forgets it. Closing again does nothing, and neither does closing one that was
+ * left. */
 int agentmem_agent_close(const agentmem_agent *agent);
 
 void agentmem_agent_free(agentmem_agent *agent);

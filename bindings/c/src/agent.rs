@@ -27,9 +27,11 @@ fn agent_of(given: Option<&Agent>) -> Result<&store::Agent> {
     Ok(&needed(given, "agent")?.agent)
 }
 
-/// Registers an agent.
-#[unsafe(no_mangle)]
-pub extern "C" fn agentmem_agent_open(
+/// What registers an agent.
+type Open = fn(&store::Store, &str, Option<u8>, Option<u64>, Option<u32>) -> Result<store::Agent>;
+
+fn open(
+    how: Open,
     store: Option<&Store>,
     name: Text,
     importance: i32,
@@ -41,10 +43,42 @@ pub extern "C" fn agentmem_agent_open(
         agent.hand_over("agent", || {
             let store = &needed(store, "store")?.store;
             let (importance, quota_bytes) = (optional_importance(importance)?, unless_none(quota_bytes));
-            let agent = store.agent(name.needed("name")?, importance, quota_bytes, (pid != 0).then_some(pid))?;
+            let agent = how(store, name.needed("name")?, importance, quota_bytes, (pid != 0).then_some(pid))?;
             Ok(Agent { name: c_text(agent.name()), agent })
         })
     })
+}
+
+/// Registers an agent.
+#[unsafe(no_mangle)]
+pub extern "C" fn agentmem_agent_open(
+    store: Option<&Store>,
+    name: Text,
+    importance: i32,
+    quota_bytes: u64,
+    pid: u32,
+    agent: Out<*mut Agent>,
+) -> c_int {
+    open(store::Store::agent, store, name, importance, quota_bytes, pid, agent)
+}
+
+/// Registers one that outlives its process.
+#[unsafe(no_mangle)]
+pub extern "C" fn agentmem_agent_open_lasting(
+    store: Option<&Store>,
+    name: Text,
+    importance: i32,
+    quota_bytes: u64,
+    pid: u32,
+    agent: Out<*mut Agent>,
+) -> c_int {
+    open(store::Store::lasting_agent, store, name, importance, quota_bytes, pid, agent)
+}
+
+/// Leaves it to who comes.
+#[unsafe(no_mangle)]
+pub extern "C" fn agentmem_agent_leave(agent: Option<&Agent>) -> c_int {
+    answer(|| agent_of(agent)?.leave())
 }
 
 /// Gives everything back.

@@ -1,12 +1,14 @@
 /* The behaviour suite of all languages. Arguments: spec/conformance.json, an empty folder, and perhaps agentmemd:
  * then each store is a session with a daemon of its own. */
 #define _GNU_SOURCE
-#include "json.h"
+#include "served.h"
+#include <signal.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
-enum named { STORE, AGENT, SMU, CONVERSATION, VIEW, ID };
+enum named { STORE, AGENT, SMU, CONVERSATION, VIEW, ID, GRANT, PROCESS };
 
 /* What a label names. */
 typedef struct thing {
@@ -17,42 +19,26 @@ typedef struct thing {
 } thing;
 
 static thing *things;
-static const char *folder;
-
-/* The program, where stores are served by daemons; and the daemons that run. */
-static const char *program;
-static struct {
-    const agentmem_store *store;
-    unsigned number;
-} daemons[8];
-enum { DAEMONS_MAX = sizeof daemons / sizeof *daemons };
-
-/* Starts or stops a daemon; whether that went well. */
-static int daemon_does(const char *verb, unsigned number)
+/* Ends a process, if nobody has yet. */
+static void kill_process(pid_t *pid)
 {
-    char command[16384];
-    int len = snprintf(command, sizeof command, "'%s' %s --socket='%s/%u.sock' --config='%s/%u.toml'", program, verb,
-                       folder, number, folder, number);
-    CHECK(len < (int)sizeof command);
-    return system(command) == 0;
-}
-
-/* The daemon of a store ends, if it has one that runs. */
-static void stop_daemon(const agentmem_store *store)
-{
-    for (size_t i = 0; i < DAEMONS_MAX; i++) {
-        if (daemons[i].store == store) {
-            CHECK(daemon_does("--stop", daemons[i].number));
-            daemons[i].store = NULL;
-        }
+    if (*pid != 0) {
+        CHECK(kill(*pid, SIGKILL) == 0 && waitpid(*pid, NULL, 0) == *pid);
+        *pid = 0;
     }
 }
 
-static void free_store(agentmem_store *store)
+static pid_t *start_process(void)
 {
-    agentmem_store_close(store);
-    stop_daemon(store);
-    agentmem_store_free(store);
+    pid_t *pid = malloc(sizeof *pid);
+    CHECK(pid != NULL);
+    *pid = fork();
+    if (*pid == 0) {
+        execlp("sleep", "sleep", "1000", (char *)NULL);
+        _exit(127);
+    }
+    CHECK(*pid > 0);
+    return pid;
 }
 
 static void free_thing(const thing *old)
@@ -64,6 +50,8 @@ static void free_thing(const thing *old)
     case CONVERSATION: agentmem_conversation_free(old->handle); break;
     case VIEW: agentmem_view_free(old->handle); break;
     case ID: free(old->handle); break;
+    case GRANT: agentmem_free_text(old->handle); break;
+    case PROCESS: kill_process(old->handle), free(old->handle); break;
     }
 }
 
@@ -94,19 +82,6 @@ static void name_thing(const char *label, enum named named, void *handle)
     forget(label);
     made->next = things;
     things = made;
-}
-
-/* Text of a field, or `otherwise`. */
-static const char *text_of(const json *step, const char *field, const char *otherwise)
-{
-    json *found = json_get(step, field);
-    return found != NULL && found->type == JSON_TEXT ? found->text : otherwise;
-}
-
-static uint64_t number_of(const json *step, const char *field, uint64_t otherwise)
-{
-    json *found = json_get(step, field);
-    return found != NULL && found->type == JSON_NUMBER ? found->number : otherwise;
 }
 
 /* What the field of a step names. */
@@ -187,60 +162,6 @@ static const char *const ADVICE[] = {"hot", "cold", "will_need"};
 static uint32_t advice_of(const json *step)
 {
     return number_in(ADVICE, 3, text_of(step, "advice", ""));
-}
-
-/* What a daemon is told of the options that a step gives. Values of JSON are values of TOML. */
-static void configure(const json *step, unsigned number)
-{
-    static const char *const NUMBERS[] = {"arena_bytes", "warm_level", "cold_level"};
-    static const char *const AGES[] = {"warm_after", "cold_after"};
-    char name[4200];
-    snprintf(name, sizeof name, "%s/%u.toml", folder, number);
-    FILE *file = fopen(name, "w");
-    CHECK(file != NULL);
-    fprintf(file, "pressure = false\nmemory_max = %llu\n",
-            (unsigned long long)number_of(step, "memory_max_bytes", small_options().memory_max_bytes));
-    if (text_of(step, "path", NULL) != NULL) {
-        fprintf(file, "path = \"%s\"\n", text_of(step, "path", NULL));
-    }
-    if (text_of(step, "policy", NULL) != NULL) {
-        fprintf(file, "policy = \"%s\"\n", text_of(step, "policy", NULL));
-    }
-    if (json_get(step, "cold") != NULL) {
-        fprintf(file, "cold = %s\n", json_get(step, "cold")->type == JSON_TRUE ? "true" : "false");
-    }
-    for (size_t i = 0; i < sizeof NUMBERS / sizeof *NUMBERS; i++) {
-        if (json_get(step, NUMBERS[i]) != NULL) {
-            fprintf(file, "%s = %llu\n", NUMBERS[i], (unsigned long long)number_of(step, NUMBERS[i], 0));
-        }
-    }
-    for (size_t i = 0; i < sizeof AGES / sizeof *AGES; i++) {
-        snprintf(name, sizeof name, "%s_ms", AGES[i]);
-        if (json_get(step, name) != NULL) {
-            fprintf(file, "%s = \"%llums\"\n", AGES[i], (unsigned long long)number_of(step, name, 0));
-        }
-    }
-    CHECK(fclose(file) == 0);
-}
-
-/* A session with a daemon of its own. */
-static int serve_store(const json *step, uint32_t on_full, agentmem_store **store)
-{
-    static unsigned started;
-    char socket[4200];
-    unsigned number = started++;
-    configure(step, number);
-    CHECK(daemon_does("--background", number));
-    snprintf(socket, sizeof socket, "%s/%u.sock", folder, number);
-    OK(agentmem_store_connect(socket, NULL, NULL, 0, on_full, store));
-    for (size_t i = 0; i < DAEMONS_MAX; i++) {
-        if (daemons[i].store == NULL) {
-            daemons[i].store = *store, daemons[i].number = number;
-            return 0;
-        }
-    }
-    fprintf(stderr, "more than %d stores are open\n", DAEMONS_MAX);
-    exit(1);
 }
 
 static int open_store(const json *step, agentmem_store **store)
@@ -369,6 +290,55 @@ static int count_facts(json *facts, int error, uint64_t count)
     return error;
 }
 
+/* The text of a grant, by its label or as it is. */
+static const char *grant_of(const json *step)
+{
+    return json_get(step, "grant") == NULL ? text_of(step, "text", NULL) : handle_of(step, "grant");
+}
+
+static json *limit(uint64_t most)
+{
+    return most == AGENTMEM_NONE ? json_new(JSON_NULL) : json_number(most);
+}
+
+static int perform_on_domain(const char *op, const json *step, json *facts)
+{
+    static const char *const OF_EACH[][2] = {
+        {"agents", "agent"}, {"to_domains", "to_domain"}, {"logical_bytes", "logical_bytes"}, {"uses", "uses"}};
+    agentmem_store *store = handle_of(step, "store");
+    agentmem_domain_figures domain;
+    char *text;
+    int error;
+    if (strcmp(op, "domain_has") == 0) {
+        error = agentmem_store_domain(store, &domain, sizeof domain);
+        json_add(facts, "logical_bytes", json_number(domain.logical_bytes));
+        json_add(facts, "quota_bytes", limit(domain.quota_bytes));
+        json_add(facts, "agents", json_number(domain.agents));
+        json_add(facts, "agents_max", limit(domain.agents_max));
+        return error;
+    } else if (strcmp(op, "domain_set") == 0) {
+        return agentmem_store_limit_domain(store, number_of(step, "quota_bytes", AGENTMEM_NONE),
+                                           number_of(step, "agents_max", AGENTMEM_NONE));
+    } else if (strcmp(op, "revoke") == 0) {
+        return agentmem_store_revoke(store, grant_of(step));
+    }
+    error = agentmem_store_grants_json(store, &text);
+    const char *at = text;
+    json *grants = error == 0 ? json_read(&at) : NULL;
+    for (size_t i = 0; error == 0 && i < sizeof OF_EACH / sizeof *OF_EACH; i++) {
+        json *list = json_new(JSON_LIST);
+        for (json *grant = grants->first; grant != NULL; grant = grant->next) {
+            json *copy = json_new(JSON_NULL);
+            *copy = *json_get(grant, OF_EACH[i][1]);
+            copy->next = NULL;
+            json_add(list, NULL, copy);
+        }
+        json_add(facts, OF_EACH[i][0], list);
+    }
+    agentmem_free_text(text);
+    return error;
+}
+
 static int perform_on_store(const char *op, const json *step, json *facts)
 {
     agentmem_store *store = handle_of(step, "store");
@@ -415,9 +385,11 @@ static int perform_on_store(const char *op, const json *step, json *facts)
         error = agentmem_store_agent_stats_json(store, text_of(step, "name", NULL), &text);
         return text_facts(facts, error, text);
     }
-    error = agentmem_agent_open(store, text_of(step, "name", NULL),
-                                (int32_t)number_of(step, "importance", (uint64_t)AGENTMEM_AS_IT_IS),
-                                number_of(step, "quota_bytes", AGENTMEM_NONE), 0, &agent);
+    json *lasting = json_get(step, "lasting");
+    pid_t pid = json_get(step, "process") == NULL ? 0 : *(pid_t *)handle_of(step, "process");
+    error = (lasting != NULL && lasting->type == JSON_TRUE ? agentmem_agent_open_lasting : agentmem_agent_open)(
+        store, text_of(step, "name", NULL), (int32_t)number_of(step, "importance", (uint64_t)AGENTMEM_AS_IT_IS),
+        number_of(step, "quota_bytes", AGENTMEM_NONE), (uint32_t)pid, &agent);
     name_if(error, step, AGENT, agent);
     return error;
 }
@@ -537,6 +509,16 @@ static int perform_on_agent(const char *op, const json *step, json *facts)
         return text_facts(facts, error, text);
     } else if (strcmp(op, "agent_close") == 0) {
         return agentmem_agent_close(agent);
+    } else if (strcmp(op, "leave") == 0) {
+        return agentmem_agent_leave(agent);
+    } else if (strcmp(op, "grant") == 0) {
+        char *grant;
+        error = agentmem_agent_grant(agent, handle_of(step, "smu"), text_of(step, "to_domain", NULL),
+                                     number_of(step, "lasts_ms", 0), (uint32_t)number_of(step, "uses", 0), &grant);
+        name_if(error, step, GRANT, grant);
+        return error;
+    } else if (strcmp(op, "redeem") == 0) {
+        error = agentmem_agent_redeem(agent, grant_of(step), &smu);
     } else if (strcmp(op, "pause") == 0) {
         return agentmem_agent_set_state(agent, AGENTMEM_PAUSED);
     } else if (strcmp(op, "resume") == 0) {
@@ -599,13 +581,22 @@ static int perform(const json *step, json *facts)
     const char *op = text_of(step, "op", "");
     char path[4096];
     snprintf(path, sizeof path, "%s/%s", folder, text_of(step, "file", ""));
-    if (strcmp(op, "open") == 0) {
+    if (is_among(op, " open enter ")) {
         agentmem_store *store;
-        int error = open_store(step, &store);
+        int error = strcmp(op, "open") == 0 ? open_store(step, &store)
+                                            : enter_store(step, handle_of(step, "store"), &store);
         if (error == 0) {
             name_thing(text_of(step, "as", "store"), STORE, store);
         }
         return error;
+    } else if (strcmp(op, "process") == 0) {
+        name_thing(label_of(step, 0), PROCESS, start_process());
+        return 0;
+    } else if (strcmp(op, "kill") == 0) {
+        kill_process(handle_of(step, "process"));
+        return 0;
+    } else if (is_among(op, " domain_has domain_set grants revoke ")) {
+        return perform_on_domain(op, step, facts);
     } else if (strcmp(op, "write_file") == 0) {
         json *bytes = content(json_get(step, "bytes"));
         FILE *file = fopen(path, "w");
@@ -713,6 +704,18 @@ static const char *take(const json *step)
     }
 }
 
+/* Whether stores that are opened as these are can serve a case. */
+static int is_served(const json *one)
+{
+    json *needs = json_get(one, "needs");
+    for (json *need = needs == NULL ? NULL : needs->first; need != NULL; need = need->next) {
+        if (!is_among(need->text, program != NULL ? " daemon " : " folder options alone ")) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
 int main(int argc, char **argv)
 {
     CHECK(argc == 3 || argc == 4);
@@ -735,7 +738,7 @@ int main(int argc, char **argv)
     }
     unsigned failed = 0, passed = 0, skipped = 0;
     for (json *one = json_get(suite, "cases")->first; one != NULL; one = one->next) {
-        if (program != NULL && json_get(one, "needs") != NULL) {
+        if (!is_served(one)) {
             skipped++;
             continue;
         }

@@ -60,6 +60,29 @@ static void agents_have_facts(agentmem_store *store)
     agentmem_agent_free(NULL);
 }
 
+static void agents_are_left(agentmem_store *store)
+{
+    agentmem_agent *agent;
+    agentmem_agent *again;
+    agentmem_view *view;
+    agentmem_agent_figures figures;
+    OK(agentmem_agent_open_lasting(store, "lasting", 70, 1000, 0, &agent));
+    FAILS(NAME_TAKEN, agentmem_agent_open_lasting(store, "lasting", 70, 1000, 0, &again));
+    CHECK(again == NULL);
+    agentmem_smu *smu = put_text(agent, "kept");
+    OK(agentmem_agent_leave(agent));
+    FAILS(CLOSED, agentmem_agent_leave(agent));
+    FAILS(CLOSED, agentmem_smu_view(smu, &view));
+    OK(agentmem_agent_open_lasting(store, "lasting", AGENTMEM_AS_IT_IS, AGENTMEM_NONE, 0, &again));
+    OK(agentmem_agent_close(agent));
+    OK(agentmem_agent_stats(again, &figures, sizeof figures));
+    CHECK(figures.smus == 1 && figures.logical_bytes == 4 && figures.quota_bytes == 1000);
+    OK(agentmem_agent_close(again));
+    agentmem_smu_free(smu);
+    agentmem_agent_free(agent);
+    agentmem_agent_free(again);
+}
+
 static void smus_have_facts(agentmem_store *store)
 {
     agentmem_agent *agent = open_agent(store, "smus");
@@ -378,6 +401,7 @@ int main(void)
 {
     agentmem_store *store = open_any();
     agents_have_facts(store);
+    agents_are_left(store);
     smus_have_facts(store);
     agents_share(store);
     conversations_are_lists(store);

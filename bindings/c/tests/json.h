@@ -159,4 +159,17 @@ static inline json *json_get(const json *object, const char *path)
     return found == NULL || path[len] == 0 ? found : json_get(found, path + len + 1);
 }
 
+/* Text of a field, or `otherwise`. */
+static inline const char *text_of(const json *step, const char *field, const char *otherwise)
+{
+    json *found = json_get(step, field);
+    return found != NULL && found->type == JSON_TEXT ? found->text : otherwise;
+}
+
+static inline uint64_t number_of(const json *step, const char *field, uint64_t otherwise)
+{
+    json *found = json_get(step, field);
+    return found != NULL && found->type == JSON_NUMBER ? found->number : otherwise;
+}
+
 #endif

@@ -22,6 +22,13 @@ const READ_MESSAGES = 3;
 const TELL_BYTES = 4_000_000;
 const TELL_CHECKS = 100;
 
+/** Reads of each page a byte, so that all of it is mapped, as after reading it; their sum shows that it was done. */
+function touch(bytes) {
+  let sum = 0;
+  for (let at = 0; at < bytes.length; at += PAGE_BYTES) sum += bytes[at];
+  return sum;
+}
+
 const hashOf = (bytes) => createHash("sha256").update(bytes).digest("hex");
 
 /** Exactly that many bytes of the feed; null where it ends before the first. */
@@ -143,7 +150,7 @@ class Member {
   /** Puts what others put too, in full, as agents do that know nothing of each other. */
   async #put(content, kind) {
     const smu = this.#agent.put(content, { kind });
-    this.#shared.push([smu, hashOf(content)]);
+    this.#shared.push([smu, hashOf(content), touch(content)]);
     this.logicalBytes += content.length;
     // Known once it is sealed, and so no longer held by this process.
     await smu.id();
@@ -152,10 +159,9 @@ class Member {
   /** Goes on: reads the prompt, the tools and the ends of the latest conversations. */
   async #wake() {
     await this.#agent.resume();
-    for (const [smu] of this.#shared) {
+    for (const [smu, , sum] of this.#shared) {
       const view = await smu.view();
-      // Of each page a byte, so that all of it is mapped, as after reading it.
-      for (let at = 0, sum = 0; at < view.buffer.length; at += PAGE_BYTES) sum += view.buffer[at];
+      if (touch(view.buffer) !== sum) this.failed++;
       view.release();
     }
     for (const conversation of this.#conversations.slice(-READ_CONVERSATIONS)) {

@@ -1,6 +1,6 @@
 /** Agents. */
 
-import { amount, bytesOf, maybeAmount, maybeWord, word, type Content } from "./arguments";
+import { amount, bytesOf, checked, maybeAmount, word, type Content } from "./arguments";
 import { Conversation } from "./conversation";
 import { InvalidArgument } from "./errors";
 import { native, type AgentHandle } from "./native";
@@ -23,6 +23,17 @@ export interface PutOptions {
   /** 0 to 100; 50 by default. */
   importance?: number | undefined;
 }
+
+/** How content is granted. */
+export interface GrantOptions {
+  /** For how many milliseconds, a year at most; an hour by default. */
+  lastsMs?: number | undefined;
+  /** How often it can be redeemed; once by default. */
+  uses?: number | undefined;
+}
+
+const PUT = { kind: word, name: word, importance: amount };
+const GRANT = { lastsMs: amount, uses: amount };
 
 const KINDS = new Map(native.kinds().map((kind, number) => [kind, number]));
 
@@ -91,15 +102,8 @@ export class Agent {
    * @throws Closed: the agent or the store is closed.
    */
   put(data: Content, options: PutOptions = {}): Smu {
-    const { kind = "tool_result", name, importance = 50 } = options;
-    const bytes = bytesOf(data);
-    const handle = native.put(
-      this._native,
-      bytes,
-      kindNumber(kind),
-      maybeWord(name, "name"),
-      amount(importance, "importance"),
-    );
+    const { kind = "tool_result", name, importance = 50 } = checked(options, PUT);
+    const handle = native.put(this._native, bytesOf(data), kindNumber(kind), name, importance);
     return new Smu(this, handle);
   }
 
@@ -120,6 +124,36 @@ export class Agent {
   /** Gives `to` a lease of its own on `smu`. No bytes move. */
   async share(smu: Smu, to: Agent): Promise<Smu> {
     return to.attach(smu);
+  }
+
+  /**
+   * Lets agents of another trust domain copy `smu`, a handle of this agent's; gives the text that redeems the grant. It
+   * holds nothing: once this agent releases `smu`, there is nothing to redeem. Every grant, redemption and revocation is
+   * written to a log beside the daemon's socket.
+   *
+   * @param toDomain Who may; null: the user's own domain. Whether there is such a domain is not said.
+   * @throws LimitReached: the domain has as many grants as it may have (1,024).
+   * @throws InvalidArgument: a number or name out of range, or the agent's own domain.
+   * @throws Unsupported: the store is no daemon's.
+   * @throws Io: it could not be logged.
+   */
+  async grant(smu: Smu, toDomain: string | null, options: GrantOptions = {}): Promise<string> {
+    const { lastsMs = 3_600_000, uses = 1 } = checked(options, GRANT);
+    const to = toDomain === null ? undefined : word(toDomain, "toDomain");
+    return native.agentGrant(this._native, smu._native, to, lastsMs, uses);
+  }
+
+  /**
+   * Copies what another trust domain granted to this one. The copy has an id of this domain, and needs nothing of the
+   * other any more.
+   *
+   * @throws NotFound: the grant cannot be redeemed here: it is unknown, used up, over, revoked, of what was released, or
+   *   for another domain. It is not said which.
+   * @throws InvalidArgument: that is not the text of a grant.
+   * @throws QuotaExceeded: the agent's quota is used up. DomainQuotaExceeded: the domain's is.
+   */
+  async redeem(grant: string): Promise<Smu> {
+    return new Smu(this, await native.agentRedeem(this._native, word(grant, "grant")));
   }
 
   /**
@@ -151,7 +185,8 @@ export class Agent {
 
   /** Its conversation of that name, made when there is none; without a name a new one. */
   async conversation(name?: string): Promise<Conversation> {
-    return new Conversation(this, await native.agentConversation(this._native, maybeWord(name, "name")));
+    if (name !== undefined) word(name, "name");
+    return new Conversation(this, await native.agentConversation(this._native, name));
   }
 
   /** Names of its conversations. */
@@ -186,6 +221,14 @@ export class Agent {
 
   async stats(): Promise<AgentStats> {
     return (await native.agentStats(this._native)) as AgentStats;
+  }
+
+  /**
+   * Leaves it to be taken up again by its name, with all that it holds, by this process or another: what closing the store
+   * does with all of its agents. Its handles and those of its conversations throw `Closed` from then on.
+   */
+  async leave(): Promise<void> {
+    return native.agentLeave(this._native);
   }
 
   /** Unregisters it: all its leases and conversations are given back. Closing the store keeps agents; this ends one. */

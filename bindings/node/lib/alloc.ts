@@ -2,7 +2,7 @@
 
 import { isMainThread, threadId } from "node:worker_threads";
 import { kindNumber, type Agent } from "./agent";
-import type { Content } from "./arguments";
+import { amount, bytesOf, checked, word, type Content } from "./arguments";
 import { InvalidArgument } from "./errors";
 import type { Kind, Smu } from "./smu";
 import { connect } from "./store";
@@ -17,6 +17,18 @@ export interface AllocOptions {
   name?: string | undefined;
   /** 0 to 100; 50 by default. */
   importance?: number | undefined;
+}
+
+const ALLOC = { type: word, data: bytesOf, name: word, importance: amount };
+
+/** The kind that a type means. */
+function kindOf(type: Uppercase<Kind>): Kind {
+  if (typeof type !== "string" || type !== type.toUpperCase()) {
+    throw new InvalidArgument(`type ${String(type)}: give SYSTEM_PROMPT, TOOL_DEFINITION, TOOL_RESULT or MESSAGE`);
+  }
+  const kind = type.toLowerCase() as Kind;
+  kindNumber(kind);
+  return kind;
 }
 
 let own: Promise<Agent> | undefined;
@@ -50,13 +62,10 @@ async function ownAgent(): Promise<Agent> {
  *
  * Throws what `connect` and `Agent.put` throw.
  */
-export async function alloc({ type, data, name, importance }: AllocOptions): Promise<Smu> {
-  if (typeof type !== "string" || type !== type.toUpperCase()) {
-    throw new InvalidArgument(`type ${String(type)}: give SYSTEM_PROMPT, TOOL_DEFINITION, TOOL_RESULT or MESSAGE`);
-  }
-  const kind = type.toLowerCase() as Kind;
+export async function alloc(options: AllocOptions): Promise<Smu> {
+  const { type, data, name, importance } = checked(options, ALLOC);
   // Before a daemon is started for it.
-  kindNumber(kind);
+  const [kind, bytes] = [kindOf(type), bytesOf(data)];
   const agent = await ownAgent();
-  return agent.put(data, { kind, name, importance });
+  return agent.put(bytes, { kind, name, importance });
 }

@@ -52,30 +52,50 @@ export function encodeValue(value: unknown): Uint8Array {
   return Buffer.from(text);
 }
 
-/** A whole number of something, not negative. */
+/** A number of something; that it is a whole one within range says the native module, which calls it the same. */
 export function amount(value: number, name: string): number {
-  if (!Number.isSafeInteger(value) || value < 0) {
-    throw new InvalidArgument(`${name}=${String(value)} is not a whole number from 0 on`);
-  }
+  if (typeof value !== "number") throw wrongType(value, name, "a number");
   return value;
 }
 
-/** The same, or nothing. */
-export function maybeAmount(value: number | null | undefined, name: string): number | undefined {
-  return value === undefined || value === null ? undefined : amount(value, name);
+/** The same, or null for none. */
+export function maybeAmount(value: number | null, name: string): number | undefined {
+  return value === null ? undefined : amount(value, name);
 }
 
 /** A text that names something. */
-export function word(value: string, what: string): string {
-  if (typeof value !== "string" || !value.isWellFormed()) {
-    throw new InvalidArgument(`${what} is not text: ${String(value)}`);
-  }
+export function word(value: string, name: string): string {
+  if (typeof value !== "string") throw wrongType(value, name, "text");
+  if (!value.isWellFormed()) throw new InvalidArgument(`${name} has half of a surrogate pair, which has no UTF-8`);
   return value;
 }
 
-/** The same, or nothing. */
-export function maybeWord(value: string | undefined, what: string): string | undefined {
-  return value === undefined ? undefined : word(value, what);
+/** Yes or no. */
+export function flag(value: boolean, name: string): boolean {
+  if (typeof value !== "boolean") throw wrongType(value, name, "true or false");
+  return value;
+}
+
+/** What each option must be. */
+type Checks<Options> = { [Name in keyof Options]-?: (value: NonNullable<Options[Name]>, name: string) => unknown };
+
+/** The options that were given, if each is one that there is, and is what `checks` wants. */
+export function checked<Options extends object>(given: Options, checks: Checks<Options>): Options {
+  if (typeof given !== "object" || given === null) throw wrongType(given, "options", "an object");
+  for (const name in given) {
+    const check = Object.hasOwn(checks, name) ? checks[name] : undefined;
+    if (check === undefined) {
+      throw new InvalidArgument(`there is no option ${name}; there are ${Object.keys(checks).join(", ")}`);
+    }
+    const value = given[name];
+    if (value !== undefined) check(value as NonNullable<typeof value>, name);
+  }
+  return given;
+}
+
+function wrongType(value: unknown, name: string, wanted: string): InvalidArgument {
+  const shown = typeof value === "object" || typeof value === "function" ? typeName(value) : String(value);
+  return new InvalidArgument(`${name} is not ${wanted}: ${shown}`);
 }
 
 function typeName(value: unknown): string {

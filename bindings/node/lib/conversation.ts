@@ -1,16 +1,7 @@
 /** Conversations. */
 
 import type { Agent } from "./agent";
-import {
-  amount,
-  bytesLike,
-  bytesOf,
-  encodeValue,
-  maybeAmount,
-  maybeWord,
-  type Content,
-  type JsonValue,
-} from "./arguments";
+import { amount, bytesLike, bytesOf, checked, encodeValue, word, type Content, type JsonValue } from "./arguments";
 import { InvalidArgument } from "./errors";
 import { native, type ConversationHandle } from "./native";
 
@@ -25,6 +16,13 @@ export interface ForkOptions {
   name?: string | undefined;
   /** Who holds it; the agent of the conversation by default. */
   agent?: Agent | undefined;
+}
+
+const FORK = { at: amount, name: word, agent: someAgent };
+
+function someAgent(agent: Agent): void {
+  // Its class is known later than this file.
+  if (agent?._native === undefined) throw new InvalidArgument("agent is not an Agent");
 }
 
 function giveBack(message: string | Buffer): JsonValue | Buffer {
@@ -141,8 +139,7 @@ export class Conversation {
    * @throws NameTaken: the agent has a conversation of that name.
    */
   async fork(options: ForkOptions = {}): Promise<Conversation> {
-    const { at, name, agent = this.agent } = options;
-    const forked = native.conversationFork(this._native, agent._native, maybeAmount(at, "at"), maybeWord(name, "name"));
-    return new Conversation(agent, await forked);
+    const { at, name, agent = this.agent } = checked(options, FORK);
+    return new Conversation(agent, await native.conversationFork(this._native, agent._native, at, name));
   }
 }

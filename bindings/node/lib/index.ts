@@ -21,7 +21,7 @@ import { native } from "./native";
 export const version = native.version();
 
 export * as errors from "./errors";
-export { Agent, type AgentState, type PutOptions } from "./agent";
+export { Agent, type AgentState, type GrantOptions, type PutOptions } from "./agent";
 export { alloc, type AllocOptions } from "./alloc";
 export type { Content, JsonValue } from "./arguments";
 export { Conversation, type ForkOptions, type Message } from "./conversation";
@@ -31,7 +31,9 @@ export type {
   AgentStats,
   AgentStatsByTier,
   ConversationDescription,
+  DomainStats,
   FrameDescription,
+  Grant,
   KindStats,
   SmuDescription,
   Stats,

@@ -34,6 +34,7 @@ interface Native {
     importance: number | undefined,
     quotaBytes: number | undefined,
     pid: number | undefined,
+    lasting: boolean,
   ): Promise<AgentHandle>;
   storeAgents(store: StoreHandle): Promise<string[]>;
   storeFlush(store: StoreHandle): Promise<void>;
@@ -49,6 +50,10 @@ interface Native {
     index: number,
     end: number,
   ): Promise<{ text: Buffer; messages: number }>;
+  storeDomain(store: StoreHandle): Promise<object>;
+  storeLimitDomain(store: StoreHandle, quotaBytes: number | undefined, agentsMax: number | undefined): Promise<void>;
+  storeGrants(store: StoreHandle): Promise<object[]>;
+  storeRevoke(store: StoreHandle, grant: string): Promise<void>;
   storeReclaim(store: StoreHandle, targetBytes: number | undefined): Promise<number>;
   storeVerify(store: StoreHandle): Promise<object>;
   storeClose(store: StoreHandle): Promise<void>;
@@ -72,6 +77,15 @@ interface Native {
   agentConversations(agent: AgentHandle): Promise<string[]>;
   agentLoad(agent: AgentHandle, transcript: Uint8Array): Promise<ConversationHandle[]>;
   agentStats(agent: AgentHandle): Promise<object>;
+  agentGrant(
+    agent: AgentHandle,
+    smu: SmuHandle,
+    toDomain: string | undefined,
+    lastsMs: number,
+    uses: number,
+  ): Promise<string>;
+  agentRedeem(agent: AgentHandle, grant: string): Promise<SmuHandle>;
+  agentLeave(agent: AgentHandle): Promise<void>;
   agentClose(agent: AgentHandle): Promise<void>;
 
   smuKind(smu: SmuHandle): string;

@@ -86,6 +86,39 @@ export interface AgentStatsByTier extends AgentStats {
   tailBytes: number;
 }
 
+/** Of a trust domain, all its agents together. */
+export interface DomainStats {
+  /** Empty for the user's own. */
+  name: string;
+  /** What its agents are charged for. */
+  logicalBytes: number;
+  /** null: no limit. */
+  quotaBytes: number | null;
+  agents: number;
+  /** null: no limit. */
+  agentsMax: number | null;
+}
+
+/** What another trust domain may copy. */
+export interface Grant {
+  /** Names it, and does not redeem it. */
+  id: string;
+  /** Who granted it. */
+  agent: string;
+  /** Who may redeem it; null: the user's own domain. */
+  toDomain: string | null;
+  /** Id of the SMU here. */
+  content: string;
+  kind: Kind;
+  logicalBytes: number;
+  /** How often it can still be redeemed. */
+  uses: number;
+  /** Unix milliseconds. */
+  createdMs: number;
+  /** Unix milliseconds. */
+  expiresMs: number;
+}
+
 /** What a look at everything found. */
 export interface Verification {
   frames: number;

@@ -1,7 +1,7 @@
 /** Stores: opened in this process, or a session with the daemon. */
 
 import { Agent } from "./agent";
-import { bytesOf, maybeAmount, maybeWord, word, type Content } from "./arguments";
+import { amount, bytesOf, checked, flag, maybeAmount, word, type Content } from "./arguments";
 import { start } from "./daemon";
 import { Unreachable } from "./errors";
 import { native, type StoreHandle } from "./native";
@@ -9,6 +9,8 @@ import type {
   AgentStats,
   AgentStatsByTier,
   ConversationDescription,
+  DomainStats,
+  Grant,
   SmuDescription,
   Stats,
   Verification,
@@ -62,6 +64,11 @@ export interface ConnectOptions {
   domain?: string | undefined;
   /** What opens the domain, 16 to 1,024 bytes. Who may make a domain by naming it first, the daemon's configuration says. */
   token?: Content | undefined;
+  /**
+   * Most logical bytes that all agents of the domain may hold together from now on, see {@link Store.limitDomain}. By
+   * default as it was, and for a new domain what the daemon's configuration gives it.
+   */
+  quotaBytes?: number | undefined;
   /** "wait" by default, which waits in the event loop's thread. */
   onFull?: OnFull | undefined;
   /** Whether to start the daemon where none listens; true by default. */
@@ -76,24 +83,41 @@ export interface AgentOptions {
   quotaBytes?: number | undefined;
   /** Process it belongs to; this one by default. An agent whose process has died is reaped. */
   pid?: number | undefined;
+  /**
+   * Whether it is not reaped then, but waits to be taken up again by its name, with all that was put and appended until
+   * then; false by default.
+   */
+  lasting?: boolean | undefined;
 }
+
+const OPEN = {
+  path: word,
+  memoryMaxBytes: amount,
+  policy: word,
+  cold: flag,
+  warmAfterMs: amount,
+  coldAfterMs: amount,
+  onFull: word,
+  arenaBytes: amount,
+  warmLevel: amount,
+  coldLevel: amount,
+  pressure: flag,
+  backend: word,
+};
+const CONNECT = { socket: word, domain: word, token: bytesOf, quotaBytes: amount, onFull: word, start: flag };
+const AGENT = { importance: amount, quotaBytes: amount, pid: amount, lasting: flag };
 
 /**
  * Opens a store whose engine runs on a thread of this process.
  *
- * @throws InvalidArgument: an option is out of range.
+ * @throws InvalidArgument: an option that there is not, or of another type, or out of range.
  * @throws StoreLocked: another process, or this one, has `path` open.
  * @throws Version: `path` was written by another format version.
  * @throws Damaged: the index in `path` cannot be read.
  * @throws Io: the system refused to read or write.
  */
 export async function open(options: OpenOptions = {}): Promise<Store> {
-  const { memoryMaxBytes, arenaBytes, warmAfterMs, coldAfterMs, warmLevel, coldLevel } = options;
-  const amounts = { memoryMaxBytes, arenaBytes, warmAfterMs, coldAfterMs, warmLevel, coldLevel };
-  for (const [name, value] of Object.entries(amounts)) maybeAmount(value, name);
-  const { path, policy, onFull, backend } = options;
-  for (const [name, value] of Object.entries({ path, policy, onFull, backend })) maybeWord(value, name);
-  return kept(await native.openStore(options));
+  return kept(await native.openStore(checked(options, OPEN)));
 }
 
 /**
@@ -103,22 +127,35 @@ export async function open(options: OpenOptions = {}): Promise<Store> {
  *
  * @throws Unreachable: nobody listens there, and none could be started.
  * @throws Version: the daemon is of another version.
- * @throws PermissionDenied: the daemon belongs to another user, or the domain has another token.
- * @throws InvalidArgument: a name or token that cannot be one, or one without the other.
+ * @throws PermissionDenied: the daemon belongs to another user; or the domain has another token, or does not exist and
+ *   cannot be made, of which it is not said which; or the quota is more than the configuration gives.
+ * @throws InvalidArgument: a name or token that cannot be one, or one without the other; and as {@link open}.
  * @throws LimitReached: the daemon has as many sessions or domains as it may have.
  */
 export async function connect(options: ConnectOptions = {}): Promise<Store> {
-  const { domain, onFull = "wait" } = options;
-  const socket = maybeWord(options.socket, "socket") ?? native.defaultSocket(process.geteuid!());
-  const token = options.token === undefined ? undefined : bytesOf(options.token);
-  const dial = () => native.connectStore(socket, maybeWord(domain, "domain"), token, word(onFull, "onFull"));
+  const { socket = native.defaultSocket(process.geteuid!()), quotaBytes, ...rest } = checked(options, CONNECT);
+  const store = await dial(socket, rest);
+  if (quotaBytes === undefined) return store;
   try {
-    return kept(await dial());
+    await store.limitDomain({ quotaBytes, agentsMax: (await store.domain()).agentsMax });
   } catch (error) {
-    if (!(error instanceof Unreachable) || options.start === false) throw error;
+    await store.close();
+    throw error;
+  }
+  return store;
+}
+
+async function dial(socket: string, options: ConnectOptions): Promise<Store> {
+  const { domain, onFull = "wait", start: mayStart = true } = options;
+  const token = options.token === undefined ? undefined : bytesOf(options.token);
+  const connected = async () => kept(await native.connectStore(socket, domain, token, onFull));
+  try {
+    return await connected();
+  } catch (error) {
+    if (!(error instanceof Unreachable) || !mayStart) throw error;
   }
   await start(socket);
-  return kept(await dial());
+  return connected();
 }
 
 /** Stores that nobody closed. They are closed when the process ends: it flushes, and leaves no temporary folder. */
@@ -168,7 +205,8 @@ export class Store {
   }
 
   /**
-   * Registers an agent, or takes up the one of that name that the store knows and nobody has.
+   * Registers an agent, or takes up the one of that name that nobody has: of a store that was opened again, of a session
+   * that was closed, or one that was left ({@link Agent.leave}).
    *
    * @param name Unique among the agents of the store, 1 to 255 bytes.
    * @throws NameTaken: a registered agent has that name.
@@ -176,14 +214,8 @@ export class Store {
    * @throws LimitReached: the store has its most agents (1,000,000).
    */
   async agent(name: string, options: AgentOptions = {}): Promise<Agent> {
-    const { importance, quotaBytes, pid } = options;
-    const handle = native.storeAgent(
-      this._native,
-      word(name, "name"),
-      maybeAmount(importance, "importance"),
-      maybeAmount(quotaBytes, "quotaBytes"),
-      maybeAmount(pid, "pid"),
-    );
+    const { importance, quotaBytes, pid, lasting = false } = checked(options, AGENT);
+    const handle = native.storeAgent(this._native, word(name, "name"), importance, quotaBytes, pid, lasting);
     return new Agent(this, await handle);
   }
 
@@ -226,6 +258,47 @@ export class Store {
     return native.storeLimit(this._native, word(name, "name"), maybeAmount(quotaBytes, "quotaBytes"));
   }
 
+  /** What the trust domain of the session holds and may hold, all its agents together. */
+  async domain(): Promise<DomainStats> {
+    return (await native.storeDomain(this._native)) as DomainStats;
+  }
+
+  /**
+   * Changes what the trust domain may hold, all its agents together, until the daemon is started anew; null: as much as
+   * the daemon's configuration gives it. What it holds already stays.
+   *
+   * @throws PermissionDenied: that is more than the configuration gives it.
+   * @throws Unsupported: the store is no daemon's.
+   */
+  async limitDomain(limits: { quotaBytes: number | null; agentsMax: number | null }): Promise<void> {
+    const { quotaBytes, agentsMax } = limits;
+    return native.storeLimitDomain(
+      this._native,
+      maybeAmount(quotaBytes, "quotaBytes"),
+      maybeAmount(agentsMax, "agentsMax"),
+    );
+  }
+
+  /**
+   * What other trust domains may still copy from this one, oldest first.
+   *
+   * @throws Unsupported: the store is no daemon's.
+   */
+  async grants(): Promise<Grant[]> {
+    return (await native.storeGrants(this._native)) as Grant[];
+  }
+
+  /**
+   * Takes a grant of this domain back, by its text or its id. What was redeemed before stays where it is.
+   *
+   * @throws NotFound: this domain has no such grant, or no longer.
+   * @throws InvalidArgument: that is neither the text of a grant nor an id.
+   * @throws Unsupported: the store is no daemon's.
+   */
+  async revoke(grant: string): Promise<void> {
+    return native.storeRevoke(this._native, word(grant, "grant"));
+  }
+
   /**
    * What `key` means, whoever holds it: an id or its first digits (four at least, and of no other id), the name of an
    * SMU, or `AGENT/CONVERSATION`. Looking is no use of it.
@@ -266,7 +339,10 @@ export class Store {
    * the bytes that were given back.
    */
   async reclaim(targetBytes?: number): Promise<number> {
-    return native.storeReclaim(this._native, maybeAmount(targetBytes, "targetBytes"));
+    return native.storeReclaim(
+      this._native,
+      targetBytes === undefined ? targetBytes : amount(targetBytes, "targetBytes"),
+    );
   }
 
   /** Reads and checks every frame and every id. */

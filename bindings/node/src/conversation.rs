@@ -3,6 +3,7 @@
 use crate::agent::AgentHandle;
 use crate::errors::answer;
 use crate::handle::Handle;
+use crate::number::{maybe_whole, whole};
 use crate::promise::{Promise, promise};
 use agentmem_core::frame::Meta;
 use agentmem_core::{Advice, Error, ErrorKind, Result};
@@ -43,26 +44,25 @@ fn given(message: Either<String, Vec<u8>>) -> Given {
 
 /// Its name.
 #[napi]
-pub fn conversation_name(conversation: &ConversationHandle) -> String {
+pub fn conversation_name(conversation: ConversationHandle) -> String {
     conversation.name().to_owned()
 }
 
 /// Messages in it.
 #[napi]
-pub fn conversation_len(env: Env, conversation: &ConversationHandle) -> napi::Result<i64> {
+pub fn conversation_len(env: Env, conversation: ConversationHandle) -> napi::Result<i64> {
     answer(&env, || conversation.len()).map(|len| len as i64)
 }
 
 /// Their bytes.
 #[napi]
-pub fn conversation_logical_bytes(env: Env, conversation: &ConversationHandle) -> napi::Result<i64> {
+pub fn conversation_logical_bytes(env: Env, conversation: ConversationHandle) -> napi::Result<i64> {
     answer(&env, || conversation.logical_bytes()).map(|bytes| bytes as i64)
 }
 
 /// What is kept for them.
 #[napi]
-pub fn conversation_stored_bytes(conversation: &ConversationHandle) -> Promise<u64, i64> {
-    let conversation = conversation.share();
+pub fn conversation_stored_bytes(conversation: ConversationHandle) -> Promise<u64, i64> {
     promise(move || conversation.stored_bytes(), |bytes| bytes as i64)
 }
 
@@ -70,8 +70,8 @@ pub fn conversation_stored_bytes(conversation: &ConversationHandle) -> Promise<u
 #[napi]
 pub fn conversation_append(
     env: Env,
-    agent: &AgentHandle,
-    conversation: &ConversationHandle,
+    agent: AgentHandle,
+    conversation: ConversationHandle,
     message: &[u8],
     is_value: bool,
 ) -> napi::Result<()> {
@@ -81,52 +81,48 @@ pub fn conversation_append(
 
 /// Adds a transcript; gives the number of its messages.
 #[napi]
-pub fn conversation_load(conversation: &ConversationHandle, transcript: Uint8Array) -> Promise<usize, i64> {
+pub fn conversation_load(conversation: ConversationHandle, transcript: Uint8Array) -> Promise<usize, i64> {
     // JavaScript may write to it meanwhile, or take its memory away.
-    let (conversation, transcript) = (conversation.share(), transcript.to_vec());
+    let transcript = transcript.to_vec();
     promise(move || conversation.load(&transcript), |count| count as i64)
 }
 
 /// Messages from `index` on, as many as lie together before `end`: none where `index` is not before it.
 #[napi]
 pub fn conversation_read(
-    conversation: &ConversationHandle,
-    index: i64,
-    end: i64,
+    conversation: ConversationHandle,
+    index: f64,
+    end: f64,
 ) -> Promise<Vec<Either<String, Vec<u8>>>, Vec<Given>> {
-    let conversation = conversation.share();
     let read = move || {
-        let (index, end) = (index as u64, (end as u64).min(conversation.len()?));
+        let (index, end) = (whole(index, "start")?, whole::<u64>(end, "end")?.min(conversation.len()?));
         let messages = if index < end { conversation.read(index, end)? } else { Vec::new() };
         messages.into_iter().map(give_back).collect()
     };
     promise(read, |messages: Vec<_>| messages.into_iter().map(given).collect())
 }
 
-fn one(conversation: &store::Conversation, index: i64) -> Result<StoredMessage> {
+fn one(conversation: &store::Conversation, index: f64) -> Result<StoredMessage> {
     let none = || Error::new(ErrorKind::InvalidArgument, format!("message {index}"));
-    let index = u64::try_from(index).map_err(|_| none())?;
+    let index = whole::<u64>(index, "index")?;
     conversation.read(index, index.saturating_add(1))?.pop().ok_or_else(none)
 }
 
 /// One message.
 #[napi]
-pub fn conversation_get(conversation: &ConversationHandle, index: i64) -> Promise<Either<String, Vec<u8>>, Given> {
-    let conversation = conversation.share();
+pub fn conversation_get(conversation: ConversationHandle, index: f64) -> Promise<Either<String, Vec<u8>>, Given> {
     promise(move || give_back(one(&conversation, index)?), given)
 }
 
 /// The bytes of one message, whichever way it was given.
 #[napi]
-pub fn conversation_raw(conversation: &ConversationHandle, index: i64) -> Promise<Vec<u8>, Buffer> {
-    let conversation = conversation.share();
+pub fn conversation_raw(conversation: ConversationHandle, index: f64) -> Promise<Vec<u8>, Buffer> {
     promise(move || one(&conversation, index).map(own_bytes), Buffer::from)
 }
 
 /// All messages as one text.
 #[napi]
-pub fn conversation_render(conversation: &ConversationHandle) -> Promise<Vec<u8>, Buffer> {
-    let conversation = conversation.share();
+pub fn conversation_render(conversation: ConversationHandle) -> Promise<Vec<u8>, Buffer> {
     let render = move || {
         let len = conversation.len()?;
         let (mut text, mut at) = (Vec::new(), 0);
@@ -144,18 +140,16 @@ pub fn conversation_render(conversation: &ConversationHandle) -> Promise<Vec<u8>
 /// The first messages again, for `agent`.
 #[napi]
 pub fn conversation_fork(
-    conversation: &ConversationHandle,
-    agent: &AgentHandle,
-    at: Option<i64>,
+    conversation: ConversationHandle,
+    agent: AgentHandle,
+    at: Option<f64>,
     name: Option<String>,
 ) -> Promise<store::Conversation, ConversationHandle> {
-    let (conversation, agent) = (conversation.share(), agent.share());
-    promise(move || conversation.fork(&agent, at.map(|at| at as u64), name.as_deref()), Handle::new)
+    promise(move || conversation.fork(&agent, maybe_whole(at, "at")?, name.as_deref()), Handle::new)
 }
 
 /// Says what is known about its next use.
 #[napi]
-pub fn conversation_advise(conversation: &ConversationHandle, advice: String) -> Promise<(), ()> {
-    let conversation = conversation.share();
+pub fn conversation_advise(conversation: ConversationHandle, advice: String) -> Promise<(), ()> {
     promise(move || conversation.advise(Advice::parse(&advice)?), |()| ())
 }

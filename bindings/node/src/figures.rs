@@ -1,9 +1,9 @@
 //! Figures as objects of JavaScript: the names are those of every language, written as JavaScript writes names.
 
-use agentmem_core::Kind;
-use agentmem_store::AgentFigures;
+use agentmem_core::{ContentId, Kind};
 use agentmem_store::stats::{AgentStats, Stats};
 use agentmem_store::verify::Verification;
+use agentmem_store::{AgentFigures, DomainNow, GrantFacts};
 use serde_json::{Map, Value, json};
 
 /// `logical_bytes` as `logicalBytes`.
@@ -54,8 +54,13 @@ fn agent_map(stats: &AgentStats) -> Map<String, Value> {
     object.insert("pid".into(), stats.pid.into());
     object.insert("state".into(), stats.state.as_str().into());
     object.insert("importance".into(), stats.importance.into());
-    object.insert("quotaBytes".into(), stats.quota_bytes.into());
+    object.insert("quotaBytes".into(), limit(stats.quota_bytes));
     object
+}
+
+/// A limit, of which a program in another language may have made any number: a double, and never a BigInt.
+fn limit(most: Option<u64>) -> Value {
+    most.map(|most| most as f64).into()
 }
 
 /// Of an agent.
@@ -72,6 +77,32 @@ pub fn agent_everywhere(figures: &AgentFigures) -> Value {
         ("tail_bytes", figures.tail_bytes),
     ]));
     object.into()
+}
+
+/// Of a trust domain.
+pub fn domain(now: &DomainNow) -> Value {
+    json!({
+        "name": now.name,
+        "logicalBytes": now.used_bytes,
+        "quotaBytes": limit(now.quota.logical_bytes),
+        "agents": now.agents,
+        "agentsMax": limit(now.quota.agents),
+    })
+}
+
+/// Of a grant.
+pub fn grant(grant: &GrantFacts) -> Value {
+    json!({
+        "id": grant.id,
+        "agent": grant.agent,
+        "toDomain": Some(&grant.to).filter(|name| !name.is_empty()),
+        "content": ContentId(grant.content).to_string(),
+        "kind": grant.kind.as_str(),
+        "logicalBytes": grant.logical_bytes,
+        "uses": grant.uses,
+        "createdMs": grant.created_unix_ms,
+        "expiresMs": grant.expires_unix_ms,
+    })
 }
 
 /// What a look at everything found.

@@ -1,5 +1,6 @@
 //! What a store says of anything in it, whoever holds it.
 
+use crate::number::whole;
 use crate::promise::{Promise, promise};
 use crate::store::StoreHandle;
 use agentmem_core::ContentId;
@@ -10,8 +11,7 @@ use serde_json::{Map, Value, json};
 
 /// Describes what `key` means.
 #[napi]
-pub fn store_inspect(store: &StoreHandle, key: String) -> Promise<Value, Value> {
-    let store = store.share();
+pub fn store_inspect(store: StoreHandle, key: String) -> Promise<Value, Value> {
     let inspect = move || {
         Ok(match store.inspect(&key)? {
             Described::Smu(smu) => smu_object(&smu),
@@ -23,17 +23,15 @@ pub fn store_inspect(store: &StoreHandle, key: String) -> Promise<Value, Value> 
 
 /// Content from an offset on: some, and nothing behind its end.
 #[napi]
-pub fn store_read_content(store: &StoreHandle, id: String, offset_bytes: i64) -> Promise<Vec<u8>, Buffer> {
-    let store = store.share();
-    promise(move || store.read_content(&ContentId::parse(&id)?, offset_bytes as u64), Buffer::from)
+pub fn store_read_content(store: StoreHandle, id: String, offset_bytes: f64) -> Promise<Vec<u8>, Buffer> {
+    promise(move || store.read_content(&ContentId::parse(&id)?, whole(offset_bytes, "offsetBytes")?), Buffer::from)
 }
 
 /// Messages of a conversation by its number, from `index` on, as one text, and how many they are: one at least.
 #[napi]
-pub fn store_read_messages(store: &StoreHandle, number: u32, index: u32, end: u32) -> Promise<(Vec<u8>, u32), Piece> {
-    let store = store.share();
+pub fn store_read_messages(store: StoreHandle, number: f64, index: f64, end: f64) -> Promise<(Vec<u8>, u32), Piece> {
     let read = move || {
-        let messages = store.read_messages(number, index, end)?;
+        let messages = store.read_messages(whole(number, "number")?, whole(index, "index")?, whole(end, "end")?)?;
         let mut text = Vec::new();
         messages.iter().for_each(|message| message.render(&mut text));
         Ok((text, messages.len() as u32))

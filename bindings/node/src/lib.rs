@@ -9,6 +9,7 @@ mod errors;
 mod figures;
 mod handle;
 mod inspect;
+mod number;
 mod promise;
 mod smu;
 mod store;

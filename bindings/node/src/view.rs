@@ -54,9 +54,14 @@ impl ToNapiValue for Shown {
         let (start, len) = (view.as_ptr().cast_mut().cast(), view.len());
         let hint = ptr::without_provenance_mut(pin as usize);
         let mut buffer = ptr::null_mut();
-        if PINS.with_borrow(HashMap::len) == PINS_MAX {
-            let error = Error::new(ErrorKind::LimitReached, format!("{PINS_MAX} views that nobody has released"));
-            return Err(raise(&Env::from_raw(env), &error));
+        let refused = PINS.with_borrow(|pins| match (pins.len(), pins.contains_key(&pin)) {
+            (PINS_MAX, _) => Some((ErrorKind::LimitReached, format!("{PINS_MAX} views that nobody has released"))),
+            // What another buffer shows would go.
+            (_, true) => Some((ErrorKind::InvalidArgument, format!("pin {pin} again"))),
+            _ => None,
+        });
+        if let Some((kind, what)) = refused {
+            return Err(raise(&Env::from_raw(env), &Error::new(kind, what)));
         }
         // SAFETY: the bytes stay where they are until the pin goes: by `finalize`, or by `unpin` after the buffer has
         // lost them. That nobody writes to them is the contract of views.
@@ -80,15 +85,14 @@ unsafe extern "C" fn finalize(_env: sys::napi_env, _start: *mut c_void, hint: *m
 
 /// Shows what can be shown without asking the engine; nothing where that is not so.
 #[napi]
-pub fn view_now(env: Env, smu: &SmuHandle, pin: f64) -> Result<Option<Shown>> {
+pub fn view_now(env: Env, smu: SmuHandle, pin: f64) -> Result<Option<Shown>> {
     let view = answer(&env, || smu.view_now())?;
     Ok(view.map(|view| Shown { view, pin: pin as u64 }))
 }
 
 /// Shows content; what is not hot is promoted first.
 #[napi]
-pub fn view(smu: &SmuHandle, pin: f64) -> Promise<View, Shown> {
-    let smu = smu.share();
+pub fn view(smu: SmuHandle, pin: f64) -> Promise<View, Shown> {
     promise(move || smu.view(), move |view| Shown { view, pin: pin as u64 })
 }
 
@@ -101,9 +105,9 @@ pub fn is_pinned(pin: f64) -> bool {
 /// Takes its memory away from a buffer and gives its pin back.
 #[napi]
 pub fn unpin(env: Env, buffer: Unknown<'_>, pin: f64) -> Result<()> {
-    let (mut len, mut memory) = (0, ptr::null_mut());
+    let (mut len, mut start, mut memory) = (0, ptr::null_mut(), ptr::null_mut());
     let none: *mut c_void = ptr::null_mut();
-    let Some(pinned_bytes) = PINS.with_borrow(|pins| pins.get(&(pin as u64)).map(|view| view.len())) else {
+    let Some(pinned) = PINS.with_borrow(|pins| pins.get(&(pin as u64)).map(|view| (view.as_ptr(), view.len()))) else {
         return Ok(());
     };
     // SAFETY: values of this call; napi says whether they are what they should be, and does not fill in what is null.
@@ -113,12 +117,12 @@ pub fn unpin(env: Env, buffer: Unknown<'_>, pin: f64) -> Result<()> {
             buffer.raw(),
             none.cast(),
             &mut len,
-            none.cast(),
+            &mut start,
             &mut memory,
             none.cast(),
         ))?;
-        if len != pinned_bytes {
-            // Its memory was moved to another buffer, which gives the pin back when it goes.
+        if (start.cast_const().cast(), len) != pinned && pinned.1 > 0 {
+            // Its memory was moved to another buffer, which gives the pin back when it goes; or it is another one.
             return Ok(());
         }
         check_status!(sys::napi_detach_arraybuffer(env.raw(), memory))?;

@@ -5,6 +5,8 @@
  */
 
 const assert = require("node:assert/strict");
+const { spawn } = require("node:child_process");
+const { once } = require("node:events");
 const { readFileSync, rmSync, writeFileSync } = require("node:fs");
 const { join } = require("node:path");
 const { test } = require("node:test");
@@ -22,15 +24,23 @@ async function openEmbedded(options) {
 }
 
 /** A store of a daemon of its own, which ends with it. */
-async function openConnected({ onFull, ...options }) {
-  const names = { memoryMaxBytes: "memory_max", warmAfterMs: "warm_after", coldAfterMs: "cold_after" };
-  const lines = Object.entries(options).map(([name, value]) => {
+async function openConnected({ onFull, domains = [], ...options }) {
+  const names = {
+    memoryMaxBytes: "memory_max",
+    warmAfterMs: "warm_after",
+    coldAfterMs: "cold_after",
+    quota_bytes: "quota",
+    agents_max: "agents",
+  };
+  const line = ([name, value]) => {
     const of = name.endsWith("AfterMs") ? `${value}ms` : value;
     // Values of JSON are values of TOML.
     return `${names[name] ?? snake(name)} = ${JSON.stringify(of)}\n`;
-  });
+  };
+  const lines = Object.entries(options).map(line);
+  for (const { name, ...given } of domains) lines.push(`[domains.${name}]\n`, ...Object.entries(given).map(line));
   const daemon = new Daemon(lines.join(""));
-  const store = await agentmem.connect({ socket: daemon.socket, onFull, start: false });
+  const store = await enter(daemon.socket, { onFull });
   const close = store.close.bind(store);
   let isOver = false;
   store.close = async () => {
@@ -41,9 +51,15 @@ async function openConnected({ onFull, ...options }) {
   return store;
 }
 
+/** A session with the daemon at `socket`, which it names. */
+async function enter(socket, options) {
+  const session = await agentmem.connect({ socket, start: false, ...options });
+  return Object.assign(session, { socketOfCase: socket });
+}
+
 const OPENERS = [
-  ["embedded", openEmbedded, ["folder", "options"]],
-  ["connected", openConnected, []],
+  ["embedded", openEmbedded, ["folder", "options", "alone"]],
+  ["connected", openConnected, ["daemon"]],
 ];
 
 // Names and contents
@@ -97,6 +113,26 @@ async function idOf(smu, { same_as, differs_from }) {
   return own;
 }
 
+const domainFacts = ({ logicalBytes, quotaBytes, agents, agentsMax }) => ({
+  logical_bytes: logicalBytes,
+  quota_bytes: quotaBytes,
+  agents,
+  agents_max: agentsMax,
+});
+
+/** What is said of each grant, by the names of the suite. */
+const ofEach = (grants) => ({
+  agents: grants.map(({ agent }) => agent),
+  to_domains: grants.map(({ toDomain }) => toDomain),
+  logical_bytes: grants.map(({ logicalBytes }) => logicalBytes),
+  uses: grants.map(({ uses }) => uses),
+});
+
+async function kill(process) {
+  process.kill("SIGKILL");
+  await once(process, "exit");
+}
+
 async function agentSet(agent, { importance, quota_bytes }) {
   if (importance !== undefined) await agent.setImportance(importance);
   if (quota_bytes !== undefined) await agent.setQuotaBytes(quota_bytes);
@@ -114,7 +150,19 @@ const OPERATIONS = {
   },
   stats: async ({ store }) => flat(await store.stats()),
   stats_of: async ({ store, name }) => flat(await store.agentStats(name)),
-  agent: ({ store, name, importance, quota_bytes }) => store.agent(name, { importance, quotaBytes: quota_bytes }),
+  enter: ({ store, ...domain }) => enter(store.socketOfCase, domain),
+  domain_has: async ({ store }) => domainFacts(await store.domain()),
+  domain_set: ({ store, quota_bytes = null, agents_max = null }) =>
+    store.limitDomain({ quotaBytes: quota_bytes, agentsMax: agents_max }),
+  grants: async ({ store }) => ofEach(await store.grants()),
+  revoke: ({ store, grant, text }) => store.revoke(grant ?? text),
+  process: () => spawn("sleep", ["1000"], { stdio: "ignore" }),
+  kill: ({ process }) => kill(process),
+  agent: ({ store, name, importance, quota_bytes, lasting, process }) =>
+    store.agent(name, { importance, quotaBytes: quota_bytes, lasting, pid: process?.pid }),
+  leave: ({ agent }) => agent.leave(),
+  grant: ({ agent, smu, to_domain, lasts_ms, uses }) => agent.grant(smu, to_domain, { lastsMs: lasts_ms, uses }),
+  redeem: ({ agent, grant, text }) => agent.redeem(grant ?? text),
   agent_has: ({ agent, wanted }) => has(agent, wanted),
   agent_set: ({ agent, ...given }) => agentSet(agent, given),
   agent_stats: async ({ agent }) => flat(await agent.stats()),
@@ -179,6 +227,7 @@ class Run {
     this.folder = new Folder();
     this.named = new Map();
     this.stores = [];
+    this.processes = [];
   }
 
   async open({ path, ...given }) {
@@ -186,7 +235,6 @@ class Run {
     for (const [name, value] of Object.entries(given)) options[camel(name)] = value;
     if (path !== undefined) options.path = this.folder.at(path);
     const store = await this.opener(options);
-    this.stores.push(store);
     return store;
   }
 
@@ -234,6 +282,8 @@ class Run {
     } else if (label !== undefined) {
       this.named.set(label, outcome);
     }
+    if (outcome instanceof agentmem.Store) this.stores.push(outcome);
+    if (step.op === "process") this.processes.push(outcome);
     const facts = FACTS_OF_WHAT_IS_MADE[step.op]?.(outcome) ?? outcome ?? {};
     if (step.op === "view" && label === undefined) {
       facts.bytes = Buffer.from(facts.bytes);
@@ -262,7 +312,9 @@ class Run {
   }
 
   async close() {
-    for (const store of this.stores) await store.close();
+    // Sessions go before the daemons that they are with.
+    for (const store of this.stores.reverse()) await store.close();
+    for (const process of this.processes) process.kill("SIGKILL");
     this.folder.remove();
   }
 }

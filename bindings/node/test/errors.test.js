@@ -69,6 +69,8 @@ test("arguments that cannot be are refused by name", async (t) => {
     () => agent.put("a", { name: "" }),
     () => agent.put("a", { name: "x".repeat(256) }),
     () => agent.put("a", { name: 7 }),
+    () => agent.put("a", { nmae: "a" }),
+    () => agent.put("a", null),
     () => conversation.append(undefined),
     () => conversation.append({ a: undefined }),
     () => conversation.append(Number.NaN),
@@ -87,6 +89,7 @@ test("arguments that cannot be are refused by name", async (t) => {
     () => agentmem.open({ backend: "gpu" }),
     () => agentmem.open({ onFull: "perhaps" }),
     () => agentmem.open({ warmLevel: 20 }),
+    () => agentmem.open("folder"),
     () => agentmem.connect({ domain: "alone", start: false }),
     () => store.agent(""),
     () => store.agent(7),
@@ -105,6 +108,80 @@ test("arguments that cannot be are refused by name", async (t) => {
   ]) {
     await assert.rejects(async () => refused(), errors.InvalidArgument, String(refused));
   }
+});
+
+test("an option of another type is refused by its name, and so is one that there is not", async (t) => {
+  const store = await opened(t);
+  const agent = await store.agent("a");
+  const chat = await agent.conversation();
+  const wrong = {
+    open: [
+      agentmem.open,
+      ["path", "memoryMaxBytes", "policy", "cold", "warmAfterMs", "onFull", "warmLevel", "pressure"],
+    ],
+    connect: [agentmem.connect, ["socket", "domain", "token", "quotaBytes", "onFull", "start"]],
+    agent: [(options) => store.agent("b", options), ["importance", "quotaBytes", "pid", "lasting"]],
+    put: [async (options) => agent.put("a", options), ["kind", "name", "importance"]],
+    grant: [(options) => agent.grant(agent.put("a"), "domain", options), ["lastsMs", "uses"]],
+    fork: [(options) => chat.fork(options), ["at", "name", "agent"]],
+    alloc: [(options) => agentmem.alloc({ type: "MESSAGE", data: "", ...options }), ["type", "data", "name"]],
+    limitDomain: [(options) => store.limitDomain({ quotaBytes: null, agentsMax: null, ...options }), ["agentsMax"]],
+  };
+  for (const [call, [attempt, names]] of Object.entries(wrong)) {
+    for (const name of names) {
+      for (const value of [Symbol("s"), () => {}, [], null]) {
+        if (call === "limitDomain" && value === null) continue;
+        await assert.rejects(attempt({ [name]: value }), (error) => {
+          assert(error instanceof errors.InvalidArgument, `${call} ${name}: ${error}`);
+          assert.match(error.message, name === "data" || name === "token" ? /content of type/ : new RegExp(name));
+          return true;
+        });
+      }
+    }
+    if (call === "limitDomain") continue;
+    await assert.rejects(attempt({ mistyped: 1 }), {
+      name: "InvalidArgument",
+      message: /^there is no option mistyped; there are /,
+    });
+  }
+});
+
+/** Numbers that napi by itself would wrap, cut, or take for 0. */
+const NO_AMOUNTS = [-1, 0.5, Number.NaN, Infinity, -Infinity, 2 ** 53, -(2 ** 32) + 1, 1e300];
+
+test("a number that an integer cannot hold is refused, never wrapped", async (t) => {
+  const store = await opened(t);
+  const agent = await store.agent("a");
+  const chat = await agent.conversation();
+  chat.extend([1, 2]);
+  const calls = {
+    memoryMaxBytes: [(number) => agentmem.open({ memoryMaxBytes: number })],
+    arenaBytes: [(number) => agentmem.open({ arenaBytes: number })],
+    warmAfterMs: [(number) => agentmem.open({ warmAfterMs: number })],
+    warmLevel: [(number) => agentmem.open({ warmLevel: number }), 2 ** 32 + 3],
+    coldLevel: [(number) => agentmem.open({ coldLevel: number }), 2 ** 32 + 3],
+    importance: [(number) => store.agent("b", { importance: number }), 2 ** 32],
+    quotaBytes: [(number) => store.agent("b", { quotaBytes: number })],
+    pid: [(number) => store.agent("b", { pid: number }), 2 ** 32 + process.pid],
+    targetBytes: [(number) => store.reclaim(number)],
+    start: [(number) => chat.slice(number)],
+    end: [(number) => chat.slice(0, number)],
+    at: [(number) => chat.fork({ at: number })],
+    uses: [(number) => agent.grant(agent.put("a"), "domain", { uses: number }), 2 ** 32 + 1],
+    lastsMs: [(number) => agent.grant(agent.put("a"), "domain", { lastsMs: number })],
+    agentsMax: [(number) => store.limitDomain({ quotaBytes: null, agentsMax: number })],
+  };
+  for (const [name, [call, ...more]] of Object.entries(calls)) {
+    for (const number of [...NO_AMOUNTS, ...more]) {
+      await assert.rejects(call(number), (error) => {
+        assert(error instanceof errors.InvalidArgument, `${name}=${number}: ${error}`);
+        assert.match(error.message, new RegExp(name));
+        return true;
+      });
+    }
+  }
+  assert.throws(() => agent.put("a", { importance: 2 ** 32 + 50 }), errors.InvalidArgument);
+  assert.deepEqual(await store.agents(), ["a"]);
 });
 
 test("handles are made by what they belong to", () => {

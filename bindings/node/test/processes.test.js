@@ -107,6 +107,44 @@ test("domains know nothing of each other", async (t) => {
   }
   assert.equal(new Set(ids).size, 3);
   await assert.rejects(open("one", "another token of more"), agentmem.errors.PermissionDenied);
+  const [own, one] = stores;
+  assert.equal((await one.domain()).name, "one");
+  const [giver, taker] = [await own.agent("giver"), await one.agent("taker")];
+  const given = giver.put("You act.", { kind: "system_prompt" });
+  const before = Date.now();
+  const grant = await giver.grant(given, "one", { lastsMs: 60_000, uses: 2 });
+  assert.equal(await (await taker.redeem(grant)).text(), "You act.");
+  const [{ id, createdMs, expiresMs, ...listed }] = await own.grants();
+  const content = await given.id();
+  assert.deepEqual(listed, {
+    agent: "giver",
+    toDomain: "one",
+    content,
+    kind: "system_prompt",
+    logicalBytes: 8,
+    uses: 1,
+  });
+  assert(createdMs >= before && expiresMs === createdMs + 60_000);
+  await own.revoke(id);
+  await assert.rejects(taker.redeem(grant), agentmem.errors.NotFound);
+  await assert.rejects(giver.redeem(id), agentmem.errors.InvalidArgument);
+  // A quota that is given with the session is the domain's, and one that cannot be makes no session.
+  const limited = await agentmem.connect({
+    socket,
+    domain: "one",
+    token: "a token of sixteen",
+    quotaBytes: 100,
+    start: false,
+  });
+  assert.deepEqual(await limited.domain(), {
+    name: "one",
+    logicalBytes: 17,
+    quotaBytes: 100,
+    agents: 2,
+    agentsMax: null,
+  });
+  assert.throws(() => taker.put(Buffer.alloc(100)), agentmem.errors.DomainQuotaExceeded);
+  await limited.close();
   for (const store of stores) await store.close();
 });
 

@@ -20,7 +20,8 @@ export async function stores(): Promise<void> {
     coldLevel: 9,
     pressure: false,
   });
-  await agentmem.connect({ socket: "s", domain: "d", token: Buffer.alloc(16), onFull: "wait", start: false });
+  const token = Buffer.alloc(16);
+  await agentmem.connect({ socket: "s", domain: "d", token, quotaBytes: 1, onFull: "wait", start: false });
   // @ts-expect-error: there is no such policy.
   await agentmem.open({ policy: "random" });
   // @ts-expect-error: there is no such option.
@@ -35,11 +36,17 @@ export async function stores(): Promise<void> {
   const damaged: string[] = (await store.verify()).damaged;
   for await (const piece of store.pieces("name")) piece.length;
   await store.limit("a", null);
+  const domain: agentmem.DomainStats = await store.domain();
+  await store.limitDomain({ quotaBytes: domain.quotaBytes, agentsMax: null });
+  // @ts-expect-error: each limit is said.
+  await store.limitDomain({ quotaBytes: 1 });
+  const grants: agentmem.Grant[] = await store.grants();
+  await Promise.all(grants.map((grant) => store.revoke(grant.id)));
   await store.reclaim(bytes + figures.length + damaged.length);
 }
 
 export async function agents(store: Store): Promise<Smu> {
-  const agent: Agent = await store.agent("a", { importance: 9, quotaBytes: 1, pid: 2 });
+  const agent: Agent = await store.agent("a", { importance: 9, quotaBytes: 1, pid: 2, lasting: true });
   const state: "active" | "idle" | "paused" = await agent.state();
   const smu = agent.put(new Uint16Array(4), { kind: "tool_definition", name: state, importance: 1 });
   // @ts-expect-error: a put takes bytes or text.
@@ -50,6 +57,9 @@ export async function agents(store: Store): Promise<Smu> {
   const release = () => agent.release(smu);
   const conversation: Promise<void> = agent.release(await agent.conversation());
   await conversation;
+  const grant: string = await agent.grant(smu, null, { lastsMs: 1000, uses: 3 });
+  await agent.redeem(grant);
+  await agent.leave();
   return agent.attach(smu);
 }
 

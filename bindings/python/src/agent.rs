@@ -198,8 +198,10 @@ impl Agent {
         agent_stats_dict(py, &stats)
     }
 
-    fn leave(&self, py: Python<'_>) -> PyResult<()> {
-        py.detach(|| self.agent.leave()).map_err(raise)
+    #[pyo3(signature = (*, keep_empty=true))]
+    fn leave(&self, py: Python<'_>, keep_empty: bool) -> PyResult<()> {
+        let leave = || if keep_empty { self.agent.leave() } else { self.agent.leave_or_close() };
+        py.detach(leave).map_err(raise)
     }
 
     fn close(&self, py: Python<'_>) -> PyResult<()> {

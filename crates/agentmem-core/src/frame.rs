@@ -104,6 +104,20 @@ fn encode_directory(items: &[Item<'_>]) -> Vec<u8> {
     out
 }
 
+/// Whether `bytes` are what was framed.
+///
+/// # Errors
+/// `Damaged`.
+pub fn check(bytes: &[u8]) -> Result<()> {
+    check_header(bytes)?;
+    if bytes[32..40] == checksum(bytes) { Ok(()) } else { Err(damaged("checksum")) }
+}
+
+fn check_header(bytes: &[u8]) -> Result<()> {
+    let is_sound = bytes.len() >= HEADER_BYTES && bytes[..4] == MAGIC && bytes[5..8] == [0; 3];
+    if is_sound { Ok(()) } else { Err(damaged("header")) }
+}
+
 /// Where one item lies in the decoded payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
@@ -138,12 +152,13 @@ fn le_u64(bytes: &[u8], at: usize) -> u64 {
 impl<'a> Frame<'a> {
     /// Checks `bytes` and reads the directory.
     pub fn parse(bytes: &'a [u8]) -> Result<Self> {
-        if bytes.len() < HEADER_BYTES || bytes[..4] != MAGIC || bytes[5..8] != [0; 3] {
-            return Err(damaged("header"));
-        }
-        if bytes[32..40] != checksum(bytes) {
-            return Err(damaged("checksum"));
-        }
+        check(bytes)?;
+        Self::parse_checked(bytes)
+    }
+
+    /// Reads the directory of `bytes` that [`check`] found right, and that nobody could change since.
+    pub fn parse_checked(bytes: &'a [u8]) -> Result<Self> {
+        check_header(bytes)?;
         let codec = Codec::from_u8(bytes[4]).ok_or_else(|| damaged("codec"))?;
         let (count, directory_bytes) = (le_u32(bytes, 8), le_u32(bytes, 12));
         let (payload_bytes, logical_bytes) = (le_u64(bytes, 16), le_u64(bytes, 24));
@@ -295,7 +310,10 @@ mod tests {
         fn a_flipped_bit_is_damage(items in sample(), at: prop::sample::Index, bit in 0..8u8) {
             let mut bytes = framed(&items);
             let at = at.index(bytes.len());
+            let entries_of = |parsed: Result<Frame<'_>>| parsed.unwrap().entries().to_vec();
+            prop_assert_eq!(entries_of(Frame::parse_checked(&bytes)), entries_of(Frame::parse(&bytes)));
             bytes[at] ^= 1 << bit;
+            prop_assert_eq!(check(&bytes).unwrap_err().kind(), ErrorKind::Damaged);
             prop_assert_eq!(Frame::parse(&bytes).unwrap_err().kind(), ErrorKind::Damaged);
         }
 

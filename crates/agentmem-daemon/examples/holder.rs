@@ -40,7 +40,8 @@ fn keep(socket: &str, policy: &[&str]) -> Result<(), Failure> {
         }
         _ => Policy::default(),
     };
-    let settings = Settings { program: "/proc/self/exe".into(), arguments: vec!["engine".into()], policy };
+    let settings =
+        Settings { program: "/proc/self/exe".into(), arguments: vec!["engine".into()], policy, oom_score: true };
     std::process::exit(Keeper::new(place, lock, kept, settings)?.run())
 }
 

@@ -40,6 +40,8 @@ pub struct Settings {
     pub arguments: Vec<OsString>,
     /// When to start it again.
     pub policy: Policy,
+    /// Whether it may change the scores for being killed for memory, the keeper's own among them.
+    pub oom_score: bool,
 }
 
 /// The keeper of one socket.
@@ -96,6 +98,7 @@ impl Keeper {
         Ok(Keeper {
             own: rustix::process::getpid(),
             restarts: Restarts::new(settings.policy.clone()),
+            oom_score: if settings.oom_score { scores::lower_own(&oom::KEEPER) } else { None },
             settings,
             shelf,
             lock,
@@ -103,7 +106,6 @@ impl Keeper {
             signals,
             _place: place,
             upstream,
-            oom_score: scores::lower_own(&oom::KEEPER),
             begin: Instant::now(),
             child: None,
             due: Some(Duration::ZERO),

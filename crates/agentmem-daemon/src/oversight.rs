@@ -121,7 +121,7 @@ impl Oversight {
         times.fetch_add(1, Ordering::Relaxed);
         // Engines demote to what each may have now, and keep nothing only to be quick.
         server.domains().govern();
-        server.domains().all().iter().for_each(|(_, domain)| domain.store.relieve());
+        server.domains().relieve();
     }
 
     fn set_scores(&self, server: &Server) {

@@ -13,6 +13,7 @@ use crate::trees::Trees;
 use agentmem_core::{Error, ErrorKind, Result};
 use agentmem_store::{Domains, Limits, Server, TokenHash};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::io::Write;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -67,9 +68,17 @@ pub fn serve(
     let domains = domains.logging(Box::new(move |event| grants.write(event)));
     let opened = || {
         for ((name, domain), token) in config.domains.iter().zip(tokens) {
-            domains.add(name, token, config.terms_of(domain))?;
+            match domains.add(name, token, config.terms_of(domain)) {
+                // It is one that went on, and no reason to end for all others.
+                Err(_) if domains.is_left_out(name) => {}
+                added => drop(added?),
+            }
         }
-        domains.go_on()?;
+        domains.go_on();
+        for error in domains.left_out() {
+            let _ = writeln!(std::io::stderr(), "agentmemd: {error}");
+            let _ = kept.status(&error.to_string());
+        }
         // Last, as what is kept of a first start that failed would have it tried again.
         Oversight::new(config, budget_bytes, &kept, scores)
     };

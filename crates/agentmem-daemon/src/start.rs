@@ -75,7 +75,8 @@ fn foreground(settings: &Settings) -> Result<i32> {
     };
     let mut arguments = settings.to_options();
     arguments.push("--engine".into());
-    let settings = keeper::Settings { program: own_program(), arguments, policy: Policy::default() };
+    let oom_score = Config::load(settings)?.oom_score;
+    let settings = keeper::Settings { program: own_program(), arguments, policy: Policy::default(), oom_score };
     Ok(Keeper::new(place, lock, kept, settings)?.run())
 }
 

@@ -55,6 +55,44 @@ fn an_engine_that_cannot_start_again_leaves_what_is_kept_for_one_that_can() {
 }
 
 #[test]
+fn a_domain_that_cannot_be_opened_again_is_left_out_and_nothing_of_it_is_lost() {
+    let (daemon, folder) = configured("path = \"cold\"\n[domains.listed]\ntoken_file = \"token\"\n");
+    let own = daemon.connect();
+    let [made, listed, sound] = ["made", "listed", "sound"].map(|name| enter(&daemon, name, TOKEN).unwrap());
+    let agents = [&own, &sound, &made, &listed].map(|store| store.agent("agent", None, None, None).unwrap());
+    for agent in &agents {
+        agent.put(b"kept", Kind::ToolResult, Some("kept"), 50, OnFull::Wait).unwrap().id().unwrap();
+    }
+    let at = |name: &str| folder.path().join("cold/domains").join(name);
+    for name in ["made", "listed"] {
+        std::fs::rename(at(name), at("away").with_extension(name)).unwrap();
+        std::fs::write(at(name), "in the way").unwrap();
+    }
+    daemon.kill();
+    for agent in &agents[..2] {
+        assert_eq!(agent.attach_name("kept").unwrap().view().unwrap().bytes(), b"kept");
+    }
+    for (name, agent) in [("made", &agents[2]), ("listed", &agents[3])] {
+        // Sessions that were in it, and those that come, are told what is the matter.
+        let errors = [agent.attach_name("kept").err().unwrap(), enter(&daemon, name, TOKEN).err().unwrap()];
+        for error in errors {
+            let text = error.to_string();
+            assert!(text.contains(&format!("domain {name:?}")) && text.contains("Nothing of it was deleted"), "{text}");
+        }
+        assert!(daemon.log().contains(&format!("domain {name:?}")), "{}", daemon.log());
+        // Who has not its token learns nothing.
+        let unknown = enter(&daemon, name, "another token of bytes").err().unwrap();
+        assert_eq!(unknown.kind(), ErrorKind::PermissionDenied);
+        std::fs::remove_file(at(name)).unwrap();
+        std::fs::rename(at("away").with_extension(name), at(name)).unwrap();
+    }
+    daemon.kill();
+    for agent in &agents {
+        assert_eq!(agent.attach_name("kept").unwrap().view().unwrap().bytes(), b"kept");
+    }
+}
+
+#[test]
 fn a_token_file_that_holds_no_token_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let (token, file) = (folder.path().join("token"), folder.path().join("agentmemd.toml"));

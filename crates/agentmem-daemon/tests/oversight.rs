@@ -45,3 +45,18 @@ fn scores_follow_importance_and_are_put_back() {
     drop(daemon);
     assert_eq!(score("self"), before);
 }
+
+#[test]
+fn without_scores_nobodys_is_changed() {
+    let before = score("self");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("agentmemd.toml");
+    std::fs::write(&file, "oom_score = false\n").unwrap();
+    let daemon = Daemon::start(&[&format!("--config={}", file.display())]);
+    let store = daemon.connect();
+    let _agent = store.agent("a", Some(0), None, None).unwrap();
+    for holder in daemon.holders() {
+        assert_eq!(score(&holder.to_string()), before);
+    }
+    assert_eq!(score("self"), before);
+}

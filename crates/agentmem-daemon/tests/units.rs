@@ -26,6 +26,9 @@ fn the_units_say_what_the_daemon_relies_on() {
         has(&service, line);
     }
     has(&service, &format!("FileDescriptorStoreMax={DESCRIPTORS_MAX}"));
+    for line in ["KillMode=mixed", "TimeoutStartSec=infinity", "FileDescriptorStorePreserve=restart"] {
+        has(&service, line);
+    }
     has(&service, "ExecStart=agentmemd --no-keeper");
 }
 

@@ -59,12 +59,6 @@ impl AgentShared {
         })
     }
 
-    /// Fails once the agent is closed.
-    #[inline]
-    pub fn check_open(&self) -> Result<()> {
-        if self.turn() == CLOSED { Err(self.closed()) } else { Ok(()) }
-    }
-
     /// Fails once the agent is closed, or was left after `turn` began.
     #[inline]
     pub fn check_turn(&self, turn: u64) -> Result<()> {
@@ -181,6 +175,13 @@ pub struct AgentEntry {
     pub aliases: HashSet<u32>,
     /// Its conversations by name.
     pub conversations: BTreeMap<Box<str>, u32>,
+}
+
+impl AgentEntry {
+    /// What its content ages by: an agent that nobody has is idle, whatever it was left as.
+    pub fn state_to_age(&self) -> AgentState {
+        if self.pid == 0 && self.state == AgentState::Active { AgentState::Idle } else { self.state }
+    }
 }
 
 /// All agents, by number and by name.

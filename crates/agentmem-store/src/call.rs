@@ -13,6 +13,11 @@ use serde::de::DeserializeOwned;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+/// Beside the number of a call that may have been carried out before.
+pub const REPEATED: u16 = 0x4000;
+/// Beside the number of a call that must see what the session published before.
+pub const AFTER_PUTS: u16 = 0x2000;
+
 /// Who calls.
 pub struct Caller<'a> {
     /// The engine that is asked.
@@ -65,8 +70,12 @@ pub fn run_encoded<C: Call>(at: &mut Caller<'_>, bytes: &[u8]) -> Result<Vec<u8>
     encode(&call.run(at)?)
 }
 
-/// Runs call `number`.
+/// Runs call `number`, with what is said beside it.
 pub fn answer(at: &mut Caller<'_>, number: u16, bytes: &[u8]) -> Result<Vec<u8>> {
     at.engine.check_usable()?;
-    calls::run(at, number, bytes)
+    at.is_repeated = number & REPEATED != 0;
+    if number & AFTER_PUTS != 0 {
+        at.engine.take_in_of(at.session)?;
+    }
+    calls::run(at, number & !(REPEATED | AFTER_PUTS), bytes)
 }

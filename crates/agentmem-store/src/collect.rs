@@ -7,7 +7,7 @@ use crate::engine::{Engine, TICK_MS};
 use crate::frames::{FrameEntry, Ref};
 use crate::smus::Packed;
 use crate::tree::Body;
-use agentmem_core::frame::{Frame, Item};
+use agentmem_core::frame::{self, Item};
 use agentmem_core::{ContentId, Error, ErrorKind, Kind, Result};
 
 /// Frames looked at by the collector at a tick, and how long a frame counts as young.
@@ -70,7 +70,7 @@ impl Engine {
     fn move_frames(&self, cold: &Cold, frames: &[(u32, DiskPlace)]) -> Result<()> {
         let read = |&(number, place): &(u32, DiskPlace)| {
             // One that cannot be read stays where it is; reading it reports the damage.
-            let bytes = cold.read(number, place).ok().filter(|bytes| Frame::parse(bytes).is_ok())?;
+            let bytes = cold.read(number, place).ok().filter(|bytes| frame::check(bytes).is_ok())?;
             Some((number, place, bytes))
         };
         let read: Vec<(u32, DiskPlace, Vec<u8>)> = frames.iter().filter_map(read).collect();
@@ -100,7 +100,7 @@ impl Engine {
             (ranges, entry.agent, entry.kind, entry.made_ms)
         };
         let Some(bytes) = self.load_frame(number, &|| format!("frame {number}"))? else { return Ok(()) };
-        let frame = Frame::parse(bytes.bytes())?;
+        let frame = bytes.frame()?;
         let content = frame.decode()?;
         let mut kept: Vec<u32> = ranges.iter().flat_map(|&(from, to)| from..to).collect();
         kept.sort_unstable();

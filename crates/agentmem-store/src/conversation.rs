@@ -29,7 +29,12 @@ pub struct Conversation {
 impl Agent {
     /// Its conversation called `name`, made when there is none; without a name a new one.
     pub fn conversation(&self, name: Option<&str>) -> Result<Conversation> {
-        let facts = self.ask(OpenConversation { agent: self.shared().number, name: name.map(ToOwned::to_owned) })?;
+        self.check()?;
+        let agent = self.shared().number;
+        if let Some(shared) = name.and_then(|name| self.session().link.known_conversation(agent, name)) {
+            return Ok(Conversation { agent: self.clone(), shared });
+        }
+        let facts = self.ask(OpenConversation { agent, name: name.map(ToOwned::to_owned) })?;
         self.conversation_of(facts)
     }
 
@@ -39,7 +44,9 @@ impl Agent {
 
     /// Names of its conversations, in order.
     pub fn conversations(&self) -> Result<Vec<String>> {
-        self.ask(ListConversations { agent: self.shared().number })
+        self.check()?;
+        let agent = self.shared().number;
+        self.session().link.known_conversations(agent).map_or_else(|| self.ask(ListConversations { agent }), Ok)
     }
 
     /// Makes a new conversation of each that a transcript holds, JSON or JSONL: of each run where it holds several.
@@ -71,8 +78,10 @@ impl Agent {
         if conversation.shared.is_released.swap(true, Ordering::AcqRel) {
             return Err(conversation.released());
         }
-        let (agent, conversation) = (self.shared().number, conversation.shared.number);
-        self.ask(ReleaseConversation { agent, conversation })
+        let agent = self.shared().number;
+        let released = self.ask(ReleaseConversation { agent, conversation: conversation.shared.number });
+        self.session().link.forget_conversation(agent, &conversation.shared);
+        released
     }
 }
 

@@ -9,6 +9,7 @@ use crate::grants::{GrantKey, GrantLog, Redeeming, unknown_grant};
 use crate::keeping::{Keep, Keeping};
 use crate::options::{MEMORY_MAX_BYTES_MIN, Options};
 use crate::quota::DomainQuota;
+use crate::remote::Secret;
 use crate::store::Store;
 use crate::sync::{AtomicU64, AtomicUsize, Ordering};
 use crate::sys::{self, SealedFile};
@@ -19,8 +20,11 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 const NAME_BYTES_MAX: usize = 64;
+/// How long [`Domains::relieve`] goes on while others put.
+const RELIEF: Duration = Duration::from_secs(1);
 
 /// How the store of a domain is opened; the empty name is the user's own.
 pub type OptionsOf = Box<dyn Fn(&str) -> Result<Options> + Send + Sync>;
@@ -89,6 +93,32 @@ struct Facts {
     token: TokenHash,
     /// Whether a client made it, so that no configuration lists it.
     is_made: bool,
+    /// What the secrets of its sessions begin with.
+    tag: Tag,
+}
+
+/// See [`Facts::tag`]. Random, so that it says nothing of other domains.
+type Tag = [u8; 8];
+
+/// A domain that a killed process had and this one could not open. Nothing of it is let go of.
+struct LeftOut {
+    number: u32,
+    token: TokenHash,
+    tag: Tag,
+    error: Error,
+}
+
+impl LeftOut {
+    fn new(number: u32, facts: &Facts, error: &Error) -> Self {
+        let what = format!(
+            "domain {:?}, which could not be opened again after its engine was killed ({}). Nothing of it was deleted: \
+             mend that, and kill the engine (the second process in the socket's .lock) to have it tried again; or stop \
+             the daemon, which gives up what the domain held in memory. It",
+            facts.name,
+            error.subject()
+        );
+        LeftOut { number, token: facts.token, tag: facts.tag, error: Error::new(error.kind(), what) }
+    }
 }
 
 /// What is kept of all domains, and by whom.
@@ -147,14 +177,21 @@ pub struct Domain {
     token: Option<TokenHash>,
     /// The most that it gets.
     terms: Terms,
+    tag: Tag,
     /// Those that are open.
     connections: Arc<AtomicUsize>,
 }
 
 impl Domain {
-    fn new(options: Options, token: Option<TokenHash>, terms: Terms) -> Result<Self> {
+    fn new(options: Options, token: Option<TokenHash>, terms: Terms, tag: Tag) -> Result<Self> {
         let options = Options { quota: terms.quota, large_max: terms.large, ..options };
-        Ok(Domain { store: Store::open(options)?, token, terms, connections: Arc::default() })
+        Ok(Domain { store: Store::open(options)?, token, terms, tag, connections: Arc::default() })
+    }
+
+    /// What connections of a new session are to prove themselves by.
+    pub fn secret(&self) -> Result<Secret> {
+        let random: [u8; size_of::<Secret>() - size_of::<Tag>()] = sys::random()?;
+        Ok([self.tag, random].concat().try_into().expect("two halves"))
     }
 
     /// Another connection into it, until the answer goes.
@@ -200,6 +237,7 @@ pub struct Domains {
     /// The most of everything.
     pub limits: Limits,
     open: Mutex<BTreeMap<String, Arc<Domain>>>,
+    left_out: Mutex<BTreeMap<String, LeftOut>>,
     outside: Option<Mutex<Outside>>,
     log: Option<GrantLog>,
 }
@@ -248,32 +286,52 @@ impl Domains {
         self.log.as_ref().ok_or_else(|| Error::new(ErrorKind::Unsupported, "grants without a log of them"))
     }
 
-    /// Begins to redeem what `key` is of for the domain called `to`, whichever domain granted it.
+    /// Begins to redeem what `key` is of for the domain called `to`, whichever domain granted it. `to`
+    /// calls it `redemption`; one that was done before and `is_repeated` is not counted again.
     ///
     /// # Errors
     /// `NotFound`, whatever the reason.
-    pub fn redeeming(&self, key: &GrantKey, to: &str) -> Result<Redeeming> {
+    pub fn redeeming(&self, key: &GrantKey, to: &str, redemption: u64, is_repeated: bool) -> Result<Redeeming> {
         let mut outcome = Err(unknown_grant());
         for (_, domain) in self.all() {
             // All of them in any case, so that it takes as long.
-            outcome = outcome.or(domain.store.engine()?.begin_redeeming(key, to));
+            outcome = outcome.or(domain.store.engine()?.begin_redeeming(key, to, redemption, is_repeated));
         }
         outcome
     }
 
     /// All that are configured were added: those that clients had made go on as well, and what was found beside
-    /// is let go of.
-    pub fn go_on(&self) -> Result<()> {
-        let Some(outside) = &self.outside else { return Ok(()) };
+    /// is let go of. Those that cannot be opened are left out.
+    pub fn go_on(&self) {
+        let Some(outside) = &self.outside else { return };
         let made = |(_, facts): &(u32, Facts)| facts.is_made.then(|| (facts.name.clone(), facts.token));
         let made: Vec<(String, TokenHash)> = outside.lock().killed.values().filter_map(made).collect();
         for (name, token) in made {
-            self.insert(&mut self.open.lock(), &name, token, self.limits.made, true)?;
+            // Why it was not opened is said to whoever asks for it.
+            let _ = self.insert(&mut self.open.lock(), &name, token, self.limits.made, true);
         }
         let mut outside = outside.lock();
         outside.killed.clear();
-        std::mem::take(&mut outside.found).keys().for_each(|name| outside.keep.let_go(name));
-        Ok(())
+        let found = std::mem::take(&mut outside.found);
+        let spared: Vec<String> = self.left_out.lock().values().map(|out| format!("{}.", out.number)).collect();
+        let is_spared = |name: &String| spared.iter().any(|prefix| name.starts_with(prefix));
+        found.keys().filter(|name| !is_spared(name)).for_each(|name| outside.keep.let_go(name));
+    }
+
+    /// Whether the domain called `name` is one that a killed process had and this one could not open.
+    pub fn is_left_out(&self, name: &str) -> bool {
+        self.left_out.lock().contains_key(name)
+    }
+
+    /// Why domains were left out, for each that was.
+    pub fn left_out(&self) -> Vec<Error> {
+        self.left_out.lock().values().map(|out| out.error.clone()).collect()
+    }
+
+    /// Why the domain was left out that a session with that secret was in, if it was.
+    pub fn why_left_out(&self, secret: &Secret) -> Option<Error> {
+        let left_out = self.left_out.lock();
+        left_out.values().find(|out| secret.starts_with(&out.tag)).map(|out| out.error.clone())
     }
 
     fn over(
@@ -284,10 +342,11 @@ impl Domains {
     ) -> Result<Self> {
         let keeping = outside.as_ref().map(|outside| outside.lock().keeping_own());
         let options = Options { lends: true, keeping, memory_max_bytes, ..options_of("")? };
-        let own = Domain::new(options, None, Terms::UNLIMITED)?;
+        let own = Domain::new(options, None, Terms::UNLIMITED, sys::random()?)?;
         let open = Mutex::new(BTreeMap::from([(String::new(), Arc::new(own))]));
         let (whole_bytes, memory_max_bytes) = (memory_max_bytes, AtomicU64::new(memory_max_bytes));
-        Ok(Domains { options_of, memory_max_bytes, whole_bytes, limits, open, outside, log: None })
+        let left_out = Mutex::default();
+        Ok(Domains { options_of, memory_max_bytes, whole_bytes, limits, open, left_out, outside, log: None })
     }
 
     fn insert(
@@ -298,6 +357,22 @@ impl Domains {
         terms: Terms,
         is_made: bool,
     ) -> Result<Arc<Domain>> {
+        let known = |outside: &Mutex<Outside>| outside.lock().killed.get(name).map(|(number, of)| (*number, of.tag));
+        let killed = self.outside.as_ref().and_then(known);
+        let tag = killed.map_or_else(sys::random, |(_, tag)| Ok(tag))?;
+        let facts = Facts { name: name.to_owned(), token, is_made, tag };
+        let domain = self.open(&facts, terms).inspect_err(|error| {
+            if let Some((number, _)) = killed {
+                self.left_out.lock().insert(name.to_owned(), LeftOut::new(number, &facts, error));
+            }
+        })?;
+        let domain = Arc::new(domain);
+        open.insert(name.to_owned(), domain.clone());
+        Ok(domain)
+    }
+
+    fn open(&self, facts: &Facts, terms: Terms) -> Result<Domain> {
+        let &Facts { ref name, token, is_made, tag } = facts;
         let options = (self.options_of)(name)?;
         if let Some(folder) = &options.path {
             match TokenHash::remembered(folder)? {
@@ -309,19 +384,16 @@ impl Domains {
         }
         // Address space is taken once, so not by what there is just now.
         let memory_max_bytes = terms.memory_max_bytes.min(self.whole_bytes);
-        let facts = Facts { name: name.to_owned(), token, is_made };
-        let kept = self.outside.as_ref().map(|outside| outside.lock().keeping(&facts)).transpose()?;
+        let kept = self.outside.as_ref().map(|outside| outside.lock().keeping(facts)).transpose()?;
         let keeping = kept.as_ref().map(|(keeping, _)| keeping.clone());
-        let options = Options { lends: true, domain: name.to_owned(), keeping, memory_max_bytes, ..options };
-        let domain = Domain::new(options, Some(token), terms).inspect_err(|_| {
+        let options = Options { lends: true, domain: name.clone(), keeping, memory_max_bytes, ..options };
+        let domain = Domain::new(options, Some(token), terms, tag).inspect_err(|_| {
             // Of one that went on, what is kept stays kept.
             if let Some((keeping, true)) = &kept {
                 keeping.let_go_of_everything();
             }
         })?;
         domain.store.set_memory_max_bytes(terms.memory_max_bytes.min(self.memory_max_bytes()));
-        let domain = Arc::new(domain);
-        open.insert(name.to_owned(), domain.clone());
         Ok(domain)
     }
 
@@ -345,7 +417,7 @@ impl Domains {
     fn check_count(&self, open: &BTreeMap<String, Arc<Domain>>) -> Result<()> {
         let limit = self.limits.domains;
         // Beside the user's own.
-        if open.len() <= limit {
+        if open.len() + self.left_out.lock().len() <= limit {
             return Ok(());
         }
         Err(Error::new(ErrorKind::LimitReached, format!("{limit} domains of this daemon (limits.domains)")))
@@ -355,18 +427,22 @@ impl Domains {
     ///
     /// # Errors
     /// `PermissionDenied` where the token is another or there is no such domain: it does not say which. Where
-    /// clients make domains, what there is not is made, and that can raise what [`Self::add`] raises.
+    /// clients make domains, what there is not is made, and that can raise what [`Self::add`] raises. For one that was
+    /// left out, why.
     pub fn enter(&self, name: &str, token: &[u8]) -> Result<Arc<Domain>> {
         if name.is_empty() {
             return Ok(self.open.lock()[""].clone());
         }
         let token = TokenHash::of(token)?;
         let known = self.open.lock().get(name).cloned();
+        let left_out = self.left_out.lock().get(name).map(|out| (out.token, out.error.clone()));
+        let its_token = known.as_ref().and_then(|domain| domain.token).or(left_out.as_ref().map(|(token, _)| *token));
         // Compared with something in any case, so that it takes as long.
-        let is_right = token == known.as_ref().and_then(|domain| domain.token).unwrap_or(TokenHash::NOBODYS);
-        match known {
-            Some(domain) if is_right => Ok(domain),
-            None if self.limits.clients_make_domains => self.make(name, token),
+        let is_right = token == its_token.unwrap_or(TokenHash::NOBODYS);
+        match (known, left_out) {
+            (Some(domain), _) if is_right => Ok(domain),
+            (None, Some((_, error))) if is_right => Err(error),
+            (None, None) if self.limits.clients_make_domains => self.make(name, token),
             _ => Err(not_for_who_asks(name)),
         }
     }
@@ -414,12 +490,31 @@ impl Domains {
         self.all().iter().map(|(_, domain)| domain.store.needed_bytes()).sum()
     }
 
+    /// Demotes what domains have beyond their budgets, and gives back what is only kept to be quick: for a second at
+    /// most, in which each has a turn by how much it has beyond, those with the most first.
+    pub fn relieve(&self) {
+        let begun = Instant::now();
+        let beyond = |(_, domain): (String, Arc<Domain>)| (domain.store.excess_bytes(), domain);
+        let mut all: Vec<(u64, Arc<Domain>)> = self.all().into_iter().map(beyond).collect();
+        all.sort_by_key(|(excess, _)| std::cmp::Reverse(*excess));
+        let mut rest: u64 = all.iter().map(|(excess, _)| excess).sum();
+        for (excess, domain) in all {
+            domain.store.relieve(turn_ms(RELIEF.saturating_sub(begun.elapsed()), excess, rest));
+            rest -= excess;
+        }
+    }
+
     /// Closes all of them; the first error, if there is any.
     pub fn close(&self) -> Result<()> {
         // Every one, whatever becomes of the others.
         let closed: Vec<Result<()>> = self.all().iter().map(|(_, domain)| domain.store.close()).collect();
         closed.into_iter().collect()
     }
+}
+
+/// How long one may demote that has `excess` bytes too many, of `left`, when those that had no turn yet have `rest`.
+fn turn_ms(left: Duration, excess: u64, rest: u64) -> u64 {
+    (left.as_millis() * u128::from(excess) / u128::from(rest.max(1))) as u64
 }
 
 /// Parts of `total` for who needs `needed`: the need and an equal part of what is left, or, where there is not
@@ -449,6 +544,22 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn turns_fit_into_the_time_that_there_is_and_nobody_is_left_without(
+            excess in prop::collection::vec(0..1u64 << 40, 1..66),
+        ) {
+            let mut rest: u64 = excess.iter().sum();
+            let mut left = RELIEF;
+            for &one in &excess {
+                let turn = turn_ms(left, one, rest);
+                // Even where everybody before took all of his turn.
+                let fair_ms = RELIEF.as_millis() * u128::from(one) / u128::from(excess.iter().sum::<u64>().max(1));
+                prop_assert!(u128::from(turn) >= fair_ms);
+                left = left.checked_sub(Duration::from_millis(turn)).expect("no longer than there is time");
+                rest -= one;
+            }
+        }
+
         #[test]
         fn a_budget_is_kept_but_for_the_least_that_each_gets(
             total in MIB..1 << 40,

@@ -735,6 +735,15 @@ impl Engine {
         Ok(())
     }
 
+    /// Takes in what one session published, whether there is room for it or not.
+    pub fn take_in_of(&self, session: u32) -> Result<()> {
+        let arena = self.lock().sessions.get(session).map(|entry| entry.arena.clone());
+        match arena.map_or(Ok(()), |arena| self.drain_session(session, &arena)) {
+            Err(error) if error.kind() == ErrorKind::OutOfMemory => Ok(()),
+            outcome => outcome,
+        }
+    }
+
     /// The state, after as much as possible of what the caller published before was taken in.
     pub fn settled(&self) -> StateGuard<'_> {
         // What cannot be taken in stays in its ring; whoever asks sees the rest.

@@ -12,18 +12,24 @@ const LOCK: &str = "lock";
 
 /// A folder that goes with this.
 #[derive(Debug)]
-struct Temporary(PathBuf);
+struct Temporary {
+    path: PathBuf,
+    /// Whether it goes when this is dropped, and not only when it is removed: one with something in it that its store
+    /// could not be opened on must stay.
+    goes_unasked: bool,
+}
 
 impl Temporary {
     fn remove(mut self) -> std::io::Result<()> {
-        std::fs::remove_dir_all(std::mem::take(&mut self.0))
+        self.goes_unasked = false;
+        std::fs::remove_dir_all(&self.path)
     }
 }
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        if !self.0.as_os_str().is_empty() {
-            let _ = std::fs::remove_dir_all(&self.0);
+        if self.goes_unasked {
+            let _ = std::fs::remove_dir_all(&self.path);
         }
     }
 }
@@ -58,18 +64,19 @@ impl Folder {
         let private = Permissions::from_mode(0o700);
         let made = tempfile::Builder::new().prefix(PREFIX).permissions(private).tempdir();
         let made = made.map_err(|error| sys::io_failed(&std::env::temp_dir(), error))?;
-        let temporary = Temporary(made.keep());
+        let temporary = Temporary { path: made.keep(), goes_unasked: true };
         // A lock file appears under its name only when it is locked, so whoever can lock one knows
         // that its owner is gone.
-        let (made, named) = (temporary.0.join("lock.new"), temporary.0.join(LOCK));
+        let (made, named) = (temporary.path.join("lock.new"), temporary.path.join(LOCK));
         let file = lock(&made)?;
         std::fs::rename(&made, &named).map_err(|error| sys::io_failed(&named, error))?;
-        Ok(Folder { path: temporary.0.clone(), temporary: Some(temporary), lock: file })
+        Ok(Folder { path: temporary.path.clone(), temporary: Some(temporary), lock: file })
     }
 
-    /// The temporary folder that an earlier process of ours had, whose lock was kept.
+    /// The temporary folder that an earlier process of ours had, whose lock was kept. It stays unless it is closed.
     pub fn adopted(path: &Path, lock: OwnedFd) -> Self {
-        Folder { path: path.to_owned(), temporary: Some(Temporary(path.to_owned())), lock: lock.into() }
+        let temporary = Some(Temporary { path: path.to_owned(), goes_unasked: false });
+        Folder { path: path.to_owned(), temporary, lock: lock.into() }
     }
 
     /// A descriptor of its lock: nobody else has the folder as long as that is open.
@@ -112,6 +119,21 @@ fn remove_abandoned(parent: &Path) {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_killed_process_had_stays_where_its_store_cannot_be_opened() {
+        let made = Folder::temporary().unwrap();
+        let (path, lock) = (made.path.clone(), made.lock().unwrap());
+        std::mem::forget(made);
+        drop(Folder::adopted(&path, lock.try_clone().unwrap()));
+        assert!(path.exists());
+        Folder::adopted(&path, lock).close().unwrap();
+        assert!(!path.exists());
+        let made = Folder::temporary().unwrap();
+        let path = made.path.clone();
+        drop(made);
+        assert!(!path.exists(), "nothing is in a new one");
+    }
 
     #[test]
     fn abandoned_folders_go_and_living_ones_stay() {

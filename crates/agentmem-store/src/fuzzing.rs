@@ -13,7 +13,7 @@ use crate::calls::smu::{At, Seal};
 use crate::calls::store::OpenAgent;
 use crate::engine::Engine;
 use crate::options::Options;
-use crate::remote::{CALL_BYTES_MAX, REPEATED};
+use crate::remote::CALL_BYTES_MAX;
 use crate::ring::Operation;
 use crate::socket;
 use crate::sys::{self, SealedFile};
@@ -108,10 +108,10 @@ pub fn protocol(data: &[u8]) {
     assert_eq!(sent, said.len());
     here.shutdown(Shutdown::Write).expect("an open socket");
     while let Ok(Some(message)) = socket::receive(&there, CALL_BYTES_MAX) {
-        let is_repeated = message.number & REPEATED != 0;
         let descriptor = message.descriptors.into_iter().next_back();
-        let mut caller = Caller { engine: &scene.engine, session: scene.liar, is_repeated, domains: None, descriptor };
-        let _ = call::answer(&mut caller, message.number & !REPEATED, &message.body);
+        let (engine, session) = (&scene.engine, scene.liar);
+        let mut caller = Caller { engine, session, is_repeated: false, domains: None, descriptor };
+        let _ = call::answer(&mut caller, message.number, &message.body);
     }
     scene.check();
 }

@@ -9,11 +9,13 @@ use crate::engine::{Engine, State};
 use crate::sys;
 use agentmem_core::{ContentId, Error, ErrorKind, Kind, Result};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 /// Grants of one domain that can still be redeemed.
 pub const GRANTS_MAX: usize = 1024;
+/// Redemptions of one grant that are remembered, so that one whose answer was lost is not counted again.
+const DONE_MAX: usize = 64;
 /// The longest that one lasts: a year.
 pub const GRANT_MS_MAX: u64 = 366 * 24 * 60 * 60 * 1000;
 const PREFIX: &str = "grant-";
@@ -86,6 +88,8 @@ pub struct Grant {
     pub expires_unix_ms: u64,
     /// How often it can still be redeemed.
     pub uses: u32,
+    /// What the last redemptions were called by who redeemed, oldest first.
+    pub done: VecDeque<u64>,
 }
 
 /// A grant, and how often it is being redeemed just now: a use counts once it is done, so that none is lost if
@@ -96,24 +100,34 @@ struct Granted {
     under_way: u32,
 }
 
-/// The grants of a domain by number.
+/// The grants of a domain by number. One that is used up stays as long as there is room for it: whoever lost the
+/// answer to the last redemption asks again.
 #[derive(Debug, Default)]
-pub struct Grants(BTreeMap<u64, Granted>);
+pub struct Grants {
+    by_number: BTreeMap<u64, Granted>,
+    /// Those that are just being logged.
+    in_making: usize,
+}
 
 impl Grants {
     /// Takes over one that an earlier engine had.
     pub fn restore(&mut self, number: u64, grant: Grant) {
-        self.0.insert(number, Granted { grant, under_way: 0 });
+        self.by_number.insert(number, Granted { grant, under_way: 0 });
     }
 
     /// Grant `number`.
     pub fn get(&self, number: u64) -> Option<&Grant> {
-        self.0.get(&number).map(|granted| &granted.grant)
+        self.by_number.get(&number).map(|granted| &granted.grant)
     }
 
-    /// Every grant with its number.
+    /// Every grant that can be redeemed, with its number.
     pub fn iter(&self) -> impl Iterator<Item = (u64, &Grant)> {
-        self.0.iter().map(|(&number, granted)| (number, &granted.grant))
+        let all = self.by_number.iter().map(|(&number, granted)| (number, &granted.grant));
+        all.filter(|(_, grant)| grant.uses > 0)
+    }
+
+    fn is_full(&self) -> bool {
+        self.by_number.len() + self.in_making >= GRANTS_MAX
     }
 }
 
@@ -157,9 +171,10 @@ pub fn unknown_grant() -> Error {
 impl State {
     /// What is over goes.
     fn forget_grants(&mut self, is_over: impl Fn(&Grant) -> bool) {
-        let over: Vec<u64> = self.grants.iter().filter(|(_, grant)| is_over(grant)).map(|(number, _)| number).collect();
+        let all = self.grants.by_number.iter();
+        let over: Vec<u64> = all.filter(|(_, of)| is_over(&of.grant)).map(|(&number, _)| number).collect();
         for number in over {
-            self.grants.0.remove(&number);
+            self.grants.by_number.remove(&number);
             self.note(|fresh| fresh.grants.push(number));
         }
     }
@@ -174,6 +189,19 @@ impl State {
         let now = sys::unix_ms();
         self.forget_grants(|grant| now >= grant.expires_unix_ms);
         &self.grants
+    }
+
+    /// There will be one more, if there may be.
+    fn reserve_grant(&mut self) -> Result<()> {
+        self.live_grants();
+        if self.grants.is_full() {
+            self.forget_grants(|grant| grant.uses == 0);
+        }
+        if self.grants.is_full() {
+            return Err(Error::new(ErrorKind::LimitReached, format!("{GRANTS_MAX} grants that can be redeemed")));
+        }
+        self.grants.in_making += 1;
+        Ok(())
     }
 
     fn event(&self, event: &'static str, number: u64, grant: &Grant) -> GrantEvent {
@@ -202,6 +230,10 @@ pub struct Redeeming {
     pub grant: Grant,
     /// For the log, but for the agent that redeems.
     pub event: GrantEvent,
+    /// What who redeems calls this redemption.
+    redemption: u64,
+    /// Whether it was done before, and counted, and its answer was lost.
+    was_done: bool,
     is_done: bool,
 }
 
@@ -237,14 +269,18 @@ impl Redeeming {
 
 impl Drop for Redeeming {
     fn drop(&mut self) {
+        if self.was_done {
+            return;
+        }
         let mut state = self.engine.lock();
-        let Some(granted) = state.grants.0.get_mut(&self.number) else { return };
+        let Some(granted) = state.grants.by_number.get_mut(&self.number) else { return };
         granted.under_way -= 1;
         if self.is_done {
             granted.grant.uses -= 1;
-            if granted.grant.uses == 0 {
-                state.grants.0.remove(&self.number);
+            if granted.grant.done.len() == DONE_MAX {
+                granted.grant.done.pop_front();
             }
+            granted.grant.done.push_back(self.redemption);
             state.counters.redeem += 1;
             let number = self.number;
             state.note(|fresh| fresh.grants.push(number));
@@ -258,25 +294,34 @@ impl Engine {
         let (key, text) = GrantKey::new()?;
         let (number, grant) = (key.number(), Grant { hash: key.hash, ..grant });
         let mut state = self.lock();
-        if state.live_grants().0.len() >= GRANTS_MAX {
-            return Err(Error::new(ErrorKind::LimitReached, format!("{GRANTS_MAX} grants that can be redeemed")));
-        }
+        state.reserve_grant()?;
         let event = state.event("granted", number, &grant);
         drop(state);
         // Without the lock, as it takes as long as a disk does.
-        log(&event)?;
+        let logged = log(&event);
         let mut state = self.lock();
+        state.grants.in_making -= 1;
+        logged?;
+        // That took its time: one of an agent that is gone would stay until it expires.
+        state.agents.open_mut(grant.agent)?;
         state.grants.restore(number, grant);
         state.counters.grant += 1;
         state.note(|fresh| fresh.grants.push(number));
         Ok(text)
     }
 
-    /// Begins to redeem what `key` is of for the domain called `to`.
+    /// Begins to redeem what `key` is of for the domain called `to`, which calls it `redemption`. One that was done
+    /// before and `is_repeated` is not counted again.
     ///
     /// # Errors
     /// `NotFound`, whatever the reason.
-    pub fn begin_redeeming(self: &Arc<Self>, key: &GrantKey, to: &str) -> Result<Redeeming> {
+    pub fn begin_redeeming(
+        self: &Arc<Self>,
+        key: &GrantKey,
+        to: &str,
+        redemption: u64,
+        is_repeated: bool,
+    ) -> Result<Redeeming> {
         let number = key.number();
         let find = |state: &mut State| {
             let granted = state.live_grants().get(number);
@@ -288,25 +333,26 @@ impl Engine {
         let grant = find(&mut state)?;
         let slot = state.smus.find(&ContentId(grant.content)).ok_or_else(unknown_grant)?;
         let is_held = state.agents.get(grant.agent).is_some_and(|agent| agent.leases.contains_key(&slot));
-        let granted = state.grants.0.get_mut(&number).expect("just seen");
-        if !is_held || granted.under_way >= grant.uses {
+        let granted = state.grants.by_number.get_mut(&number).expect("just seen");
+        let was_done = is_repeated && grant.done.contains(&redemption);
+        if !is_held || !was_done && granted.under_way >= grant.uses {
             return Err(unknown_grant());
         }
-        granted.under_way += 1;
+        granted.under_way += u32::from(!was_done);
         let event = state.event("redeemed", number, &grant);
-        Ok(Redeeming { engine: self.clone(), number, grant, event, is_done: false })
+        Ok(Redeeming { engine: self.clone(), number, grant, event, redemption, was_done, is_done: false })
     }
 
     /// Takes grant `number` back.
     pub fn revoke(&self, number: u64, log: &GrantLog) -> Result<()> {
         let what = || Error::new(ErrorKind::NotFound, format!("grant {}", grant_id(number)));
         let mut state = self.lock();
-        let grant = state.live_grants().get(number).cloned().ok_or_else(what)?;
+        let grant = state.live_grants().get(number).filter(|grant| grant.uses > 0).cloned().ok_or_else(what)?;
         let event = state.event("revoked", number, &grant);
         drop(state);
         log(&event)?;
         let mut state = self.lock();
-        state.grants.0.remove(&number).ok_or_else(what)?;
+        state.grants.by_number.remove(&number).ok_or_else(what)?;
         state.counters.revoke += 1;
         state.note(|fresh| fresh.grants.push(number));
         Ok(())
@@ -330,16 +376,15 @@ mod tests {
         }
     }
 
-    #[test]
-    fn what_is_revoked_while_it_is_redeemed_is_not_given() {
+    /// A store with an agent that holds one content, and a grant of it.
+    fn granting(uses: u32) -> (crate::store::Store, Grant) {
         let store = crate::store::Store::open(crate::options::Options::default()).unwrap();
         let agent = store.agent("agent", None, None, None).unwrap();
         let wait = crate::options::OnFull::Wait;
         let id = agent.put(b"granted", Kind::ToolResult, None, 50, wait).unwrap().id().unwrap();
-        let engine = store.engine().unwrap();
         let grant = Grant {
             hash: [0; 32],
-            agent: engine.lock().agents.number("agent").unwrap(),
+            agent: store.engine().unwrap().lock().agents.number("agent").unwrap(),
             content: id.0,
             kind: Kind::ToolResult,
             importance: 50,
@@ -347,15 +392,92 @@ mod tests {
             to: "other".into(),
             created_unix_ms: 0,
             expires_unix_ms: u64::MAX,
-            uses: 2,
+            uses,
+            done: VecDeque::new(),
         };
-        let log: GrantLog = Box::new(|_| Ok(()));
+        (store, grant)
+    }
+
+    fn logging() -> GrantLog {
+        Box::new(|_| Ok(()))
+    }
+
+    #[test]
+    fn what_is_revoked_while_it_is_redeemed_is_not_given() {
+        let (store, grant) = granting(2);
+        let (engine, log) = (store.engine().unwrap(), logging());
         let text = engine.grant(grant, &log).unwrap();
-        let redeeming = engine.begin_redeeming(&GrantKey::parse(&text).unwrap(), "other").unwrap();
+        let redeeming = engine.begin_redeeming(&GrantKey::parse(&text).unwrap(), "other", 1, false).unwrap();
         let mut copy = [0; 7];
         redeeming.copy(&mut copy).unwrap();
         assert_eq!((&copy, redeeming.check()), (b"granted", Ok(())));
         engine.revoke(parse_grant(&text).unwrap(), &log).unwrap();
         assert_eq!(redeeming.check().unwrap_err().kind(), ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_redemption_whose_answer_was_lost_is_repeated_and_counts_once() {
+        let (store, grant) = granting(1);
+        let (engine, log) = (store.engine().unwrap(), logging());
+        let key = GrantKey::parse(&engine.grant(grant, &log).unwrap()).unwrap();
+        let redeem = |redemption, is_repeated| {
+            let redeeming = engine.begin_redeeming(&key, "other", redemption, is_repeated)?;
+            redeeming.copy(&mut [0; 7])?;
+            redeeming.check()?;
+            redeeming.done();
+            Ok(())
+        };
+        let unknown = Err(unknown_grant());
+        // One that was begun and not done counts for nothing, repeated or not.
+        drop(engine.begin_redeeming(&key, "other", 7, false).unwrap());
+        assert_eq!(redeem(7, true), Ok(()));
+        assert_eq!(redeem(7, true), Ok(()));
+        assert_eq!(engine.lock().counters.redeem, 1);
+        assert_eq!([redeem(7, false), redeem(8, true), redeem(8, false)], [(); 3].map(|()| unknown.clone()));
+        assert_eq!(engine.lock().grants.iter().count(), 0, "it is used up");
+        assert_eq!(engine.revoke(key.number(), &log).unwrap_err().kind(), ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn there_are_no_more_than_there_may_be_however_many_are_made_at_once() {
+        let (store, grant) = granting(1);
+        let engine = store.engine().unwrap();
+        for _ in 0..GRANTS_MAX - 4 {
+            engine.grant(grant.clone(), &logging()).unwrap();
+        }
+        // While the first four are logged, others come.
+        let refused = Arc::new(parking_lot::Mutex::new(Vec::new()));
+        fn nested(
+            engine: Arc<Engine>,
+            grant: Grant,
+            refused: Arc<parking_lot::Mutex<Vec<ErrorKind>>>,
+            left: u32,
+        ) -> GrantLog {
+            Box::new(move |_| {
+                if left > 0 {
+                    let log = nested(engine.clone(), grant.clone(), refused.clone(), left - 1);
+                    let made = engine.grant(grant.clone(), &log);
+                    refused.lock().extend(made.err().map(|error| error.kind()));
+                }
+                Ok(())
+            })
+        }
+        let log = nested(engine.clone(), grant.clone(), refused.clone(), 10);
+        engine.grant(grant.clone(), &log).unwrap();
+        assert_eq!(*refused.lock(), [ErrorKind::LimitReached]);
+        assert_eq!(engine.lock().grants.iter().count(), GRANTS_MAX);
+    }
+
+    #[test]
+    fn a_grant_of_an_agent_that_went_meanwhile_is_none() {
+        let (store, grant) = granting(1);
+        let engine = store.engine().unwrap().clone();
+        let number = grant.agent;
+        let closes: GrantLog = Box::new({
+            let engine = engine.clone();
+            move |_| engine.reap(&mut engine.lock(), number)
+        });
+        assert_eq!(engine.grant(grant, &closes).unwrap_err().kind(), ErrorKind::Closed);
+        assert_eq!(engine.lock().grants.iter().count(), 0);
     }
 }

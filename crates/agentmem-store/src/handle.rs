@@ -22,6 +22,8 @@ pub struct Smu {
     /// The slot that holds the content, as far as this handle knows.
     pub(crate) holder: AtomicU32,
     pub(crate) is_released: AtomicBool,
+    /// Which of the agent's turns it is for.
+    pub(crate) turn: u64,
     pub(crate) logical_bytes: u64,
     pub(crate) kind: Kind,
     pub(crate) importance: u8,
@@ -61,7 +63,7 @@ impl Smu {
 
     #[inline]
     pub(crate) fn check_held(&self) -> Result<()> {
-        self.agent.check_open()?;
+        self.agent.check_turn(self.turn)?;
         if self.is_released.load(Ordering::Acquire) || !self.is_current() {
             return Err(self.released());
         }

@@ -39,15 +39,14 @@ impl Engine {
                 ring.skip();
                 continue;
             };
-            let charged_bytes = match self.admit(state, session, &cell, bytes) {
-                Ok(charged_bytes) => charged_bytes,
-                Err(counter) => {
-                    // It hurts whoever published it: what a put came with is given out again with the cell.
-                    *counter += 1;
-                    ring.advance(&cell);
-                    continue;
-                }
-            };
+            let logical_bytes = self.logical_bytes(session, &cell, bytes);
+            if let Err(counter) = self.admit(state, session, &cell, logical_bytes) {
+                // It hurts whoever published it: what a put came with is given out again with the cell.
+                *counter += 1;
+                self.refuse(state, session, &cell, logical_bytes);
+                ring.advance(&cell);
+                continue;
+            }
             let takes_slot = matches!(cell.operation, Operation::Put { .. });
             if takes_slot && !state.has_free_handle(session) {
                 return Ingest::NoSlot;
@@ -56,16 +55,11 @@ impl Engine {
             if needs > room && !beyond_budget && !matches!(cell.operation, Operation::Release { .. }) {
                 return Ingest::NoRoom { bytes: needs as u64 };
             }
-            if self.take_in(state, session, &cell, bytes, now_ms).is_err() {
+            let Ok(is_held) = self.take_in(state, session, &cell, bytes, now_ms) else {
                 return Ingest::NoRoom { bytes: needs as u64 };
-            }
+            };
             room -= needs;
-            if charged_bytes > 0
-                && let Some(agent) = state.agents.get(cell.agent)
-            {
-                agent.shared.charge_anyway(charged_bytes);
-            }
-            state.use_aside(session, charged_bytes);
+            self.settle_charge(state, session, &cell, logical_bytes, is_held);
             if takes_slot {
                 let given = state.take_handle(session).expect("checked above");
                 self.slots.relocate(given.slot, Place::Fresh);
@@ -77,18 +71,29 @@ impl Engine {
         Ingest::More
     }
 
-    /// Whether `cell` is one that its session may publish. Returns what its agent is still to be charged for, or
-    /// the counter of what is wrong.
+    /// What the agent is charged for `cell`.
+    fn logical_bytes(&self, session: u32, cell: &Cell, bytes: &[u8]) -> u64 {
+        let left_bytes = |key| self.inbox.lock().get(&(session, key)).map_or(0, |raw| raw.len());
+        let logical_bytes = match cell.operation {
+            Operation::Put { key: 0, name_bytes, .. } => bytes.len() - usize::from(name_bytes),
+            Operation::Append { key: 0, .. } => bytes.len(),
+            Operation::Put { key, .. } | Operation::Append { key, .. } => left_bytes(key),
+            Operation::Release { .. } => 0,
+        };
+        logical_bytes as u64
+    }
+
+    /// Whether `cell` is one that its session may publish, or else the counter of what is wrong.
     fn admit<'a>(
         &self,
         state: &'a mut State,
         session: u32,
         cell: &Cell,
-        bytes: &[u8],
-    ) -> std::result::Result<u64, &'a mut u64> {
+        logical_bytes: u64,
+    ) -> std::result::Result<(), &'a mut u64> {
         let Some(entry) = state.sessions.get(session) else { return Err(&mut state.counters.reject_cell) };
         if entry.is_embedded {
-            return Ok(0); // charged when it was put, by code of ours
+            return Ok(()); // it is code of ours that published it
         }
         let is_own = match cell.operation {
             Operation::Append { conversation, .. } => {
@@ -99,13 +104,6 @@ impl Engine {
         if !is_own || !entry.speaks_for(cell.agent) {
             return Err(&mut state.counters.reject_cell);
         }
-        let left_bytes = |key| self.inbox.lock().get(&(session, key)).map_or(0, |raw| raw.len());
-        let logical_bytes = match cell.operation {
-            Operation::Put { key: 0, name_bytes, .. } => bytes.len() - usize::from(name_bytes),
-            Operation::Append { key: 0, .. } => bytes.len(),
-            Operation::Put { key, .. } | Operation::Append { key, .. } => left_bytes(key),
-            Operation::Release { .. } => 0,
-        } as u64;
         if let Operation::Append { meta, .. } = cell.operation
             && u64::from(meta.lead_bytes) + u64::from(meta.trail_bytes) > logical_bytes
         {
@@ -119,10 +117,38 @@ impl Engine {
             agent.shared.used_bytes() + logical_bytes > quota_bytes.saturating_add(grace_bytes)
         });
         let is_beyond = is_beyond || state.quota.now.logical_bytes.is_some() && !entry.allowance.covers(logical_bytes);
-        if is_beyond { Err(&mut state.counters.reject_quota) } else { Ok(logical_bytes) }
+        if is_beyond { Err(&mut state.counters.reject_quota) } else { Ok(()) }
     }
 
-    fn take_in(&self, state: &mut State, session: u32, cell: &Cell, bytes: &[u8], now_ms: u64) -> Result<()> {
+    /// What `cell` says does not happen: nothing that its session spent on it is kept back.
+    fn refuse(&self, state: &mut State, session: u32, cell: &Cell, logical_bytes: u64) {
+        if let Operation::Put { key, .. } | Operation::Append { key, .. } = cell.operation
+            && key != 0
+        {
+            drop(self.collect_left(state, session, key));
+        }
+        state.use_aside(session, logical_bytes);
+        if let Some(entry) = state.sessions.get(session) {
+            // It has charged its agent, and asks anew when it hears of this.
+            entry.arena.ring.notify();
+        }
+    }
+
+    /// `cell` was taken in. Its agent holds `logical_bytes` more, or nothing where there was nowhere to put it.
+    fn settle_charge(&self, state: &mut State, session: u32, cell: &Cell, logical_bytes: u64, is_held: bool) {
+        let Some(entry) = state.sessions.get(session) else { return };
+        // In the engine's own process it was charged when it was put.
+        match (entry.is_embedded, is_held, state.agents.get(cell.agent)) {
+            (true, false, Some(agent)) => agent.shared.uncharge(logical_bytes),
+            (false, true, Some(agent)) => _ = agent.shared.charge_anyway(logical_bytes),
+            (false, false, _) => entry.arena.ring.notify(),
+            _ => {}
+        }
+        state.use_aside(session, logical_bytes);
+    }
+
+    /// Does what `cell` says; whether its agent holds what it carries from now on.
+    fn take_in(&self, state: &mut State, session: u32, cell: &Cell, bytes: &[u8], now_ms: u64) -> Result<bool> {
         if let Some(agent) = state.agents.get_mut(cell.agent) {
             agent.active_ms = now_ms;
         }
@@ -151,7 +177,7 @@ impl Engine {
             Operation::Append { conversation, meta, key } => {
                 let large = if key == 0 { None } else { self.collect_left(state, session, key) };
                 let len = large.as_ref().map_or(bytes.len(), |raw| raw.len()) as u64;
-                self.append(state, conversation, bytes, large, meta, now_ms)?;
+                let is_held = self.append(state, conversation, bytes, large, meta, now_ms)?;
                 // Handles in this process count by themselves.
                 if state.sessions.get(session).is_some_and(|entry| !entry.is_embedded)
                     && let Some(found) = state.conversations.get(&conversation)
@@ -159,10 +185,11 @@ impl Engine {
                     found.shared.messages.fetch_add(1, Ordering::AcqRel);
                     found.shared.logical_bytes.fetch_add(len, Ordering::AcqRel);
                 }
+                return Ok(is_held);
             }
             Operation::Release { slot, generation } => self.release_slot(state, cell.agent, slot, generation),
         }
-        Ok(())
+        Ok(true)
     }
 
     fn collect_left(&self, state: &mut State, session: u32, key: u64) -> Option<Arc<Raw>> {
@@ -217,7 +244,7 @@ impl Engine {
         self.slots.relocate(slot, place);
     }
 
-    /// Adds one message to `conversation`; to none if it was released meanwhile.
+    /// Adds one message to `conversation`; to none if it was released meanwhile, and then returns so.
     fn append(
         &self,
         state: &mut State,
@@ -226,8 +253,8 @@ impl Engine {
         large: Option<Arc<Raw>>,
         meta: Meta,
         now_ms: u64,
-    ) -> Result<()> {
-        let Some(found) = state.conversations.get(&conversation) else { return Ok(()) };
+    ) -> Result<bool> {
+        let Some(found) = state.conversations.get(&conversation) else { return Ok(false) };
         let (agent, len, mut head) = (found.agent, found.len, found.head);
         let message_bytes = large.as_ref().map_or(bytes.len(), |raw| raw.len()) as u64;
         let grows = head != NONE && {
@@ -264,7 +291,7 @@ impl Engine {
         }
         state.mark_conversation(conversation);
         state.mark_node(head);
-        added
+        added.map(|()| true)
     }
 
     fn add_to_tail(

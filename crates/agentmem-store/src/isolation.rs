@@ -159,7 +159,7 @@ fn whatever_a_session_asks_for_it_learns_nothing_of_another_domain() {
         assert!(hostile.ask(&AttachName { agent: own, name: name.into() }).is_err());
         assert_eq!(hostile.ask(&LimitAgent { name: name.into(), quota_bytes: Some(0) }).err(), not_found);
     }
-    assert_eq!(hostile.ask(&Redeem { agent: own, grant: grant.clone() }).err(), not_found);
+    assert_eq!(hostile.ask(&Redeem { agent: own, grant: grant.clone(), redemption: 1 }).err(), not_found);
     assert_eq!(hostile.ask(&RevokeGrant { grant: store.grants().unwrap()[0].id.clone() }).err(), not_found);
     assert_eq!(hostile.ask(&RevokeGrant { grant }).err(), not_found);
     // Memory that is lent is its own domain's.

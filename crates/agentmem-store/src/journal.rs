@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 /// What journals are kept as: two in turn, of which one is there at a time but for a moment.
 pub const JOURNALS: [&str; 2] = ["journal.0", "journal.1"];
-const MAGIC: u64 = u64::from_le_bytes(*b"AMJRNL03");
+const MAGIC: u64 = u64::from_le_bytes(*b"AMJRNL04");
 /// The end of it is the version.
 const MAGIC_MASK: u64 = (1 << 48) - 1;
 const SEQUENCE: usize = 1;

@@ -3,6 +3,8 @@
 //!
 //! [`Store`] is where to start; ARCHITECTURE.md says how the rest fits together.
 
+#[cfg(all(test, not(loom)))]
+mod accounts;
 mod agents;
 mod arena;
 mod call;

@@ -15,13 +15,13 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-struct Served {
-    server: Arc<Server>,
-    path: PathBuf,
+pub struct Served {
+    pub server: Arc<Server>,
+    pub path: PathBuf,
     _folder: tempfile::TempDir,
 }
 
-fn serve(limits: Limits) -> Served {
+pub fn serve(limits: Limits) -> Served {
     let options = |_: &str| Ok(Options { pressure: false, ..Options::default() });
     let server = Server::new(Domains::new(128 << 20, limits, Box::new(options)).unwrap(), Box::new(|_, _| {}));
     let folder = tempfile::tempdir().unwrap();

@@ -18,13 +18,13 @@ pub enum Link {
 }
 
 impl Link {
-    /// Asks on behalf of `session`.
-    pub fn call<C: Call>(&self, session: u32, call: C) -> Result<C::Answer> {
+    /// Asks on behalf of `session`; with `after_puts` when what that published is taken in.
+    pub fn call<C: Call>(&self, session: u32, call: C, after_puts: bool) -> Result<C::Answer> {
         match self {
             Link::Embedded(engine) => {
                 call.run(&mut Caller { engine, session, is_repeated: false, domains: None, descriptor: None })
             }
-            Link::Remote(remote) => Ok(remote.call(&call, None)?.0),
+            Link::Remote(remote) => Ok(remote.call(&call, after_puts, None)?.0),
         }
     }
 
@@ -51,7 +51,7 @@ impl Link {
     pub fn drain(&self, session: u32) -> Result<()> {
         match self {
             Link::Embedded(engine) => engine.drain(),
-            Link::Remote(_) => self.call(session, Drain),
+            Link::Remote(_) => self.call(session, Drain, false),
         }
     }
 
@@ -75,19 +75,42 @@ impl Link {
     }
 
     /// What handles of an agent share in this process.
-    pub fn agent(&self, name: &str, facts: &AgentFacts) -> Result<Arc<AgentShared>> {
+    pub fn agent(&self, name: &str, facts: AgentFacts) -> Result<Arc<AgentShared>> {
         match self {
             Link::Embedded(engine) => Ok(engine.lock().agents.open_mut(facts.number)?.shared.clone()),
             Link::Remote(remote) => Ok(remote.agent(name, facts)),
         }
     }
 
-    /// The agent is about to be left: what handles of it and of its conversations share may be out of date from then on.
+    /// The agent is about to be left, or was closed: what handles of it and of its conversations share may be out of date from then on.
     pub fn forget_agent(&self, shared: &AgentShared) {
         match self {
             // It is the engine's, which knows.
             Link::Embedded(_) => {}
             Link::Remote(remote) => remote.forget_agent(shared),
+        }
+    }
+
+    /// The conversation of `agent` called `name`, where that is known here without asking.
+    pub fn known_conversation(&self, agent: u32, name: &str) -> Option<Arc<ConversationShared>> {
+        match self {
+            Link::Embedded(_) => None,
+            Link::Remote(remote) => remote.known_conversation(agent, name),
+        }
+    }
+
+    /// Names of the conversations of `agent`, in order, where they are known here without asking.
+    pub fn known_conversations(&self, agent: u32) -> Option<Vec<String>> {
+        match self {
+            Link::Embedded(_) => None,
+            Link::Remote(remote) => remote.known_conversations(agent),
+        }
+    }
+
+    /// A conversation of `agent` was given back.
+    pub fn forget_conversation(&self, agent: u32, shared: &ConversationShared) {
+        if let Link::Remote(remote) = self {
+            remote.forget_conversation(agent, shared);
         }
     }
 

@@ -15,6 +15,8 @@ const SHARE: u64 = 8;
 /// What a session that heard of no quota may have under way, in capacities of its ring: what is in it, and what
 /// its threads are about to put.
 const UNASKED_RINGS: u64 = 2;
+/// After so many ticks in a row at which its ring was found drained, nothing of that is under way any more.
+const UNASKED_TICKS: u32 = 8;
 
 /// What a domain may hold at most; none: as much as there is room for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,12 +56,23 @@ pub struct Allowance {
     aside_bytes: u64,
     /// What it may have put before it heard of a quota.
     unasked_bytes: u64,
+    /// Ticks at which its ring was found drained since then, in a row.
+    drained_ticks: u32,
 }
 
 impl Allowance {
     /// Whether `bytes` of the session may be taken in.
     pub fn covers(&self, bytes: u64) -> bool {
         bytes <= self.aside_bytes.saturating_add(self.unasked_bytes)
+    }
+
+    /// At each tick. From when there is a quota the session can spend only what is set aside for it: what it put
+    /// unasked is in its ring, or in the hands of a thread that is about to put it there.
+    fn expire_unasked(&mut self, is_drained: bool) {
+        self.drained_ticks = if is_drained { self.drained_ticks.saturating_add(1) } else { 0 };
+        if self.drained_ticks >= UNASKED_TICKS {
+            self.unasked_bytes = 0;
+        }
     }
 }
 
@@ -68,11 +81,11 @@ impl Quota {
     pub fn of(domain: &str) -> Self {
         Quota { domain: domain.to_owned(), ..Quota::default() }
     }
+}
 
-    /// How the domain is called.
-    fn name(&self) -> String {
-        if self.domain.is_empty() { "of the user".into() } else { format!("{:?}", self.domain) }
-    }
+/// What errors call the domain of that name.
+pub fn domain_name(name: &str) -> String {
+    if name.is_empty() { "of the user".into() } else { format!("{name:?}") }
 }
 
 impl State {
@@ -82,7 +95,10 @@ impl State {
         if (self.agents.len() as u64) < limit {
             return Ok(());
         }
-        Err(Error::new(ErrorKind::LimitReached, format!("{limit} agents in domain {}", self.quota.name())))
+        Err(Error::new(
+            ErrorKind::LimitReached,
+            format!("{limit} agents in domain {}", domain_name(&self.quota.domain)),
+        ))
     }
 
     /// Of the quota, if there is one, what nobody has and nothing is set aside for.
@@ -101,7 +117,7 @@ impl State {
             return Ok(());
         }
         let (used, limit) = (self.agents.used_bytes(), self.quota.now.logical_bytes.unwrap_or(u64::MAX));
-        let name = self.quota.name();
+        let name = domain_name(&self.quota.domain);
         let what = format!("domain {name} holds {used} of {limit} bytes and is asked to hold {bytes} more");
         Err(Error::new(ErrorKind::DomainQuotaExceeded, what))
     }
@@ -136,7 +152,7 @@ impl State {
     /// `bytes` that were set aside for `session` were taken in, or never will be.
     pub fn use_aside(&mut self, session: u32, bytes: u64) {
         let Some(entry) = self.sessions.get_mut(session) else { return };
-        let Allowance { aside_bytes, unasked_bytes } = &mut entry.allowance;
+        let Allowance { aside_bytes, unasked_bytes, .. } = &mut entry.allowance;
         let taken = bytes.min(*aside_bytes);
         *aside_bytes -= taken;
         *unasked_bytes -= (bytes - taken).min(*unasked_bytes);
@@ -160,9 +176,11 @@ impl State {
 
     /// Lets `session` put as much as its ring holds without asking, or a part of what is left.
     pub fn top_up(&mut self, session: u32) {
-        let Some(free) = self.free_bytes() else { return };
+        let (Some(free), Some(limit)) = (self.free_bytes(), self.quota.now.logical_bytes) else { return };
+        let left = limit.saturating_sub(self.agents.used_bytes());
         let Some(entry) = self.sessions.get_mut(session).filter(|entry| !entry.is_embedded) else { return };
         let (ring, allowance) = (&entry.arena.ring, &mut entry.allowance);
+        ring.tell_left(left);
         let bytes = ring.capacity_bytes().saturating_sub(allowance.aside_bytes).min(free / SHARE);
         if allowance.aside_bytes < ring.capacity_bytes() / 2 {
             allowance.aside_bytes += bytes;
@@ -174,6 +192,10 @@ impl State {
     /// The same for all, at each tick: one that waits for nothing never asks.
     pub fn top_up_all(&mut self) {
         if self.quota.now.logical_bytes.is_some() {
+            for (_, entry) in self.sessions.lent_mut() {
+                let ring = &entry.arena.ring;
+                entry.allowance.expire_unasked(ring.is_drained_to(ring.head()));
+            }
             let sessions: Vec<u32> = self.sessions.iter().map(|(number, _)| number).collect();
             sessions.into_iter().for_each(|session| self.top_up(session));
         }
@@ -192,12 +214,17 @@ impl State {
         } else if had_none {
             for (_, entry) in self.sessions.lent_mut() {
                 entry.allowance.unasked_bytes = UNASKED_RINGS * entry.arena.ring.capacity_bytes();
+                entry.allowance.drained_ticks = 0;
             }
             for (session, bytes) in left {
                 let Some(entry) = self.sessions.get_mut(session) else { continue };
                 entry.allowance.aside_bytes += bytes;
                 self.quota.aside_bytes += bytes;
             }
+        }
+        if let Some(limit) = quota.logical_bytes {
+            let left = limit.saturating_sub(self.agents.used_bytes());
+            self.sessions.lent_mut().for_each(|(_, entry)| entry.arena.ring.tell_left(left));
         }
         // Whether it is known to the journal is compared when the lock goes.
         self.note(|fresh| fresh.engine = true);

@@ -23,14 +23,15 @@ pub enum Raw {
 }
 
 impl Raw {
-    /// Space for `len` bytes that `fill` writes.
+    /// Space for `len` bytes that `fill` writes: in the heap where no more may have a memfd of their own, since what
+    /// is in the store already is not refused for that.
     pub fn with(
         heap: &Arc<Heap>,
         segments: &Arc<Segments>,
         len: usize,
         fill: impl FnOnce(&mut [u8]) -> Result<()>,
     ) -> Result<Self> {
-        if len >= LARGE_BYTES {
+        if len >= LARGE_BYTES && segments.may_add_large() {
             return Ok(Raw::Large(Box::new(Large::with(segments, len, fill)?)));
         }
         Ok(Raw::Extent(heap.store_with(len, fill)?))

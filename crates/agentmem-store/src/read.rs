@@ -5,7 +5,7 @@ use crate::heap::Extent;
 use crate::raw::LARGE_BYTES;
 use crate::smus::Packed;
 use crate::tree::Body;
-use agentmem_core::frame::{Frame, Meta};
+use agentmem_core::frame::{self, Frame, Meta};
 use agentmem_core::{ContentId, Error, ErrorKind, Result};
 use std::sync::Arc;
 
@@ -23,11 +23,22 @@ const ATTEMPTS: usize = 16;
 pub enum FrameBytes {
     /// In RAM.
     Warm(Arc<Extent>),
-    /// Read from SSD just now.
+    /// Read from SSD just now, and checked then.
     Cold(Arc<Vec<u8>>),
 }
 
 impl FrameBytes {
+    /// The frame, whose bytes were checked once.
+    ///
+    /// # Errors
+    /// `Damaged`.
+    pub fn frame(&self) -> Result<Frame<'_>> {
+        match self {
+            FrameBytes::Warm(extent) => Frame::parse(extent.bytes()),
+            FrameBytes::Cold(bytes) => Frame::parse_checked(bytes),
+        }
+    }
+
     /// The bytes.
     pub fn bytes(&self) -> &[u8] {
         match self {
@@ -41,9 +52,39 @@ impl FrameBytes {
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct StoredMessage {
     /// All its bytes.
+    #[serde(with = "whole")]
     pub bytes: Vec<u8>,
     /// How it was given.
     pub meta: Meta,
+}
+
+/// Bytes that cross the socket at once. Derived code takes them one by one, which costs more than all else about a
+/// long conversation.
+mod whole {
+    use serde::de::{Deserializer, Error, Visitor};
+    use serde::ser::Serializer;
+
+    pub fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_bytes(bytes)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+        from.deserialize_byte_buf(Whole)
+    }
+
+    struct Whole;
+
+    impl Visitor<'_> for Whole {
+        type Value = Vec<u8>;
+
+        fn expecting(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            to.write_str("bytes")
+        }
+
+        fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
+            Ok(bytes.to_vec())
+        }
+    }
 }
 
 impl StoredMessage {
@@ -62,7 +103,7 @@ impl StoredMessage {
 }
 
 impl Engine {
-    /// The bytes of a frame, checked; `None` if it went meanwhile. `subject` is named in errors.
+    /// The bytes of a frame, those from SSD checked; `None` if it went meanwhile. `subject` is named in errors.
     pub fn load_frame(&self, number: u32, subject: &dyn Fn() -> String) -> Result<Option<FrameBytes>> {
         for _ in 0..ATTEMPTS {
             let place = {
@@ -75,7 +116,7 @@ impl Engine {
                 }
             };
             let cold = self.cold.as_ref().expect("only a cold tier has places");
-            let outcome = cold.read(number, place).and_then(|bytes| Frame::parse(&bytes).map(|_| ()).map(|()| bytes));
+            let outcome = cold.read(number, place).and_then(|bytes| frame::check(&bytes).map(|()| bytes));
             match outcome {
                 Ok(bytes) => return Ok(Some(FrameBytes::Cold(Arc::new(bytes)))),
                 Err(error) => {
@@ -170,7 +211,7 @@ impl Engine {
             let raw = self.raw_with(logical_bytes as usize, kind, importance, |out| {
                 let mut rest = out;
                 for (number, bytes) in &loaded {
-                    let frame = Frame::parse(bytes.bytes())?;
+                    let frame = bytes.frame()?;
                     let entry = frame.entries().get(item).copied();
                     let entry = entry.filter(|entry| entry.end - entry.start <= rest.len());
                     let entry = entry.ok_or_else(|| Error::new(ErrorKind::Damaged, "length"))?;
@@ -243,7 +284,7 @@ impl Engine {
             };
             let Some(stored) = self.load_frame(frame, &subject)? else { continue };
             let hurt = |what: &str| Error::new(ErrorKind::Damaged, format!("{}: {what}", subject()));
-            let frame = Frame::parse(stored.bytes()).map_err(|error| hurt(error.subject()))?;
+            let frame = stored.frame().map_err(|error| hurt(error.subject()))?;
             let entry = frame.entries().get(item).copied().ok_or_else(|| hurt("item"))?;
             let mut content = vec![0; entry.end];
             self.decode(&frame, &mut content)?;
@@ -324,7 +365,7 @@ impl Engine {
             self.lock().damaged.insert(number);
             Error::new(error.kind(), format!("{}: {}", subject(), error.subject()))
         };
-        let frame = Frame::parse(stored.bytes()).map_err(hurt)?;
+        let frame = stored.frame().map_err(hurt)?;
         let entries = frame.entries().get(items.start as usize..items.end as usize);
         let entries = entries.ok_or_else(|| hurt(Error::new(ErrorKind::Damaged, "items")))?;
         let is_known = self.lock().decoded.iter().any(|(kept, _)| *kept == number);

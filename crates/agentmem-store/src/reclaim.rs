@@ -3,6 +3,7 @@
 //! Under the budget nothing is asked; above its high mark batches are sampled, ordered by the
 //! policy and demoted until the low mark. The gap between the marks is the hysteresis.
 
+use crate::agents::AgentEntry;
 use crate::calls::store::IMPORTANCE_DEFAULT;
 use crate::cold::DiskPlace;
 use crate::engine::{Engine, State};
@@ -105,7 +106,7 @@ impl State {
         let restore_us = if tier == Tier::Hot { 10 + decode_us } else { 200 + decode_us };
         Some(Candidate {
             agent: owner.map_or_else(|| "".into(), |owner| owner.shared.name.clone()),
-            agent_state: sole.map_or(AgentState::Active, |owner| owner.state),
+            agent_state: sole.map_or(AgentState::Active, AgentEntry::state_to_age),
             agent_importance: owner.map_or(IMPORTANCE_DEFAULT, |owner| owner.importance),
             agent_idle_ms: sole.map_or(idle_ms, |owner| now_ms.saturating_sub(owner.active_ms)),
             kind,
@@ -516,6 +517,8 @@ impl Engine {
         for number in dead {
             state.counters.reap += 1;
             if let Some(session) = state.sessions.of_agent(number) {
+                // Its next put asks, and is refused: what is put for an agent that is not its own is dropped.
+                state.sessions.notify(number);
                 state.sessions.get_mut(session).expect("just seen").remove_agent(number);
             }
             self.bereave(&mut state, number);

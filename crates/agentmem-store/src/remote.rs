@@ -5,9 +5,10 @@
 
 use crate::agents::AgentShared;
 use crate::arena::{Arena, Shape};
-use crate::call::{self, Call};
+use crate::call::{self, AFTER_PUTS, Call, REPEATED};
 use crate::calls::agent::ConversationFacts;
-use crate::calls::store::{AgentFacts, Goodbye, LeaveLarge, TakeBack};
+use crate::calls::store::{AgentFacts, CONVERSATIONS_TOLD_MAX, Goodbye, LeaveLarge, TakeBack};
+use crate::domains::check_domain_name;
 use crate::engine::ConversationShared;
 use crate::link::Link;
 use crate::options::OnFull;
@@ -21,7 +22,7 @@ use agentmem_core::place::SEGMENTS_MAX;
 use agentmem_core::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -30,6 +31,8 @@ use std::time::{Duration, Instant};
 
 /// Version of the protocol and of the arena's layout: both sides must have the same.
 pub const VERSION: u32 = 5;
+/// Handles of conversations of one agent that are nothing to tidy up.
+const HANDLES_MIN: usize = 64;
 /// Connections of one session that are kept when nobody uses them.
 const IDLE_MAX: usize = 4;
 /// The longest call.
@@ -42,8 +45,6 @@ pub const HELLO: u16 = 0xFF00;
 pub const JOIN: u16 = 0xFF01;
 /// See [`HELLO`]: the session's first connection anew, after the engine was killed.
 pub const RESUME: u16 = 0xFF02;
-/// Beside the number of a call that may have been carried out before.
-pub const REPEATED: u16 = 0x4000;
 /// How long an engine that was killed may take to be back.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a session that ends waits for it.
@@ -91,6 +92,78 @@ pub struct Join {
     pub secret: Secret,
 }
 
+/// An agent of the session.
+struct Own {
+    shared: Arc<AgentShared>,
+    /// Conversations that there are handles of, by number.
+    handles: HashMap<u32, Weak<ConversationShared>>,
+    /// With so many of them it is time to look which are over.
+    handles_max: usize,
+    /// Its conversations, all of them, while they are few and the session alone can change them.
+    known: Option<Known>,
+}
+
+/// The conversations of an agent, so that nobody need ask for them.
+#[derive(Default)]
+struct Known {
+    by_name: BTreeMap<Box<str>, Arc<ConversationShared>>,
+    /// Numbers that were given back. An answer that names one may be under way still.
+    released: HashSet<u32>,
+}
+
+impl Own {
+    /// What handles of one of its conversations share.
+    fn conversation(&mut self, facts: ConversationFacts) -> Arc<ConversationShared> {
+        let shared = match self.handles.get(&facts.number).and_then(Weak::upgrade) {
+            Some(shared) => shared,
+            None => {
+                if self.handles.len() >= self.handles_max {
+                    self.handles.retain(|_, shared| shared.strong_count() > 0);
+                    self.handles_max = 2 * self.handles.len() + HANDLES_MIN;
+                }
+                let shared = shared_of(facts);
+                self.handles.insert(shared.number, Arc::downgrade(&shared));
+                shared
+            }
+        };
+        self.change_known(|known| known.add(&shared));
+        shared
+    }
+
+    /// What becomes many is asked for from then on.
+    fn change_known(&mut self, change: impl FnOnce(&mut Known)) {
+        self.known = self.known.take().and_then(|mut known| {
+            change(&mut known);
+            (known.by_name.len() + known.released.len() <= 2 * CONVERSATIONS_TOLD_MAX).then_some(known)
+        });
+    }
+}
+
+impl Known {
+    fn add(&mut self, shared: &Arc<ConversationShared>) {
+        if !self.released.contains(&shared.number) {
+            self.by_name.insert(shared.name.clone(), shared.clone());
+        }
+    }
+
+    fn forget(&mut self, shared: &ConversationShared) {
+        self.released.insert(shared.number);
+        if self.by_name.get(&shared.name).is_some_and(|found| found.number == shared.number) {
+            self.by_name.remove(&shared.name);
+        }
+    }
+}
+
+fn shared_of(facts: ConversationFacts) -> Arc<ConversationShared> {
+    Arc::new(ConversationShared {
+        number: facts.number,
+        name: facts.name.into(),
+        messages: AtomicU64::new(facts.messages),
+        logical_bytes: AtomicU64::new(facts.logical_bytes),
+        is_released: AtomicBool::new(false),
+    })
+}
+
 /// A session's way to its engine.
 pub struct Remote {
     path: PathBuf,
@@ -98,9 +171,7 @@ pub struct Remote {
     /// The one that the session lives by.
     first: Mutex<UnixStream>,
     idle: Mutex<Vec<UnixStream>>,
-    agents: Mutex<HashMap<u32, Arc<AgentShared>>>,
-    /// With the agent of each.
-    conversations: Mutex<HashMap<u32, (u32, Weak<ConversationShared>)>>,
+    agents: Mutex<HashMap<u32, Own>>,
     is_closed: AtomicBool,
 }
 
@@ -128,6 +199,10 @@ fn exchange(stream: &UnixStream, number: u16, body: &[u8], lent: &[BorrowedFd<'_
 /// `Unreachable` where nobody listens, `Version` where another version does, and what it refuses.
 pub fn connect(path: &Path, domain: Option<(&str, &[u8])>, on_full: OnFull) -> Result<Session> {
     let first = dial(path)?;
+    if let Some((name, _)) = domain {
+        // Without a name it would be the user's own, whatever the token.
+        check_domain_name(name)?;
+    }
     let (domain, token) = domain.unwrap_or_default();
     let hello = Hello { domain: domain.to_owned(), token: token.to_vec() };
     let answer = exchange(&first, HELLO, &call::encode(&(VERSION, hello))?, &[])?;
@@ -149,7 +224,6 @@ pub fn connect(path: &Path, domain: Option<(&str, &[u8])>, on_full: OnFull) -> R
         first: Mutex::new(first),
         idle: Mutex::default(),
         agents: Mutex::default(),
-        conversations: Mutex::default(),
         is_closed: AtomicBool::new(false),
     };
     let session = Session::over(Link::Remote(remote), session, arena, slots, segments, on_full, memory_max_bytes)?;
@@ -168,9 +242,15 @@ impl Remote {
         Ok(())
     }
 
-    /// Asks; also returns a descriptor that came with the answer. If the engine is killed meanwhile, the next one
-    /// is asked: then it may be that both carried it out.
-    pub fn call<C: Call>(&self, call: &C, lent: Option<BorrowedFd<'_>>) -> Result<(C::Answer, Option<OwnedFd>)> {
+    /// Asks, with `after_puts` when what the session published is taken in; also returns a descriptor that came with
+    /// the answer. If the engine is killed meanwhile, the next one is asked: then it may be that both carried it out.
+    pub fn call<C: Call>(
+        &self,
+        call: &C,
+        after_puts: bool,
+        lent: Option<BorrowedFd<'_>>,
+    ) -> Result<(C::Answer, Option<OwnedFd>)> {
+        let number = if after_puts { C::NUMBER | AFTER_PUTS } else { C::NUMBER };
         let body = call::encode(call)?;
         if body.len() > CALL_BYTES_MAX {
             // The daemon would hang up, which ends the session.
@@ -178,12 +258,12 @@ impl Remote {
             return Err(Error::new(ErrorKind::InvalidArgument, what));
         }
         let lent: Vec<BorrowedFd<'_>> = lent.into_iter().collect();
-        let mut outcome = self.ask(C::NUMBER, &body, &lent);
+        let mut outcome = self.ask(number, &body, &lent);
         for _ in 0..REPEATS_MAX {
             match outcome {
                 Err(error) if error.kind() == ErrorKind::Unreachable && self.check_open().is_ok() => {
                     self.revive(PATIENCE)?;
-                    outcome = self.ask(C::NUMBER | REPEATED, &body, &lent);
+                    outcome = self.ask(number | REPEATED, &body, &lent);
                 }
                 _ => break,
             }
@@ -249,49 +329,71 @@ impl Remote {
     /// See [`Link::leave_large`].
     pub fn leave_large(&self, content: &[u8]) -> Result<u64> {
         let file = SealedFile::holding(content)?;
-        Ok(self.call(&LeaveLarge { len_bytes: content.len() as u64 }, Some(file.as_fd()))?.0)
+        Ok(self.call(&LeaveLarge { len_bytes: content.len() as u64 }, false, Some(file.as_fd()))?.0)
     }
 
     /// See [`Link::take_back`].
     pub fn take_back(&self, key: u64) {
         // Where nobody answers, the end of the session takes it back.
-        let _ = self.call(&TakeBack { key }, None);
+        let _ = self.call(&TakeBack { key }, false, None);
     }
 
     /// See [`Link::agent`].
-    pub fn agent(&self, name: &str, facts: &AgentFacts) -> Arc<AgentShared> {
-        let mut agents = self.agents.lock();
-        agents.retain(|_, agent| agent.check_open().is_ok());
-        let made = || AgentShared::told(facts.number, name, facts.quota_bytes, facts.used_bytes);
-        agents.entry(facts.number).or_insert_with(made).clone()
+    pub fn agent(&self, name: &str, facts: AgentFacts) -> Arc<AgentShared> {
+        let AgentFacts { number, used_bytes, quota_bytes, conversations } = facts;
+        let shared = AgentShared::told(number, name, quota_bytes, used_bytes);
+        let mut own = Own {
+            shared: shared.clone(),
+            handles: HashMap::new(),
+            handles_max: HANDLES_MIN,
+            known: conversations.is_some().then(Known::default),
+        };
+        for told in conversations.into_iter().flatten() {
+            own.conversation(told);
+        }
+        // Taken up again because its process died, which handles of before may not know.
+        if let Some(before) = self.agents.lock().insert(number, own) {
+            before.shared.close();
+        }
+        shared
     }
 
     /// See [`Link::forget_agent`].
     pub fn forget_agent(&self, shared: &AgentShared) {
         shared.close();
-        self.agents.lock().remove(&shared.number);
-        self.conversations.lock().retain(|_, (agent, _)| *agent != shared.number);
+        let mut agents = self.agents.lock();
+        // Another thread may have taken it up again.
+        if agents.get(&shared.number).is_some_and(|own| std::ptr::eq(&*own.shared, shared)) {
+            agents.remove(&shared.number);
+        }
     }
 
     /// See [`Link::conversation`].
     pub fn conversation(&self, agent: u32, facts: ConversationFacts) -> Arc<ConversationShared> {
-        let mut conversations = self.conversations.lock();
-        if let Some(known) = conversations.get(&facts.number).and_then(|(_, known)| known.upgrade()) {
-            return known;
+        match self.agents.lock().get_mut(&agent) {
+            Some(own) => own.conversation(facts),
+            // It was left meanwhile, and the handle is of no use.
+            None => shared_of(facts),
         }
-        let living = conversations.values().filter(|(_, known)| known.strong_count() > 0).count();
-        if conversations.len() >= 2 * living + 64 {
-            conversations.retain(|_, (_, known)| known.strong_count() > 0);
+    }
+
+    /// See [`Link::known_conversation`].
+    pub fn known_conversation(&self, agent: u32, name: &str) -> Option<Arc<ConversationShared>> {
+        self.agents.lock().get(&agent)?.known.as_ref()?.by_name.get(name).cloned()
+    }
+
+    /// See [`Link::known_conversations`].
+    pub fn known_conversations(&self, agent: u32) -> Option<Vec<String>> {
+        let agents = self.agents.lock();
+        let known = agents.get(&agent)?.known.as_ref()?;
+        Some(known.by_name.keys().map(|name| name.to_string()).collect())
+    }
+
+    /// See [`Link::forget_conversation`].
+    pub fn forget_conversation(&self, agent: u32, shared: &ConversationShared) {
+        if let Some(own) = self.agents.lock().get_mut(&agent) {
+            own.change_known(|known| known.forget(shared));
         }
-        let shared = Arc::new(ConversationShared {
-            number: facts.number,
-            name: facts.name.into(),
-            messages: AtomicU64::new(facts.messages),
-            logical_bytes: AtomicU64::new(facts.logical_bytes),
-            is_released: AtomicBool::new(false),
-        });
-        conversations.insert(facts.number, (agent, Arc::downgrade(&shared)));
-        shared
     }
 
     /// Leaves without a goodbye.
@@ -308,8 +410,8 @@ impl Remote {
             return Ok(());
         }
         self.idle.lock().clear();
-        for agent in self.agents.lock().values() {
-            agent.close();
+        for own in self.agents.lock().values() {
+            own.shared.close();
         }
         // The session itself lives until nothing looks at what it pinned any more.
         let goodbye = || exchange(&self.first.lock(), Goodbye::NUMBER, &call::encode(&Goodbye)?, &[]).map(drop);

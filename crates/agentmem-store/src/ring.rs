@@ -37,6 +37,8 @@ const TAIL: usize = 8;
 const SLEEPING: usize = 16;
 const NOTICES: usize = 24;
 const ALLOWANCE: usize = 32;
+/// Beside the allowance: it is looked at when that does not do.
+const LEFT: usize = 33;
 /// Words that both ends steer by.
 pub const CONTROL_WORDS: usize = 40;
 /// An allowance of as much as there is.
@@ -265,6 +267,16 @@ impl Ring {
         self.control[ALLOWANCE].store(ANYTHING, Ordering::Release);
     }
 
+    /// Engine: so much of the domain's quota is held by nobody.
+    pub fn tell_left(&self, bytes: u64) {
+        self.control[LEFT].store(bytes, Ordering::Relaxed);
+    }
+
+    /// Agent: how much that was when the engine looked last.
+    pub fn left(&self) -> u64 {
+        self.control[LEFT].load(Ordering::Relaxed)
+    }
+
     /// Engine: the session may put nothing more; returns what it says it could have.
     pub fn allow_nothing(&self) -> u64 {
         self.control[ALLOWANCE].swap(0, Ordering::AcqRel)
@@ -444,6 +456,17 @@ impl Ring {
         ahead == 0 || ahead > self.cell_count as u64
     }
 
+    /// Agent: whether every operation before `head` was published, so that the engine can drain all of them.
+    pub fn is_published_to(&self, head: u64) -> bool {
+        let tail = Position::from_word(self.control[TAIL].load(Ordering::Acquire)).cell;
+        let is_published = |offset: u64| {
+            let cell = tail.wrapping_add(offset) & CELL_MASK;
+            self.word(cell, 0).load(Ordering::Acquire) == cell + 1
+        };
+        let ahead = head.wrapping_sub(tail) & CELL_MASK;
+        ahead > self.cell_count as u64 || (0..ahead).all(is_published)
+    }
+
     fn tail(&self) -> Position {
         Position::from_word(self.tail.load(Ordering::Acquire))
     }
@@ -612,6 +635,26 @@ mod tests {
         ] {
             let (code, target, around, key) = encode(operation);
             assert_eq!(decode(code as u32, target, around, key, 100), Some(operation));
+        }
+    }
+
+    #[test]
+    fn what_is_claimed_and_not_published_yet_is_in_the_way() {
+        let ring = ring(8, 4096);
+        for lap in 0..5 {
+            assert!(ring.is_published_to(ring.head()));
+            ring.push(1, PUT, [&[7; 10], &[]]).unwrap();
+            assert!(ring.is_published_to(ring.head()) && !ring.is_drained_to(ring.head()), "lap {lap}");
+            let (at, start) = ring.claim(10).unwrap();
+            ring.push(1, PUT, [&[9; 10], &[]]).unwrap();
+            let head = ring.head();
+            assert!(ring.is_published_to(at.cell) && !ring.is_published_to(head), "lap {lap}");
+            ring.publish(at.cell, start, 1, encode(PUT), 10);
+            assert!(ring.is_published_to(head), "lap {lap}");
+            while let Some(found) = ring.peek() {
+                ring.advance(&found.unwrap().0);
+            }
+            assert!(ring.is_published_to(head) && ring.is_drained_to(head), "lap {lap}");
         }
     }
 

@@ -230,6 +230,11 @@ impl Segments {
         self.large_max.store(large_max, Ordering::Relaxed);
     }
 
+    /// Whether there may be one more.
+    pub fn may_add_large(&self) -> bool {
+        self.large.load(Ordering::Relaxed) < self.large_max.load(Ordering::Relaxed)
+    }
+
     fn add_large(&self, mapping: &Mapping) {
         self.large.fetch_add(1, Ordering::Relaxed);
         self.large_bytes.fetch_add(mapping.len() as u64, Ordering::Relaxed);
@@ -260,8 +265,8 @@ fn large_name(segment: u32, incarnation: u64) -> String {
 impl Large {
     /// A memfd of `len` bytes that `fill` wrote, and that is not written to again.
     pub fn with(segments: &Arc<Segments>, len: usize, fill: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<Self> {
-        let large_max = segments.large_max.load(Ordering::Relaxed);
-        if segments.large.load(Ordering::Relaxed) >= large_max {
+        if !segments.may_add_large() {
+            let large_max = segments.large_max.load(Ordering::Relaxed);
             let what = format!("{large_max} contents of 1 MiB or more in RAM at a time");
             return Err(Error::new(ErrorKind::LimitReached, what));
         }

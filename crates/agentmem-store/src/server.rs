@@ -4,7 +4,7 @@ use crate::arena::Shape;
 use crate::call::{self, Caller};
 use crate::domains::{Counted, Domain, Domains};
 use crate::engine::Engine;
-use crate::remote::{CALL_BYTES_MAX, HELLO, Hello, JOIN, Join, REPEATED, RESUME, Secret, VERSION, Welcome};
+use crate::remote::{CALL_BYTES_MAX, HELLO, Hello, JOIN, Join, RESUME, Secret, VERSION, Welcome};
 use crate::socket::{self, Message};
 use crate::strangers::Strangers;
 use crate::sync::{AtomicBool, AtomicUsize, Ordering};
@@ -196,7 +196,7 @@ impl Server {
         let domain = self.domains.enter(&hello.domain, &hello.token)?;
         let counted = domain.connect()?;
         let engine = domain.store.engine()?;
-        let secret: Secret = sys::random()?;
+        let secret = domain.secret()?;
         let shape = shape(self.domains.limits.arena_bytes, engine.memory_max_bytes());
         let (session, lent) = engine.lend_session(shape, peer.pid, secret)?;
         let welcome = Welcome {
@@ -228,7 +228,7 @@ impl Server {
         let known = self.sessions.lock().get(&join.secret).cloned();
         // Of the daemon that was there before, or never of one.
         let over = || Error::new(ErrorKind::Closed, "this session, which the daemon does not know,");
-        let entered = known.ok_or_else(over)?;
+        let entered = known.ok_or_else(|| self.domains.why_left_out(&join.secret).unwrap_or_else(over))?;
         let counted = [entered.domain.connect()?, entered.connect()?];
         let resumes = message.number == RESUME;
         if resumes && !entered.domain.store.engine()?.resume_session(entered.session) {
@@ -246,10 +246,9 @@ impl Server {
 fn answer_all(stream: &UnixStream, domains: &Domains, engine: &Arc<Engine>, session: u32) {
     while let Ok(Some(message)) = socket::receive(stream, CALL_BYTES_MAX) {
         let Message { number, body, mut descriptors } = message;
-        let is_repeated = number & REPEATED != 0;
         let domains = Some(domains);
-        let mut caller = Caller { engine, session, is_repeated, domains, descriptor: descriptors.pop() };
-        let sent = match call::answer(&mut caller, number & !REPEATED, &body) {
+        let mut caller = Caller { engine, session, is_repeated: false, domains, descriptor: descriptors.pop() };
+        let sent = match call::answer(&mut caller, number, &body) {
             Ok(body) => {
                 let lent: Option<OwnedFd> = caller.descriptor.take();
                 let lent: Vec<_> = lent.iter().map(AsFd::as_fd).collect();

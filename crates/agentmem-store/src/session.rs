@@ -74,14 +74,20 @@ impl Session {
     /// Asks the engine.
     pub fn call<C: Call>(&self, call: C) -> Result<C::Answer> {
         self.check_usable()?;
-        if matches!(self.link, Link::Remote(_)) && !self.is_drained() {
-            // Whoever asks sees what it put before; what cannot be taken in stays in the ring.
-            match self.drain() {
-                Err(error) if error.kind() != ErrorKind::OutOfMemory => return Err(error),
-                _ => {}
-            }
+        // Whoever asks sees what it put before. An engine of the same process sees to that itself.
+        let is_behind = matches!(self.link, Link::Remote(_)) && self.is_behind();
+        self.link.call(self.number, call, is_behind)
+    }
+
+    /// Whether something that was published here is not taken in yet. What other threads are still copying is waited
+    /// for: the engine waits only for threads of its own process.
+    fn is_behind(&self) -> bool {
+        let ring = &self.arena.ring;
+        let head = ring.head();
+        while !ring.is_published_to(head) {
+            std::thread::yield_now();
         }
-        self.link.call(self.number, call)
+        !ring.is_drained_to(head)
     }
 
     /// Fails in a forked child, and after close.
@@ -127,7 +133,7 @@ impl Session {
     /// Maps what slot words call `segment`, if it is not mapped yet.
     pub fn map(&self, segment: u32) -> Result<()> {
         if let Link::Remote(remote) = &self.link {
-            let (facts, descriptor) = remote.call(&MapSegment { segment }, None)?;
+            let (facts, descriptor) = remote.call(&MapSegment { segment }, false, None)?;
             let none = || Error::new(ErrorKind::Version, "the daemon's answer lacks a descriptor");
             let mapping = Mapping::lent(descriptor.ok_or_else(none)?, facts.len_bytes as usize)?;
             self.segments.adopt(segment, facts.incarnation, mapping)?;

@@ -6,7 +6,7 @@
 use crate::engine::Engine;
 use crate::tree::{RawItem, Tail};
 use agentmem_core::ContentId;
-use agentmem_core::frame::{self, Frame, Meta};
+use agentmem_core::frame::{self, Meta};
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -116,7 +116,7 @@ impl Engine {
     /// A frame's content and directory; `None` if it cannot be had, which only loses a chance.
     pub fn open_frame(&self, number: u32) -> Option<Opened> {
         let bytes = self.load_frame(number, &|| format!("frame {number}")).ok()??;
-        let frame = Frame::parse(bytes.bytes()).ok()?;
+        let frame = bytes.frame().ok()?;
         Some((frame.decode().ok()?, frame.entries().to_vec()))
     }
 }

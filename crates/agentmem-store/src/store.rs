@@ -44,8 +44,6 @@ const CELLS_BESIDE_OTHERS: usize = 1 << 8;
 const DATA_BYTES_BESIDE_OTHERS: usize = 256 << 10;
 /// What the lock of a temporary folder is kept as.
 const LOCK: &str = "lock";
-/// How long [`Store::relieve`] goes on while others put.
-const RELIEF_MS: u64 = 1000;
 
 /// A store with its engine on a thread of this process.
 pub struct Store {
@@ -179,7 +177,7 @@ impl Store {
     fn open_agent(&self, call: OpenAgent) -> Result<Agent> {
         let name = call.name.clone();
         let facts = self.session.call(call)?;
-        let shared = self.session.link.agent(&name, &facts)?;
+        let shared = self.session.link.agent(&name, facts)?;
         let turn = shared.turn();
         Ok(Agent { session: self.session.clone(), shared, turn })
     }
@@ -338,11 +336,16 @@ impl Store {
         self.engine().map_or(0, |engine| engine.needed_bytes(&engine.lock()))
     }
 
-    /// Demotes what is beyond the budget now, for a second at most, and gives back what is only kept to be quick. Nothing where the engine
-    /// is a daemon's.
-    pub fn relieve(&self) {
+    /// By how much that is more than its budget. 0 for a daemon's.
+    pub(crate) fn excess_bytes(&self) -> u64 {
+        self.needed_bytes().saturating_sub(self.memory_max_bytes())
+    }
+
+    /// Demotes what is beyond the budget now, for `patience_ms` at most, and gives back what is only kept to be quick.
+    /// Nothing where the engine is a daemon's.
+    pub(crate) fn relieve(&self, patience_ms: u64) {
         if let Ok(engine) = self.engine() {
-            engine.keep_budget(engine.now_ms() + RELIEF_MS);
+            engine.keep_budget(engine.now_ms() + patience_ms);
             engine.trim();
         }
     }
@@ -479,8 +482,13 @@ impl Agent {
         let ring = &self.session.arena.ring;
         loop {
             if on_full == OnFull::Fail {
-                // The engine sets more aside when it drains, and now and then.
+                // The engine sets more aside when it drains, and now and then, if there is anything left.
                 ring.wake_if_sleeping();
+                let left = ring.left();
+                if bytes > left {
+                    let what = format!("the domain has {left} bytes left and is asked to hold {bytes} more");
+                    return Err(Error::new(ErrorKind::DomainQuotaExceeded, what));
+                }
                 return Err(Error::new(ErrorKind::ArenaFull, format!("agent {:?}", self.shared.name)));
             }
             self.session.call(Allow { bytes })?;
@@ -494,7 +502,11 @@ impl Agent {
     /// Another process's engine takes charges back without telling: asks what is left of them.
     fn learn_charges(&self) -> Result<()> {
         if let Link::Remote(_) = &self.session.link {
-            let now = self.session.call(ReadAgent { agent: self.shared.number })?;
+            let now = self.session.call(ReadAgent { agent: self.shared.number }).inspect_err(|error| {
+                if error.kind() == ErrorKind::Closed {
+                    self.session.link.forget_agent(&self.shared);
+                }
+            })?;
             self.shared.set_used_bytes(now.used_bytes);
             self.shared.set_quota_bytes(now.quota_bytes);
         }
@@ -548,6 +560,7 @@ impl Agent {
             claim,
             holder: crate::sync::AtomicU32::new(slot),
             is_released: crate::sync::AtomicBool::new(false),
+            turn: self.turn,
             logical_bytes,
             kind,
             importance,
@@ -602,7 +615,8 @@ impl Agent {
     /// # Errors
     /// `NotFound` where the grant is none that can be redeemed here, whatever the reason; and what a put raises.
     pub fn redeem(&self, grant: &str) -> Result<Smu> {
-        self.attached(Redeem { agent: self.shared.number, grant: grant.to_owned() })
+        let redemption = u64::from_ne_bytes(sys::random()?);
+        self.attached(Redeem { agent: self.shared.number, grant: grant.to_owned(), redemption })
     }
 
     /// Takes a lease of its own on what `smu` is a handle of.
@@ -689,6 +703,7 @@ impl Agent {
             return Ok(());
         }
         let closed = self.session.call(CloseAgent { agent: self.shared.number });
+        self.session.link.forget_agent(&self.shared);
         self.shared.close();
         closed
     }
@@ -696,10 +711,19 @@ impl Agent {
     /// Leaves it to be taken up again by its name, with all that it holds, here or in another session: what closing
     /// the store does with all of its agents. Its handles fail from now on.
     pub fn leave(&self) -> Result<()> {
+        self.leave_and(true)
+    }
+
+    /// The same; if it holds nothing, it is closed instead.
+    pub fn leave_or_close(&self) -> Result<()> {
+        self.leave_and(false)
+    }
+
+    fn leave_and(&self, keep_empty: bool) -> Result<()> {
         self.check()?;
         // Before the engine knows: a thread that takes it up at once must not find what is out of date.
         self.session.link.forget_agent(&self.shared);
-        self.session.call(LeaveAgent { agent: self.shared.number })
+        self.session.call(LeaveAgent { agent: self.shared.number, keep_empty })
     }
 
     /// The session, for handles made in other files.

@@ -390,8 +390,11 @@ pub struct Peer {
 
 /// See [`Peer`].
 pub fn peer(stream: &UnixStream) -> Result<Peer> {
-    let found = rustix::net::sockopt::socket_peercred(stream)
-        .map_err(|error| Error::new(ErrorKind::Io, format!("asking who calls: {error}")))?;
+    let found = rustix::net::sockopt::socket_peercred(stream).map_err(|error| match error.raw_os_error() {
+        // It has no number here, and so could be neither watched nor told from others.
+        0 => Error::new(ErrorKind::Unsupported, "a process outside of the daemon's PID namespace"),
+        _ => Error::new(ErrorKind::Io, format!("asking who calls: {error}")),
+    })?;
     Ok(Peer { pid: found.pid.as_raw_nonzero().get() as u32, uid: found.uid.as_raw() })
 }
 

@@ -4,7 +4,6 @@ use crate::engine::Engine;
 use crate::smus::Packed;
 use crate::tree::Body;
 use agentmem_core::ContentId;
-use agentmem_core::frame::Frame;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -109,7 +108,7 @@ impl Engine {
     fn id_of_parts(&self, first: u32, count: u32) -> Option<ContentId> {
         let mut parts = (first..first + count).map(|number| {
             let bytes = self.load_frame(number, &|| format!("frame {number}")).ok()??;
-            Frame::parse(bytes.bytes()).ok()?.decode().ok()
+            bytes.frame().ok()?.decode().ok()
         });
         let mut is_whole = true;
         let known = std::iter::from_fn(|| {
@@ -133,7 +132,7 @@ impl Engine {
         };
         found.frames += 1;
         found.orphans += u64::from(holder.words.is_empty());
-        let decoded = Frame::parse(bytes.bytes()).and_then(|frame| Ok((frame.decode()?, frame.entries().to_vec())));
+        let decoded = bytes.frame().and_then(|frame| Ok((frame.decode()?, frame.entries().to_vec())));
         let (content, entries) = match decoded {
             Ok(decoded) => decoded,
             Err(error) => return found.damaged.push(hurt(error.to_string())),

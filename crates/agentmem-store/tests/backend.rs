@@ -5,7 +5,7 @@ mod common;
 
 use agentmem_core::frame::Meta;
 use agentmem_core::{Advice, Backend, Error, ErrorKind, Kind, Tier};
-use agentmem_store::{Agent, Limits, OnFull, Options, Smu, Store};
+use agentmem_store::{Agent, Domains, Limits, OnFull, Options, Smu, Store};
 use common::daemon::Daemon;
 use common::{agent, assert_empty, content_bytes, module_figure, noise, options, settle, text};
 use std::os::unix::fs::FileExt;
@@ -247,12 +247,15 @@ fn a_device_that_is_not_there_is_named_with_the_way_out() {
 
 #[test]
 fn a_daemon_has_no_part_in_the_module() {
-    let start =
-        |backend| Daemon::try_start(64 << 20, Limits::default(), move || Options { backend, ..options(64 << 20) });
-    let error: Error = start(Backend::Kernel).map(drop).unwrap_err();
+    let domains = |backend| {
+        let opened = move |_: &str| Ok(Options { backend, ..options(64 << 20) });
+        Domains::new(64 << 20, Limits::default(), Box::new(opened))
+    };
+    let error: Error = domains(Backend::Kernel).map(drop).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert!(error.subject().contains("backend=\"kernel\" of a daemon"), "{error}");
-    assert_eq!(start(Backend::Auto).unwrap().connect().stats().unwrap().backend, "user");
+    let daemon = Daemon::serve(domains(Backend::Auto).unwrap());
+    assert_eq!(daemon.connect().stats().unwrap().backend, "user");
 }
 
 /// Page frames of `bytes`, which begin on a page.

@@ -153,6 +153,33 @@ fn one_that_never_waits_gets_what_there_is_and_no_more() {
     assert!(used_bytes == held_bytes && used_bytes <= 3_000_000, "{used_bytes}");
 }
 
+#[test]
+fn one_that_never_waits_is_told_that_the_quota_is_used_up() {
+    let daemon = with_quota(1_000_000);
+    let store = tenant(&daemon);
+    let agent = common::agent(&store, "agent");
+    let held = put(&agent, 1, 999_000).unwrap();
+    held.id().unwrap();
+    let fail = |len| agent.put(&common::noise(2, len), Kind::ToolResult, None, 50, OnFull::Fail);
+    let error = exceeded(fail(1001));
+    for part in ["1000 bytes left", "1001 more", "agentmem limit --domain"] {
+        assert!(error.to_string().contains(part), "{part}: {error}");
+    }
+    agent.release(&held, OnFull::Wait).unwrap();
+    store.stats().unwrap();
+    // There is room, so whoever does not wait gets it, or is told to try again.
+    for _ in 0..1000 {
+        match fail(1001) {
+            Ok(_) => return,
+            Err(error) if error.kind() == ErrorKind::ArenaFull => {}
+            // As of the engine's last look.
+            Err(error) => assert_eq!(error.kind(), ErrorKind::DomainQuotaExceeded),
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    panic!("it is never given any");
+}
+
 /// Puts of other processes that the engine did not take in.
 fn rejected(daemon: &Daemon) -> u64 {
     let domains = daemon.server.domains().all();
@@ -221,4 +248,26 @@ fn a_domain_has_no_more_large_contents_in_ram_than_it_may_have() {
     put(&agent, 4, 1000).unwrap();
     agent.release(&held[0], OnFull::Wait).unwrap();
     put(&agent, 5, 1 << 20).unwrap();
+}
+
+#[test]
+fn what_a_domain_has_is_shown_however_many_large_contents_are_in_ram() {
+    let daemon = daemon(Terms { large: 2, ..Terms::default() });
+    let store = tenant(&daemon);
+    let agent = common::agent(&store, "agent");
+    let held: Vec<Smu> = (0..4)
+        .map(|seed| {
+            let smu = put(&agent, seed, (1 << 20) + 7).unwrap();
+            smu.id().unwrap();
+            store.reclaim(None).unwrap();
+            smu
+        })
+        .collect();
+    let views: Vec<_> = held.iter().map(|smu| smu.view().unwrap()).collect();
+    for (seed, view) in views.iter().enumerate() {
+        assert_eq!(view.bytes(), common::noise(seed as u64, (1 << 20) + 7));
+    }
+    drop(views);
+    store.reclaim(None).unwrap();
+    put(&agent, 9, 1 << 20).unwrap();
 }

@@ -61,7 +61,9 @@ fn there_are_no_more_domains_than_may_be() {
 #[test]
 fn a_name_or_token_that_cannot_be_one_makes_no_domain() {
     let daemon = Daemon::start_in_ram(64 << 20);
-    for (name, token) in [("tenant", "short"), ("tenant", ""), ("../tenant", TOKEN), ("tenant", &"x".repeat(1025))] {
+    for (name, token) in
+        [("tenant", "short"), ("tenant", ""), ("", TOKEN), ("../tenant", TOKEN), ("tenant", &"x".repeat(1025))]
+    {
         assert_eq!(refused(daemon.enter(name, token)).kind(), ErrorKind::InvalidArgument, "{name:?}");
     }
     assert_eq!(daemon.server.domains().all().len(), 1);

@@ -37,6 +37,7 @@ enum Step {
     State { agent: usize, state: usize },
     Reclaim { percent: u64 },
     Flush,
+    LeaveAgent { agent: usize },
     CloseAgent { agent: usize },
     Reopen,
     Verify,
@@ -98,6 +99,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (agent.clone(), 0..3usize).prop_map(|(agent, state)| Step::State { agent, state }),
         4 => prop::sample::select(vec![0, 0, 50, 90]).prop_map(|percent| Step::Reclaim { percent }),
         4 => Just(Step::Flush),
+        2 => agent.clone().prop_map(|agent| Step::LeaveAgent { agent }),
         1 => agent.prop_map(|agent| Step::CloseAgent { agent }),
         3 => Just(Step::Reopen),
         1 => Just(Step::Verify),
@@ -147,7 +149,7 @@ struct World {
     views: Vec<(View, Arc<Vec<u8>>)>,
     talks: Vec<Talk>,
     names: BTreeMap<usize, Arc<Vec<u8>>>,
-    /// Contents that an agent holds from before the store was reopened, once each.
+    /// Contents that an agent holds from before it was taken up again, once each.
     left_over: BTreeSet<(usize, Arc<Vec<u8>>)>,
     next_talk: usize,
     empty_bytes: u64,
@@ -384,6 +386,16 @@ impl World {
                 let outcome = self.store().flush();
                 self.unwrap(outcome);
             }
+            Step::LeaveAgent { agent } => {
+                let who = self.agent(agent);
+                if self.unwrap(who.leave()).is_none() {
+                    return;
+                }
+                assert_eq!(who.conversations().unwrap_err().kind(), ErrorKind::Closed);
+                self.agents[agent] = None;
+                self.hold_once(|held| held.agent == agent);
+                self.take_up(agent);
+            }
             Step::CloseAgent { agent } => {
                 let who = self.agent(agent);
                 self.seal_named();
@@ -432,10 +444,7 @@ impl World {
         for (view, content) in views {
             assert!(*view == content[..], "wrong bytes under a pin of a closed store");
         }
-        for held in std::mem::take(&mut self.held) {
-            assert_eq!(held.smu.view().map(drop).unwrap_err().kind(), ErrorKind::Closed);
-            self.left_over.insert((held.agent, held.content));
-        }
+        self.hold_once(|_| true);
         self.store = None;
         self.open();
         let names: Vec<String> =
@@ -443,16 +452,28 @@ impl World {
         assert_eq!(self.store().agents().unwrap(), names);
         let known: Vec<bool> = self.agents.iter().map(Option::is_some).collect();
         self.agents = vec![None; AGENTS];
-        for index in (0..AGENTS).filter(|&index| known[index]) {
-            let who = self.agent(index);
-            let mut names: Vec<&str> =
-                self.talks.iter().filter(|talk| talk.agent == index).map(|talk| talk.name.as_str()).collect();
-            names.sort_unstable();
-            assert_eq!(who.conversations().unwrap(), names);
+        (0..AGENTS).filter(|&index| known[index]).for_each(|index| self.take_up(index));
+    }
+
+    /// Handles that `are_dead` say so; what they were of, their agents hold once each.
+    fn hold_once(&mut self, are_dead: impl Fn(&Held) -> bool) {
+        let (dead, held): (Vec<Held>, Vec<Held>) = std::mem::take(&mut self.held).into_iter().partition(are_dead);
+        self.held = held;
+        for Held { agent, smu, content } in dead {
+            assert_eq!(smu.view().map(drop).unwrap_err().kind(), ErrorKind::Closed);
+            self.left_over.insert((agent, content));
         }
-        for at in 0..self.talks.len() {
-            let who = self.agent(self.talks[at].agent);
-            self.talks[at].conversation = who.conversation(Some(&self.talks[at].name)).unwrap();
+    }
+
+    /// An agent has the conversations that it had.
+    fn take_up(&mut self, index: usize) {
+        let who = self.agent(index);
+        let mut names: Vec<&str> =
+            self.talks.iter().filter(|talk| talk.agent == index).map(|talk| talk.name.as_str()).collect();
+        names.sort_unstable();
+        assert_eq!(who.conversations().unwrap(), names);
+        for talk in self.talks.iter_mut().filter(|talk| talk.agent == index) {
+            talk.conversation = who.conversation(Some(&talk.name)).unwrap();
         }
     }
 

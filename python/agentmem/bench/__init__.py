@@ -10,6 +10,7 @@ from agentmem.bench.result import Result, Settings
 BENCHMARKS = {
     "put": "put of 1 KiB in bursts, and sustained",
     "view": "view of something hot",
+    "sessions": "put and view through a session with a busy daemon, from Python, C and Node",
     "attach": "attach of a known 50 MB prompt",
     "spawn": "register an agent, attach prompt and tools, first message",
     "ratio": "stored conversations against zstd of each as a whole",

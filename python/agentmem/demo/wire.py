@@ -10,13 +10,14 @@ import io
 import json
 import os
 import select
+import socket
 import struct
 from array import array
 from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from typing import IO, Any, Final, NamedTuple
 
-from agentmem.errors import AgentMemError
+from agentmem.errors import AgentMemError, Io
 
 
 class Kind(IntEnum):
@@ -112,6 +113,16 @@ def read(stream: IO[bytes]) -> Iterator[Frame]:
         kind, agent, conversation, count = _HEADER.unpack(header)
         lengths = array(_LENGTH, _exactly(stream, count * array(_LENGTH).itemsize))
         yield Frame(Kind(kind), agent, conversation, _messages(stream, lengths))
+
+
+def await_taken(feed: socket.socket, agent: int) -> None:
+    """Wait until an agent has what it was given for all.
+
+    Raises:
+        Io: It hung up instead.
+    """
+    if feed.recv(len(TAKEN)) != TAKEN:
+        raise Io(f"agent {agent} hung up before it took what all agents are given")
 
 
 def _messages(stream: IO[bytes], lengths: "array[int]") -> list[bytes]:

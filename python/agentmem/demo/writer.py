@@ -130,7 +130,7 @@ def serve(plan: Plan, feeds: list[socket.socket], pipe: int) -> None:
                 wire.write(streams[number], frame._replace(agent=number))
                 streams[number].flush()
                 if is_for_all:
-                    feeds[number].recv(len(wire.TAKEN))
+                    wire.await_taken(feeds[number], number)
         for number, stream in enumerate(streams):
             wire.write(stream, Frame(Kind.READ_BACK, number))
             stream.close()

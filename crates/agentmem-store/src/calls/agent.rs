@@ -1,5 +1,6 @@
 //! What is asked on behalf of one agent.
 
+use crate::agents::AgentEntry;
 use crate::call::{Call, Caller};
 use crate::calls::smu::At;
 use crate::calls::store::check_name;
@@ -314,6 +315,8 @@ impl Call for CloseAgent {
 pub struct LeaveAgent {
     /// Which.
     pub agent: u32,
+    /// Whether it stays if it holds nothing; else it is closed.
+    pub keep_empty: bool,
 }
 
 impl Call for LeaveAgent {
@@ -332,6 +335,10 @@ impl Call for LeaveAgent {
             drop(state);
             at.engine.seal_all()?;
             state = at.engine.lock();
+        }
+        let holds_nothing = |agent: &AgentEntry| agent.leases.is_empty() && agent.conversations.is_empty();
+        if !self.keep_empty && state.agents.get(self.agent).is_some_and(holds_nothing) {
+            return at.engine.reap(&mut state, self.agent);
         }
         if let Some(session) = state.sessions.get_mut(at.session) {
             session.remove_agent(self.agent);

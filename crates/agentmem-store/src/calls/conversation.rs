@@ -7,7 +7,6 @@ use crate::engine::State;
 use crate::pack::Effort;
 use crate::read::StoredMessage;
 use crate::tree::{Body, NONE};
-use agentmem_core::frame::Frame;
 use agentmem_core::{Advice, Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 
@@ -160,7 +159,7 @@ impl crate::engine::Engine {
                     is_complete = false;
                     break;
                 };
-                let parsed = Frame::parse(stored.bytes())?;
+                let parsed = stored.frame()?;
                 let entries = parsed.entries().get(first..first + count);
                 let entries = entries.ok_or_else(|| Error::new(ErrorKind::Damaged, subject()))?;
                 bytes += entries.iter().map(|entry| (entry.end - entry.start) as u64).sum::<u64>();

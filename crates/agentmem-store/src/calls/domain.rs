@@ -2,7 +2,7 @@
 
 use crate::call::{Call, Caller};
 use crate::options::Options;
-use crate::quota::DomainQuota;
+use crate::quota::{DomainQuota, domain_name};
 use agentmem_core::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 
@@ -74,8 +74,8 @@ impl Call for LimitDomain {
         let quota = self.quota.within(*most);
         let is_beyond = |said: Option<u64>, given: Option<u64>| said.is_some() && said != given;
         if is_beyond(self.quota.logical_bytes, quota.logical_bytes) || is_beyond(self.quota.agents, quota.agents) {
-            let what =
-                format!("a quota beyond what the daemon's configuration gives domain {:?}", at.engine.options.domain);
+            let name = domain_name(&at.engine.options.domain);
+            let what = format!("a quota beyond what the daemon's configuration gives domain {name}");
             return Err(Error::new(ErrorKind::PermissionDenied, what));
         }
         let mut state = at.engine.settled();

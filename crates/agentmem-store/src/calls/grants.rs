@@ -11,6 +11,7 @@ use crate::ring::Given;
 use crate::sys;
 use agentmem_core::{Error, ErrorKind, Kind, Result};
 use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 impl<'a> Caller<'a> {
@@ -66,6 +67,7 @@ impl Call for MakeGrant {
                 created_unix_ms,
                 expires_unix_ms: created_unix_ms + self.lasts_ms,
                 uses: self.uses,
+                done: VecDeque::new(),
             }
         };
         at.engine.grant(grant, log)
@@ -79,6 +81,8 @@ pub struct Redeem {
     pub agent: u32,
     /// The text of the grant.
     pub grant: String,
+    /// A random number: where the answer is lost, and the call repeated, that it was done before is known by this.
+    pub redemption: u64,
 }
 
 impl Call for Redeem {
@@ -90,7 +94,7 @@ impl Call for Redeem {
         let log = domains.log()?;
         let malformed = || Error::new(ErrorKind::InvalidArgument, "the text of a grant");
         let key = GrantKey::parse(&self.grant).ok_or_else(malformed)?;
-        let redeeming = domains.redeeming(&key, &at.engine.options.domain)?;
+        let redeeming = domains.redeeming(&key, &at.engine.options.domain, self.redemption, at.is_repeated)?;
         let mut event = redeeming.event.clone();
         event.to_agent = {
             let state = at.engine.lock();

@@ -6,7 +6,6 @@ use crate::engine::{Engine, State};
 use crate::read::StoredMessage;
 use crate::smus::{Packed, Smu};
 use crate::tree::Body;
-use agentmem_core::frame::Frame;
 use agentmem_core::{ContentId, Error, ErrorKind, Kind, Result, Tier};
 use serde::{Deserialize, Serialize};
 
@@ -317,7 +316,7 @@ impl Engine {
     fn describe_frames(&self, numbers: impl IntoIterator<Item = u32>) -> Vec<FrameDescription> {
         let describe = |number: u32| {
             let stored = self.load_frame(number, &|| format!("frame {number}")).ok().flatten();
-            let codec = stored.as_ref().and_then(|stored| Some(Frame::parse(stored.bytes()).ok()?.codec()));
+            let codec = stored.as_ref().and_then(|stored| Some(stored.frame().ok()?.codec()));
             let state = self.lock();
             let entry = state.frames.get(number)?;
             Some(FrameDescription {

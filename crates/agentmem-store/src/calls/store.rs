@@ -2,6 +2,7 @@
 
 use crate::agents::{AgentEntry, AgentShared};
 use crate::call::{Call, Caller};
+use crate::calls::agent::ConversationFacts;
 use crate::raw::Raw;
 use crate::segments::Large;
 use crate::stats::{AgentStats, Stats};
@@ -19,6 +20,8 @@ use std::time::Duration;
 const NAME_BYTES_MAX: usize = 255;
 /// Of an agent, where nothing else is said.
 pub const IMPORTANCE_DEFAULT: u8 = 50;
+/// Conversations of an agent of which whoever takes it up is told.
+pub const CONVERSATIONS_TOLD_MAX: usize = 64;
 /// How long large content waits for what others are about to put, and between two looks.
 const OTHERS_MS: u64 = 10_000;
 const PAUSE: Duration = Duration::from_millis(5);
@@ -57,6 +60,8 @@ pub struct AgentFacts {
     pub used_bytes: u64,
     /// Most of them.
     pub quota_bytes: Option<u64>,
+    /// All its conversations, where they are few and nobody but the session can change them.
+    pub conversations: Option<Vec<ConversationFacts>>,
 }
 
 impl Call for OpenAgent {
@@ -69,7 +74,8 @@ impl Call for OpenAgent {
         let importance = importance.map(|value| check_importance(value.into())).transpose()?;
         let mut state = at.engine.lock();
         let gone = || Error::new(ErrorKind::Closed, "this session");
-        let session_pid = state.sessions.get(at.session).ok_or_else(gone)?.pid;
+        let session = state.sessions.get(at.session).ok_or_else(gone)?;
+        let (session_pid, is_embedded) = (session.pid, session.is_embedded);
         let pid = pid.unwrap_or(session_pid);
         // The session's own death is noticed without.
         let pidfd = match pid == session_pid {
@@ -116,8 +122,14 @@ impl Call for OpenAgent {
         };
         state.sessions.get_mut(at.session).ok_or_else(gone)?.add_agent(number);
         state.mark_agent(number);
-        let shared = &state.agents.open_mut(number)?.shared;
-        Ok(AgentFacts { number, used_bytes: shared.used_bytes(), quota_bytes: shared.quota_bytes() })
+        let entry = state.agents.open_mut(number)?;
+        let (used_bytes, quota_bytes) = (entry.shared.used_bytes(), entry.shared.quota_bytes());
+        // The process's death takes them away; a session of the engine's own process asks the engine at no cost.
+        let tells = pid == session_pid && !is_embedded && entry.conversations.len() <= CONVERSATIONS_TOLD_MAX;
+        let numbers: Option<Vec<u32>> = tells.then(|| entry.conversations.values().copied().collect());
+        let facts = |number: &u32| Some(ConversationFacts::of(&state.conversations.get(number)?.shared));
+        let conversations = numbers.map(|numbers| numbers.iter().filter_map(facts).collect());
+        Ok(AgentFacts { number, used_bytes, quota_bytes, conversations })
     }
 }
 

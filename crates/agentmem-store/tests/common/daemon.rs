@@ -3,7 +3,7 @@
 use super::options;
 use agentmem_store::{Domain, Domains, Limits, OnFull, Options, Server, Store};
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// A daemon on threads of this process, with the socket to reach it.
@@ -22,16 +22,8 @@ impl Daemon {
 
     /// One whose stores are opened with `options`.
     pub fn start(memory_max_bytes: u64, options: impl Fn() -> Options + Send + Sync + 'static) -> Daemon {
-        Daemon::try_start(memory_max_bytes, Limits::default(), options).unwrap()
-    }
-
-    /// The same, with these limits, if its stores can be opened.
-    pub fn try_start(
-        memory_max_bytes: u64,
-        limits: Limits,
-        options: impl Fn() -> Options + Send + Sync + 'static,
-    ) -> agentmem_core::Result<Daemon> {
-        Ok(Daemon::serve(Domains::new(memory_max_bytes, limits, Box::new(move |_| Ok(options())))?))
+        let options = Box::new(move |_: &str| Ok(options()));
+        Daemon::serve(Domains::new(memory_max_bytes, Limits::default(), options).unwrap())
     }
 
     /// One with these domains.
@@ -45,6 +37,10 @@ impl Daemon {
             std::thread::spawn(move || if governs { server.govern() } else { server.run(&listener) });
         }
         Daemon { server, _folder: folder, socket }
+    }
+
+    pub fn socket(&self) -> &Path {
+        &self.socket
     }
 
     pub fn connect(&self) -> Store {

@@ -91,7 +91,7 @@ def joined(kind: str, count: int, parts: Sequence[bytes]) -> bytes:
         header = struct.pack(">BH", medium, count)
     else:
         header = struct.pack(">BI", large, count)
-    return header + b"".join(parts)
+    return b"".join((header, *parts))
 
 
 def outline(values: Sequence[Any]) -> bytes | None:
