@@ -18,6 +18,7 @@ use crate::grants::Grants;
 use crate::heap::Heap;
 use crate::held::Module;
 use crate::index::MessageIndex;
+use crate::ingest::Ingest;
 use crate::kept::Kept;
 use crate::latencies::Latencies;
 use crate::ledger::{self, Ledger};
@@ -789,20 +790,4 @@ impl Engine {
             }
         }
     }
-}
-
-/// How far [`Engine::ingest`] came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ingest {
-    /// Everything is taken in.
-    Empty,
-    /// The limit was reached.
-    More,
-    /// The next operation needs this much more room.
-    NoRoom {
-        /// Bytes wanted.
-        bytes: u64,
-    },
-    /// The slot table is full.
-    NoSlot,
 }

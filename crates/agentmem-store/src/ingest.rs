@@ -2,7 +2,7 @@
 
 use crate::calls::store::check_name;
 use crate::claims::{Claim, Claims};
-use crate::engine::{Engine, Ingest, State};
+use crate::engine::{Engine, State};
 use crate::raw::Raw;
 use crate::ring::{Cell, Operation};
 use crate::smus::{Packed, SlotUse, Smu};
@@ -17,6 +17,22 @@ use std::sync::Arc;
 pub const TAIL_BYTES_MAX: u64 = 1 << 20;
 const CHUNK_BYTES_MIN: usize = 4 << 10;
 const CHUNK_BYTES_MAX: usize = 256 << 10;
+
+/// How far [`Engine::ingest`] came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ingest {
+    /// Everything is taken in.
+    Empty,
+    /// The limit was reached.
+    More,
+    /// The next operation needs this much more room.
+    NoRoom {
+        /// Bytes wanted.
+        bytes: u64,
+    },
+    /// The slot table is full.
+    NoSlot,
+}
 
 impl Engine {
     /// Takes in up to `limit` operations that `session` published, oldest first; with `beyond_budget` also
