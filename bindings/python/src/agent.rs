@@ -17,8 +17,8 @@ pub struct Agent {
     pub(crate) agent: store::Agent,
 }
 
-/// Runs `call` first without waiting, and, if the arena is full and the store waits then, once
-/// more without the GIL.
+/// Runs `call` first without waiting, and, if there is no room as far as can be told without asking, and the store waits
+/// then, once more without the GIL.
 pub fn patiently<T: Send>(
     py: Python<'_>,
     agent: &store::Agent,
@@ -27,15 +27,15 @@ pub fn patiently<T: Send>(
 ) -> PyResult<T> {
     if !is_long {
         match call(OnFull::Fail) {
-            Err(error) if is_full(error.kind()) && agent.on_full() == OnFull::Wait => {}
+            Err(error) if lacks_room(error.kind()) && agent.on_full() == OnFull::Wait => {}
             other => return other.map_err(raise),
         }
     }
     py.detach(|| call(agent.on_full())).map_err(raise)
 }
 
-fn is_full(kind: ErrorKind) -> bool {
-    matches!(kind, ErrorKind::ArenaFull | ErrorKind::OutOfMemory)
+fn lacks_room(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::ArenaFull | ErrorKind::OutOfMemory | ErrorKind::DomainQuotaExceeded)
 }
 
 impl Agent {
