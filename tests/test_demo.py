@@ -175,7 +175,9 @@ def test_what_comes_back_wrong_is_counted(mem: agentmem.Store) -> None:
     assert list(member.read_back()) == [True, True]
     member.samples.offer(0, 0, [b"never put"] * 100)
     assert list(member.read_back()).count(False) == 1
-    assert (member.checked, member.failed) == (2 + 3, 1)
+    member._agent.release(member._latest[-1])
+    assert list(member.read_back()) == [True, False, False]
+    assert (member.checked, member.failed) == (2 + 3 + 3, 1 + 2)
 
 
 @pytest.mark.parametrize("language", ["node", "mixed"])

@@ -4,6 +4,7 @@ import hashlib
 import mmap
 import os
 import socket
+from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -38,7 +39,9 @@ class Member:
         self.samples = Samples(f"{seed} {number}")
         self._agent = mem.agent(f"agent-{number:03}")
         self._shared: list[tuple[agentmem.Smu, bytes]] = []
-        self._conversations: list[agentmem.Conversation] = []
+        # Others are found again by their names; a handle of each would count as the store's.
+        self._latest: deque[agentmem.Conversation] = deque(maxlen=_READ_CONVERSATIONS)
+        self._begun = 0
 
     def take(self, frame: Frame) -> None:
         """Do what one frame says; of reading back, see `read_back`."""
@@ -75,27 +78,32 @@ class Member:
                 assert len(bytes(buffer[:: mmap.PAGESIZE])) == -(
                     -smu.logical_bytes // mmap.PAGESIZE
                 )
-        for conversation in self._conversations[-_READ_CONVERSATIONS:]:
+        for conversation in self._latest:
             assert conversation[-_READ_MESSAGES:]
 
     def _write(self, frame: Frame) -> None:
-        if frame.conversation == len(self._conversations):
-            self._conversations.append(self._agent.conversation(f"task-{frame.conversation}"))
-        conversation = self._conversations[frame.conversation]
+        if frame.conversation == self._begun:
+            self._latest.append(self._conversation(frame.conversation))
+            self._begun += 1
+        assert frame.conversation == self._begun - 1
+        conversation = self._latest[-1]
         self.samples.offer(frame.conversation, len(conversation), frame.messages)
         for message in frame.messages:
             conversation.append(message)
             self.logical_bytes += len(message)
+
+    def _conversation(self, number: int) -> agentmem.Conversation:
+        return self._agent.conversation(f"task-{number}")
 
     def read_back(self) -> Iterator[bool]:
         """Read what was sampled, and all that is shared; for each, whether it is what was put."""
         for smu, expected in self._shared:
             yield self._note(self._shared_is(smu, expected))
         for sampled in self.samples.by_conversation():
-            conversation = self._conversations[sampled.conversation]
             try:
-                yield self._note(message_hash(conversation[sampled.position]) == sampled.hash)
-            except AgentMemError:
+                message = self._conversation(sampled.conversation)[sampled.position]
+                yield self._note(message_hash(message) == sampled.hash)
+            except (AgentMemError, IndexError):  # One that is gone is made anew, and is empty.
                 yield self._note(False)
 
     def _note(self, is_right: bool) -> bool:
@@ -117,7 +125,7 @@ class Member:
             self.logical_bytes,
             self.samples.seen,
             [expected.hex() for _, expected in self._shared],
-            len(self._conversations),
+            self._begun,
             self.samples.digest().hex(),
         ]
         return {
