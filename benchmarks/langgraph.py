@@ -27,14 +27,10 @@ _PACKAGES = (
     "psycopg[binary]",
     *REDIS_PACKAGES,
 )
-_OWN = ("agentmem", "agentmem, daemon", "agentmem, flushed at every call")
-_GROWING = (
-    "agentmem",
-    "agentmem, daemon",
-    "agentmem, flushed at every call",
-    "SqliteSaver",
-    "SqliteSaver, DeltaChannel",
-)
+_JUDGED = ("agentmem", "agentmem, daemon")
+"""What goals are set for."""
+_OWN = (*_JUDGED, "agentmem, flushed at every call")
+_GROWING = (*_OWN, "SqliteSaver", "SqliteSaver, DeltaChannel")
 
 
 async def run(settings: Settings) -> Result:
@@ -109,7 +105,7 @@ def _growth(measured: _Measured, figures: list[Figure]) -> list[Any]:
             continue
         title, content = f"{name}: {_GROWTH_TURNS} turns", found["content"]
         if found["stored"] is not None:
-            goal = 1.0 if name in ("agentmem", "agentmem, daemon") else None
+            goal = 1.0 if name in _JUDGED else None
             figures.append(
                 Figure(f"{title}, stored", found["stored"] / content, "of content", goal)
             )
@@ -126,7 +122,7 @@ def _latency(measured: _Measured, figures: list[Figure]) -> None:
     for name in (*_OWN, "InMemorySaver", "SqliteSaver"):
         early[name] = measured("latency", name, turns=_EARLY + 5)
         # What writes whole states gets the state of the turns before at once.
-        begin = 0 if name in ("agentmem", "agentmem, daemon") else _LATE - 15
+        begin = 0 if name in _JUDGED else _LATE - 15
         if name != "SqliteSaver":
             late[name] = measured("latency", name, turns=_LATE, begin=begin)
         for turn, found in ((_EARLY, early[name]), (_LATE, late.get(name))):
@@ -134,7 +130,7 @@ def _latency(measured: _Measured, figures: list[Figure]) -> None:
                 title = f"{name}: turn {turn:,}"
                 for what in ("put p50", "put p99", "get p50", "serialising p50"):
                     figures.append(Figure(f"{title}, {what}", found[what] / 1000, "us"))
-    for name in ("agentmem", "agentmem, daemon"):
+    for name in _JUDGED:
         _compare(measured, figures, name, early, late)
 
 
@@ -168,7 +164,7 @@ def _threads(measured: _Measured, figures: list[Figure], count: int, peers: int)
     for name in SAVERS:
         if name == "SqliteSaver, DeltaChannel":
             continue
-        its = count if name in ("agentmem", "agentmem, daemon") else min(count, peers)
+        its = count if name in _JUDGED else min(count, peers)
         found = measured("threads", name, turns=_THREAD_TURNS, count=its)
         if found is None:
             continue

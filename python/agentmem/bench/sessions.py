@@ -53,9 +53,12 @@ def run(settings: Settings) -> Result:
     return Result(figures, ["sessions", _SIZE, rounds, _HELD, _BATCH, _REST_S], notes)
 
 
+def _title(language: str, benchmark: str) -> str:
+    return f"from {_LANGUAGES[language]}: {_NAMES[benchmark]}"
+
+
 def _figures(language: str, benchmark: str, nanoseconds: list[int]) -> list[Figure]:
-    name = f"from {_LANGUAGES[language]}: {_NAMES[benchmark]}"
-    return quantiles(name, nanoseconds, _GOALS[language][benchmark])
+    return quantiles(_title(language, benchmark), nanoseconds, _GOALS[language][benchmark])
 
 
 def _from_python(socket: Path, values: list[bytes], rounds: int) -> list[Figure]:
@@ -100,7 +103,7 @@ def _from_others(socket: Path) -> tuple[list[Figure], list[str]]:
             for record in map(json.loads, printed.splitlines()):
                 language, benchmark = record["language"], record["benchmark"]
                 if benchmark in _NAMES:
-                    name = f"from {_LANGUAGES[language]}: {_NAMES[benchmark]}"
+                    name = _title(language, benchmark)
                     p50, p99 = record["p50_ns"] / 1000, record["p99_ns"] / 1000
                     figures.append(Figure(f"{name}, p50", p50, "us", _GOALS[language][benchmark]))
                     figures.append(Figure(f"{name}, p99", p99, "us"))
