@@ -52,7 +52,8 @@ impl Smu {
     }
 
     pub(crate) fn released(&self) -> Error {
-        Error::new(ErrorKind::Released, format!("an SMU of agent {:?}", self.agent.name))
+        let released = Error::new(ErrorKind::Released, format!("an SMU of agent {:?}", self.agent.name));
+        self.session.unless_closed(released)
     }
 
     #[inline]
@@ -240,5 +241,37 @@ impl Drop for View {
         if self.session.is_same_process() {
             self.session.arena.claims.unpin(self.claim);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::options::{OnFull, Options};
+    use crate::raw::LARGE_BYTES;
+    use crate::store::Store;
+    use agentmem_core::{ErrorKind, Kind};
+
+    /// What a view was about to promote goes with the store. The caller released nothing, and is not told so.
+    #[test]
+    fn a_view_that_the_store_closes_under_says_closed() {
+        let store = Store::open(Options { pressure: false, ..Options::default() }).unwrap();
+        let agent = store.agent("agent", None, None, None).unwrap();
+        let numbers: Vec<u8> = (0..2 * LARGE_BYTES).map(|at| (at / 512) as u8).collect();
+        let smu = agent.put(&numbers, Kind::ToolResult, None, 50, OnFull::Wait).unwrap();
+        smu.id().unwrap();
+        store.reclaim(Some(0)).unwrap();
+        let engine = store.engine().unwrap().clone();
+        let one_at_a_time = engine.large.lock();
+        std::thread::scope(|scope| {
+            let viewing = scope.spawn(|| smu.view().map(|view| view.bytes().len()));
+            while !smu.session.arena.claims.is_pinned(smu.claim) {
+                std::thread::yield_now();
+            }
+            // Long enough for it to come to the lock; if it does not, it meets a closed store, and says the same.
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            store.close().unwrap();
+            drop(one_at_a_time);
+            assert_eq!(viewing.join().unwrap().unwrap_err().kind(), ErrorKind::Closed);
+        });
     }
 }

@@ -76,7 +76,13 @@ impl Session {
         self.check_usable()?;
         // Whoever asks sees what it put before. An engine of the same process sees to that itself.
         let is_behind = matches!(self.link, Link::Remote(_)) && self.is_behind();
-        self.link.call(self.number, call, is_behind)
+        self.link.call(self.number, call, is_behind).map_err(|error| self.unless_closed(error))
+    }
+
+    /// `error`, unless the store was closed meanwhile, which took away what the caller still holds.
+    #[cold]
+    pub fn unless_closed(&self, error: Error) -> Error {
+        self.check_usable().err().unwrap_or(error)
     }
 
     /// Whether something that was published here is not taken in yet. What other threads are still copying is waited
