@@ -114,7 +114,8 @@ pub fn serve(
         let named = std::thread::Builder::new().name("agentmemd".into());
         named.spawn(move || work(&server)).map(drop).map_err(failed)
     };
-    spawn(Box::new(|server| server.govern()))?;
+    let own = std::process::id() as i32;
+    spawn(Box::new(move |server| server.govern(|| agentmem_pager::memory::private_bytes(own))))?;
     spawn(Box::new({
         let listener = listener.try_clone().map_err(failed)?;
         move |server| server.run(&listener)

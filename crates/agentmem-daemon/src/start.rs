@@ -14,7 +14,7 @@ use crate::restarts::Policy;
 use crate::scores;
 use crate::server::serve;
 use crate::shelf::raise_limit;
-use crate::sys::{Signals, keep_few_heaps};
+use crate::sys::{Signals, keep_little};
 use crate::trees::Trees;
 use agentmem_core::{Error, ErrorKind, Result};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -85,7 +85,7 @@ fn engine(settings: &Settings, mut kept: Kept) -> Result<i32> {
     let signals = Signals::block(&[Signal::TERM, Signal::INT, Signal::HUP])
         .map_err(|error| Error::new(ErrorKind::Io, format!("signals: {error}")))?;
     raise_limit();
-    keep_few_heaps();
+    keep_little();
     let config = Config::load(settings)?;
     if config.oom_score {
         scores::lower_own(&oom::ENGINE);

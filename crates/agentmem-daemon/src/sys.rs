@@ -6,6 +6,12 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+/// What the allocator maps by itself and gives back by itself. Where nothing is said, that begins here too, but grows
+/// to 32 MiB with what is freed.
+const MAPPED_BYTES_MIN: libc::c_int = 128 << 10;
+/// What is free at the end of a heap goes back when it is this much.
+const TRIMMED_BYTES_MIN: libc::c_int = 1 << 20;
+
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
@@ -101,13 +107,16 @@ pub fn forget_variables(names: &[&str]) {
     }
 }
 
-/// Has the allocator keep what it keeps in few places. A thread for each connection would otherwise spread
-/// over eight of them for each core, and what one of those keeps is of no use to the others.
-pub fn keep_few_heaps() {
+/// Has the allocator keep little. A thread for each connection would otherwise spread over eight heaps for each core,
+/// and what one of those keeps is of no use to the others; and a frame, or what it decodes to, goes back at once,
+/// instead of leaving a hole where others find no place.
+pub fn keep_little() {
     #[cfg(target_env = "gnu")]
     // SAFETY: no pointers; it changes where later allocations come from.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 2);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_BYTES_MIN);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, TRIMMED_BYTES_MIN);
     }
 }
 

@@ -232,6 +232,8 @@ pub struct Domains {
     options_of: OptionsOf,
     /// What all share, as of now.
     memory_max_bytes: AtomicU64,
+    /// What the process has of memory that is only its own.
+    private_bytes: AtomicU64,
     /// The most that this has been and will be.
     whole_bytes: u64,
     /// The most of everything.
@@ -345,8 +347,9 @@ impl Domains {
         let own = Domain::new(options, None, Terms::UNLIMITED, sys::random()?)?;
         let open = Mutex::new(BTreeMap::from([(String::new(), Arc::new(own))]));
         let (whole_bytes, memory_max_bytes) = (memory_max_bytes, AtomicU64::new(memory_max_bytes));
-        let left_out = Mutex::default();
-        Ok(Domains { options_of, memory_max_bytes, whole_bytes, limits, open, left_out, outside, log: None })
+        let (left_out, private_bytes) = (Mutex::default(), AtomicU64::new(0));
+        let log = None;
+        Ok(Domains { options_of, memory_max_bytes, private_bytes, whole_bytes, limits, open, left_out, outside, log })
     }
 
     fn insert(
@@ -466,11 +469,15 @@ impl Domains {
         self.open.lock().iter().map(|(name, domain)| (name.clone(), domain.clone())).collect()
     }
 
-    /// Deals the budget out anew, by what each domain needs.
+    /// Deals the budget out anew, by what each domain needs. What their process takes beside what they count is
+    /// nobody's: stacks and buffers of a thousand threads, and what the allocator holds.
     pub fn govern(&self) {
         let all = self.all();
+        let sum = |of: fn(&Store) -> u64| all.iter().map(|(_, domain)| of(&domain.store)).sum();
+        let uncounted_bytes = self.private_bytes.load(Ordering::Relaxed).saturating_sub(sum(Store::private_bytes));
+        let total = self.memory_max_bytes().saturating_sub(uncounted_bytes);
         let needed: Vec<u64> = all.iter().map(|(_, domain)| domain.store.needed_bytes()).collect();
-        for ((_, domain), budget) in all.iter().zip(shares(self.memory_max_bytes(), &needed)) {
+        for ((_, domain), budget) in all.iter().zip(shares(total, &needed)) {
             domain.store.set_memory_max_bytes(budget.min(domain.terms.memory_max_bytes));
         }
     }
@@ -483,6 +490,11 @@ impl Domains {
     /// Changes it; it is dealt out at the next [`Self::govern`].
     pub fn set_memory_max_bytes(&self, bytes: u64) {
         self.memory_max_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// The private memory of their process, as its kernel has it; it counts from the next [`Self::govern`] on.
+    pub fn set_private_bytes(&self, bytes: u64) {
+        self.private_bytes.store(bytes, Ordering::Relaxed);
     }
 
     /// What all of them cannot do without.

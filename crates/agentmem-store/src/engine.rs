@@ -14,6 +14,7 @@ use crate::counters::Counters;
 use crate::dense::Dense;
 use crate::dirty::Dirty;
 use crate::frames::Frames;
+use crate::gate::Gate;
 use crate::grants::Grants;
 use crate::heap::Heap;
 use crate::held::Module;
@@ -48,6 +49,8 @@ use std::sync::Arc;
 const FIXED_BYTES: u64 = 3 << 20;
 /// One part in so many of the budget is left for what is not counted.
 const UNCOUNTED_SHARE: u64 = 16;
+/// Threads that may decode to read at a time, for each core: while some wait for the SSD, others decode.
+const READERS_PER_CORE: usize = 2;
 /// Address space of a heap, in budgets: best fit leaves holes, and holes cost addresses only.
 const HEAP_ADDRESS_FACTOR: u64 = 8;
 const HEAP_ADDRESS_BYTES_MAX: u64 = 1 << 40;
@@ -323,6 +326,9 @@ pub struct Engine {
     /// Held while large content comes in, before any other lock. Two at a time would count on the same room; and a
     /// prompt that a hundred sessions look at would be decoded a hundred times.
     pub large: Mutex<()>,
+    /// Whoever decodes frames to read them is inside: each holds a frame and what it decodes to, megabytes that the
+    /// budget does not see coming, and a daemon has a thread for each of a thousand callers.
+    pub readers: Gate,
     /// Threads that are just making something smaller.
     demoting: AtomicU64,
     is_closed: AtomicBool,
@@ -393,6 +399,7 @@ impl Engine {
             next_key: AtomicU64::new(1),
             view_latencies: Latencies::default(),
             large: Mutex::default(),
+            readers: Gate::new(READERS_PER_CORE * std::thread::available_parallelism().map_or(1, |cores| cores.get())),
             demoting: AtomicU64::new(0),
             is_closed: AtomicBool::new(false),
             has_failed: AtomicBool::new(false),
@@ -639,8 +646,6 @@ impl Engine {
     /// RAM that it will take once all of the ring is in use: what the budget is compared with, so
     /// that puts need not ask.
     pub fn planned_bytes(&self, state: &State) -> u64 {
-        let decoded: usize = state.decoded.iter().map(|(_, content)| content.len()).sum();
-        let cache = if self.ledger.is_some() { ledger::CACHE_BYTES } else { 0 };
         let journal_bytes = state.kept.as_ref().map_or(0, |kept| kept.journal.len_bytes());
         journal_bytes
             + self.hot_heap.resident_bytes()
@@ -648,9 +653,14 @@ impl Engine {
             + self.segments.large_bytes()
             + self.module_bytes()
             + state.sessions.planned_bytes()
-            + self.table_bytes(state)
-            + (decoded + cache) as u64
-            + FIXED_BYTES
+            + self.private_bytes(state)
+    }
+
+    /// What of it no other process could map: tables, and what codecs and the ledger need.
+    pub fn private_bytes(&self, state: &State) -> u64 {
+        let decoded: usize = state.decoded.iter().map(|(_, content)| content.len()).sum();
+        let cache = if self.ledger.is_some() { ledger::CACHE_BYTES } else { 0 };
+        self.table_bytes(state) + (decoded + cache) as u64 + FIXED_BYTES
     }
 
     /// RAM of the tables.

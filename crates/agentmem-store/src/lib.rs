@@ -26,6 +26,7 @@ mod free;
 #[cfg(feature = "faults")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod gate;
 mod grants;
 mod handle;
 mod heap;

@@ -169,6 +169,7 @@ impl Engine {
     pub fn promote(&self, slot: u32) -> Result<()> {
         let is_large = self.lock().smus.get(slot).is_some_and(|smu| smu.logical_bytes >= LARGE_BYTES as u64);
         let _one = is_large.then(|| self.large.lock());
+        let _reading = self.readers.enter();
         for _ in 0..ATTEMPTS {
             let (id, logical_bytes, packed, kind, importance) = {
                 let state = self.lock();
@@ -251,6 +252,7 @@ impl Engine {
     /// Content `id` from `offset_bytes` on, wherever it is, and without a use of it: what is raw, up to
     /// [`RAW_BYTES_MAX`] of it; else the rest of one frame's part.
     pub fn read_content(&self, id: &ContentId, offset_bytes: u64) -> Result<Vec<u8>> {
+        let _reading = self.readers.enter();
         let subject = || format!("SMU {id}");
         for _ in 0..ATTEMPTS {
             let (frame, item, skipped_bytes) = {
@@ -360,6 +362,7 @@ impl Engine {
         items: std::ops::Range<u32>,
         subject: &dyn Fn() -> String,
     ) -> Result<Option<Vec<StoredMessage>>> {
+        let _reading = self.readers.enter();
         let Some(stored) = self.load_frame(number, subject)? else { return Ok(None) };
         let hurt = |error: Error| {
             self.lock().damaged.insert(number);

@@ -97,9 +97,11 @@ impl Server {
         self.connections.load(Ordering::Relaxed)
     }
 
-    /// Deals the budget out every quarter of a second, until [`Self::stop`].
-    pub fn govern(&self) {
+    /// Deals the budget out every quarter of a second, until [`Self::stop`]. `private_bytes` says what private memory
+    /// the process has, where it has none but for them; else 0.
+    pub fn govern(&self, private_bytes: impl Fn() -> u64) {
         while !self.is_over.load(Ordering::Acquire) {
+            self.domains.set_private_bytes(private_bytes());
             self.domains.govern();
             std::thread::sleep(std::time::Duration::from_millis(250));
         }

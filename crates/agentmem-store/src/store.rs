@@ -336,6 +336,11 @@ impl Store {
         self.engine().map_or(0, |engine| engine.needed_bytes(&engine.lock()))
     }
 
+    /// What its engine counts of the private memory of its process. 0 for a daemon's.
+    pub(crate) fn private_bytes(&self) -> u64 {
+        self.engine().map_or(0, |engine| engine.private_bytes(&engine.lock()))
+    }
+
     /// By how much that is more than its budget. 0 for a daemon's.
     pub(crate) fn excess_bytes(&self) -> u64 {
         self.needed_bytes().saturating_sub(self.memory_max_bytes())

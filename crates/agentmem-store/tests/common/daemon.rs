@@ -34,7 +34,7 @@ impl Daemon {
         let server = Server::new(domains, Box::new(|_, _| {}));
         for governs in [true, false] {
             let (server, listener) = (server.clone(), listener.try_clone().unwrap());
-            std::thread::spawn(move || if governs { server.govern() } else { server.run(&listener) });
+            std::thread::spawn(move || if governs { server.govern(|| 0) } else { server.run(&listener) });
         }
         Daemon { server, _folder: folder, socket }
     }
