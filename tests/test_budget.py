@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
-from conftest import PythonProcess
+from conftest import PythonProcess, daemon
 from words import noise, prose
 
 import agentmem
+from agentmem.daemon import processes
 from agentmem.errors import OutOfMemory
 
 T = TypeVar("T")
@@ -18,26 +19,27 @@ MiB = 1 << 20
 MEASURE = """
 import os, re, threading
 
-def held_bytes():
-    with open("/proc/self/smaps_rollup") as file:
+def held_bytes(pid="self"):
+    with open(f"/proc/{pid}/smaps_rollup") as file:
         fields = dict(re.findall(r"(\\w+):\\s+(\\d+) kB", file.read()))
-    memfds = 0
-    for fd in os.listdir("/proc/self/fd"):
+    memfds = {}
+    for fd in os.listdir(f"/proc/{pid}/fd"):
         try:
-            if os.readlink(f"/proc/self/fd/{fd}").startswith("/memfd:"):
-                memfds += os.stat(f"/proc/self/fd/{fd}").st_blocks * 512
+            if os.readlink(f"/proc/{pid}/fd/{fd}").startswith("/memfd:"):
+                held = os.stat(f"/proc/{pid}/fd/{fd}")
+                memfds[held.st_ino] = held.st_blocks * 512
         except OSError:
             pass
     anonymous = int(fields.get("Pss_Anon", fields["Pss"])) * 1024
-    return max(int(fields["Pss"]) * 1024, anonymous + memfds)
+    return max(int(fields["Pss"]) * 1024, anonymous + sum(memfds.values()))
 
 class Peak(threading.Thread):
-    def __init__(self):
+    def __init__(self, pid="self"):
         super().__init__(daemon=True)
-        self.bytes, self.done = 0, threading.Event()
+        self.pid, self.bytes, self.done = pid, 0, threading.Event()
     def run(self):
         while not self.done.wait(0.02):
-            self.bytes = max(self.bytes, held_bytes())
+            self.bytes = max(self.bytes, held_bytes(self.pid))
 """
 
 FILL = (
@@ -132,6 +134,60 @@ def test_a_flush_of_many_raw_tails_stays_within_memory_max(
     # With a copy of them beside them it would not.
     assert raw_bytes > 0.9 * tails * tail_bytes > 0.4 * budget
     assert grown <= budget * 1.1 + SLACK_BYTES
+
+
+SESSIONS = (
+    MEASURE
+    + """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+import agentmem
+from words import prose
+
+socket, engine, sessions, rounds = sys.argv[1], *map(int, sys.argv[2:])
+texts = [prose(seed, 1 << 20) for seed in range(8)]
+stores = [agentmem.connect(socket, start=False) for _ in range(sessions)]
+agents = [store.agent(f"agent {n}") for n, store in enumerate(stores)]
+
+def messages(n, talk):
+    text = texts[(n + talk) % 8]
+    return [b"%06d %06d " % (n, talk) + text[at : at + 4083] for at in range(0, len(text), 4096)]
+
+def fill(n):
+    for talk in range(rounds):
+        agents[n].conversation(f"talk {talk}").extend(messages(n, talk))
+
+def read(n):
+    for talk in range(rounds):
+        kept = agents[n].conversation(f"talk {talk}")
+        expected = messages(n, talk)
+        for at in range(len(expected) - 1, -1, -16):
+            assert kept.raw(at) == expected[at], (n, talk, at)
+
+peak = Peak(engine)
+peak.start()
+with ThreadPoolExecutor(sessions) as pool:
+    list(pool.map(fill, range(sessions)))
+    list(pool.map(read, range(sessions)))
+peak.done.set()
+peak.join()
+print(peak.bytes, stores[0].stats()["disk_bytes"])
+for store in stores:
+    store.close()
+"""
+)
+
+
+def test_the_budget_of_a_daemon_holds_while_many_sessions_read_at_once(
+    python: type[PythonProcess], tmp_path: Path
+) -> None:
+    budget = 128 * MiB
+    with daemon(tmp_path / "agentmem.sock", f"memory_max = {budget}") as socket:
+        _keeper, engine = processes(socket)
+        peak, disk = map(int, python(SESSIONS, socket, engine, 60, 6).output().split())
+    # The messages did not fit, not even compressed.
+    assert disk > budget / 2
+    assert peak <= budget * 1.1
 
 
 def until_refused(step: Callable[[int], T]) -> list[T]:

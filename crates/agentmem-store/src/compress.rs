@@ -30,6 +30,7 @@ type Planned = (u32, u32, Kind, Arc<Raw>);
 impl Engine {
     /// Frames `items` at `level`, with a compressor that is kept for the next time.
     pub fn encode(&self, items: &[Item<'_>], level: i32) -> Result<Vec<u8>> {
+        let _encoding = self.encoders.enter();
         let kept = self.compressors.lock().pop().filter(|kept| kept.level() == level);
         let mut compressor = kept.map_or_else(|| Compressor::new(level), Ok)?;
         let frame = frame::encode_with(&mut compressor, items);

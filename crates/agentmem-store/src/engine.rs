@@ -29,7 +29,7 @@ use crate::quota::Quota;
 use crate::raw::Raw;
 use crate::remote::Secret;
 use crate::segments::Segments;
-use crate::sessions::{Arenas, SessionEntry, Sessions};
+use crate::sessions::{Arenas, SessionEntry, Sessions, TRIM_TICKS};
 use crate::slots::{SLOTS_MAX, Slots};
 use crate::smus::Smus;
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
@@ -54,8 +54,6 @@ const READERS_PER_CORE: usize = 2;
 /// Address space of a heap, in budgets: best fit leaves holes, and holes cost addresses only.
 const HEAP_ADDRESS_FACTOR: u64 = 8;
 const HEAP_ADDRESS_BYTES_MAX: u64 = 1 << 40;
-/// A ring that nobody used for so many ticks gives its pages back, and the heaps their slack.
-const TRIM_TICKS: u32 = 8;
 /// The engine looks around this often even when nobody wakes it.
 pub const TICK_MS: i32 = 250;
 /// Operations taken in between two chances for others to take the lock.
@@ -329,6 +327,8 @@ pub struct Engine {
     /// Whoever decodes frames to read them is inside: each holds a frame and what it decodes to, megabytes that the
     /// budget does not see coming, and a daemon has a thread for each of a thousand callers.
     pub readers: Gate,
+    /// Whoever compresses is inside: more at a time than there are cores is no quicker, and each has a compressor.
+    pub encoders: Gate,
     /// Threads that are just making something smaller.
     demoting: AtomicU64,
     is_closed: AtomicBool,
@@ -379,6 +379,7 @@ impl Engine {
         policy: Box<dyn Policy>,
     ) -> Self {
         let Memory { segments, hot_heap, frame_heap, slots, bell, module } = memory;
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
         Engine {
             memory_max_bytes: AtomicU64::new(options.memory_max_bytes),
             key,
@@ -399,7 +400,8 @@ impl Engine {
             next_key: AtomicU64::new(1),
             view_latencies: Latencies::default(),
             large: Mutex::default(),
-            readers: Gate::new(READERS_PER_CORE * std::thread::available_parallelism().map_or(1, |cores| cores.get())),
+            readers: Gate::new(READERS_PER_CORE * cores),
+            encoders: Gate::new(cores),
             demoting: AtomicU64::new(0),
             is_closed: AtomicBool::new(false),
             has_failed: AtomicBool::new(false),
@@ -780,7 +782,7 @@ impl Engine {
                 worked |= self.tick(now_ms);
                 worked |= self.compact_journal();
                 let mut state = self.lock();
-                state.sessions.trim_quiet(TRIM_TICKS);
+                state.sessions.trim_quiet();
                 state.top_up_all();
                 drop(state);
                 quiet_ticks += 1;

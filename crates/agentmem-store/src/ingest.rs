@@ -43,11 +43,14 @@ impl Engine {
             return Ingest::Empty;
         };
         let ring = &arena.ring;
-        let mut room = self.budget_bytes() as i64 - self.planned_bytes(state) as i64;
+        let mut room = 0;
         for turn in 0..limit {
             let Some(found) = ring.peek() else { return Ingest::Empty };
             if turn == 0 {
                 state.note(|fresh| fresh.rings.push(session));
+                let room_bytes = self.budget_bytes().saturating_sub(self.planned_bytes(state));
+                state.sessions.wake(session, room_bytes);
+                room = self.budget_bytes() as i64 - self.planned_bytes(state) as i64;
             }
             let Ok((cell, bytes)) = found else {
                 // The ring lies in the agent's memory: it lost its own put, nothing else.

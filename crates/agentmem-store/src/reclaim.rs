@@ -166,7 +166,7 @@ impl Engine {
         while excess() > 0 {
             if !is_possible && has_rings {
                 // Not refused for want of what only makes the next put quick.
-                self.trim_rings(&mut self.lock());
+                self.lock().sessions.trim();
                 has_rings = false;
             } else if !is_possible {
                 self.lock().counters.reject_memory += 1;
@@ -270,15 +270,8 @@ impl Engine {
     pub fn trim(&self) {
         let mut state = self.lock();
         state.decoded.clear();
-        self.trim_rings(&mut state);
+        state.sessions.trim();
         self.trim_heaps(u64::MAX);
-    }
-
-    fn trim_rings(&self, state: &mut State) {
-        for (_, arena) in self.arenas().iter().filter(|(_, arena)| arena.ring.is_empty()) {
-            arena.ring.trim();
-        }
-        state.sessions.look();
     }
 
     /// Gives `bytes` of each heap's slack back, or all of it.

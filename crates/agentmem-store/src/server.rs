@@ -20,7 +20,8 @@ use std::sync::Arc;
 const SESSION_CONNECTIONS_MAX: usize = 256;
 /// Stack of a thread that answers.
 const STACK_BYTES: usize = 256 << 10;
-/// An arena is a small part of the budget, since there may be thousands.
+/// An arena is a small part of the budget. Since there may be thousands, the nth session gets no more than an nth of
+/// what the first two get together, which for a hundred is a quarter of the budget in all, however great it is.
 const ARENA_BUDGET_SHARE: u64 = 32;
 const ARENA_BYTES_MIN: u64 = 64 << 10;
 /// What a connection of no session begins with. As the length of a frame it would be half a gigabyte.
@@ -29,9 +30,10 @@ const HTTP_GET: &[u8; 4] = b"GET ";
 /// Answers one request that begins with a GET, of a process of the same user.
 pub type Http = Box<dyn Fn(&Server, &UnixStream) + Send + Sync>;
 
-/// What a session of another process is given by an engine with that budget.
-fn shape(arena_bytes: u64, memory_max_bytes: u64) -> Shape {
-    let bytes = arena_bytes.min(memory_max_bytes / ARENA_BUDGET_SHARE).max(ARENA_BYTES_MIN);
+/// What a session of another process is given by an engine with that budget and so many `sessions`.
+fn shape(arena_bytes: u64, memory_max_bytes: u64, sessions: usize) -> Shape {
+    let first = memory_max_bytes / ARENA_BUDGET_SHARE;
+    let bytes = arena_bytes.min(first).min(2 * first / (sessions as u64 + 1)).max(ARENA_BYTES_MIN);
     Shape { cells: 1 << 10, data_bytes: 1 << bytes.ilog2(), claims: 1 << 20 }
 }
 
@@ -199,7 +201,7 @@ impl Server {
         let counted = domain.connect()?;
         let engine = domain.store.engine()?;
         let secret = domain.secret()?;
-        let shape = shape(self.domains.limits.arena_bytes, engine.memory_max_bytes());
+        let shape = shape(self.domains.limits.arena_bytes, engine.memory_max_bytes(), engine.lock().sessions.len());
         let (session, lent) = engine.lend_session(shape, peer.pid, secret)?;
         let welcome = Welcome {
             session,

@@ -14,6 +14,8 @@ use std::sync::Arc;
 
 /// How long a process that cannot be seen from here may take to come back after the engine was killed.
 const DESERTED_MS: u64 = 60_000;
+/// A ring that nobody used for so many ticks gives its pages back.
+pub const TRIM_TICKS: u32 = 8;
 
 /// Arenas with the numbers of their sessions.
 pub type Arenas = Arc<[(u32, Arc<Arena>)]>;
@@ -57,11 +59,13 @@ pub struct SessionEntry {
     next_claim: u32,
     /// How far its ring was at the last tick, and for how many ticks it has been there.
     quiet: (u64, u32),
+    /// What the sum of all has of it.
+    counted_bytes: u64,
 }
 
 impl SessionEntry {
     fn empty(arena: Arc<Arena>, pid: u32, started: Option<u64>, is_embedded: bool, secret: Secret) -> Self {
-        let quiet = (arena.ring.head(), 0);
+        let quiet = (arena.ring.head(), TRIM_TICKS);
         SessionEntry {
             arena,
             pid,
@@ -76,6 +80,7 @@ impl SessionEntry {
             free_claims: Vec::new(),
             next_claim: 0,
             quiet,
+            counted_bytes: 0,
         }
     }
 
@@ -162,20 +167,30 @@ impl SessionEntry {
         Ok(self.next_claim - 1)
     }
 
-    fn trim_quiet(&mut self, ticks: u32) {
+    fn is_at_rest(&self) -> bool {
+        self.quiet.1 >= TRIM_TICKS
+    }
+
+    fn trim_quiet(&mut self) {
         let ring = &self.arena.ring;
         let (head, quiet_ticks) = self.quiet;
         self.quiet = if head == ring.head() { (head, quiet_ticks.saturating_add(1)) } else { (ring.head(), 0) };
-        if self.quiet.1 == ticks {
-            ring.trim();
-            // That the engine trimmed it is no use.
-            self.quiet.0 = ring.head();
+        if self.quiet.1 == TRIM_TICKS {
+            self.rest();
         }
     }
 
+    /// Gives the pages of what is free back.
+    fn rest(&mut self) {
+        self.arena.ring.trim();
+        // That the engine trimmed it is no use.
+        self.quiet = (self.arena.ring.head(), TRIM_TICKS);
+    }
+
+    /// One that is in use counts in full: all of it may be full before anybody looks again.
     fn planned_bytes(&self) -> u64 {
         let ring = &self.arena.ring;
-        if self.is_embedded { ring.capacity_bytes() } else { ring.resident_bytes() }
+        if self.is_embedded || !self.is_at_rest() { ring.capacity_bytes() } else { ring.resident_bytes() }
     }
 
     fn table_bytes(&self) -> u64 {
@@ -236,14 +251,33 @@ impl Sessions {
             .for_each(|entry| entry.arena.ring.notify());
     }
 
-    /// At each tick: rings that nobody used for `ticks` give their pages back, whatever others do.
-    pub fn trim_quiet(&mut self, ticks: u32) {
-        self.by_number.values_mut().for_each(|entry| entry.trim_quiet(ticks));
+    /// At each tick: rings that nobody used for [`TRIM_TICKS`] give their pages back, whatever others do.
+    pub fn trim_quiet(&mut self) {
+        self.by_number.values_mut().for_each(SessionEntry::trim_quiet);
+    }
+
+    /// All rings give the pages of what is free back now, and none counts in full any more.
+    pub fn trim(&mut self) {
+        self.by_number.values_mut().for_each(SessionEntry::rest);
+        self.look();
+    }
+
+    /// The ring of session `number` is in use. It counts in full where that takes no more than `room_bytes` more, and
+    /// else by what it takes already, as nothing is to be refused for want of what is not used.
+    pub fn wake(&mut self, number: u32, room_bytes: u64) {
+        let Some(entry) = self.by_number.get_mut(&number).filter(|entry| entry.is_at_rest()) else { return };
+        if entry.arena.ring.capacity_bytes() <= entry.counted_bytes + room_bytes {
+            entry.quiet.1 = 0;
+        }
+        let planned_bytes = entry.planned_bytes();
+        self.planned_bytes = self.planned_bytes - entry.counted_bytes + planned_bytes;
+        entry.counted_bytes = planned_bytes;
     }
 
     /// Looks at how much memory the arenas take.
     pub fn look(&mut self) {
-        self.planned_bytes = self.by_number.values().map(SessionEntry::planned_bytes).sum();
+        self.by_number.values_mut().for_each(|entry| entry.counted_bytes = entry.planned_bytes());
+        self.planned_bytes = self.by_number.values().map(|entry| entry.counted_bytes).sum();
         self.table_bytes = self.by_number.values().map(SessionEntry::table_bytes).sum();
     }
 
@@ -315,7 +349,7 @@ impl Sessions {
         }
     }
 
-    /// RAM of the arenas: what to plan with, as of the last look.
+    /// RAM of the arenas: what to plan with, as of the last look, and who woke since.
     pub fn planned_bytes(&self) -> u64 {
         self.planned_bytes
     }

@@ -191,14 +191,14 @@ fn nothing_is_refused_while_rings_hold_memory_that_nobody_uses() {
         others.iter().enumerate().map(|(n, store)| common::agent(store, &format!("other-{n}"))).collect();
     let bytes = common::noise(1, 64 << 10);
     let touch_rings = || {
-        for agent in &agents {
+        for (store, agent) in others.iter().zip(&agents) {
             for _ in 0..32 {
                 let smu = agent.put(&bytes, Kind::ToolResult, None, 50, OnFull::Wait).unwrap();
                 agent.release(&smu, OnFull::Wait).unwrap();
+                // Taken in, so that nothing in the ring is in use, and the next goes to pages that are not yet.
+                store.stats().unwrap();
             }
         }
-        // Taken in, so that the rings are empty.
-        others.iter().for_each(|store| drop(store.stats().unwrap()));
     };
     let own = daemon.own();
     let agent = common::agent(&own.store, "agent");
