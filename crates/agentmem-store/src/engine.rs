@@ -22,7 +22,7 @@ use crate::index::MessageIndex;
 use crate::ingest::Ingest;
 use crate::kept::Kept;
 use crate::latencies::Latencies;
-use crate::ledger::{self, Ledger};
+use crate::ledger::Ledger;
 use crate::lifetime::Waiting;
 use crate::options::Options;
 use crate::quota::Quota;
@@ -45,10 +45,6 @@ use std::ops::{Deref, DerefMut};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-/// What the engine needs beside tables and content: contexts of the codec, stacks, buffers.
-const FIXED_BYTES: u64 = 3 << 20;
-/// One part in so many of the budget is left for what is not counted.
-const UNCOUNTED_SHARE: u64 = 16;
 /// Threads that may decode to read at a time, for each core: while some wait for the SSD, others decode.
 const READERS_PER_CORE: usize = 2;
 /// Address space of a heap, in budgets: best fit leaves holes, and holes cost addresses only.
@@ -284,8 +280,8 @@ pub fn heap_address_bytes(options: &Options) -> u64 {
 pub struct Engine {
     /// How it was opened.
     pub options: Options,
-    /// Budget for everything in RAM.
-    memory_max_bytes: AtomicU64,
+    /// Budget for everything in RAM, see budget.rs.
+    pub memory_max_bytes: AtomicU64,
     /// Ids of this trust domain.
     pub key: DomainKey,
     /// Mappings by number.
@@ -333,7 +329,8 @@ pub struct Engine {
     demoting: AtomicU64,
     is_closed: AtomicBool,
     has_failed: AtomicBool,
-    is_full: AtomicBool,
+    /// See budget.rs.
+    pub is_full: AtomicBool,
     state: Mutex<State>,
     started_ms: u64,
 }
@@ -615,84 +612,6 @@ impl Engine {
     /// Whether it was closed.
     pub fn is_closed(&self) -> bool {
         self.is_closed.load(Ordering::Acquire)
-    }
-
-    /// What may be planned for: the budget less what an allocator and jobs under way take beside
-    /// what is counted.
-    pub fn budget_bytes(&self) -> u64 {
-        let max = self.memory_max_bytes();
-        max - max / UNCOUNTED_SHARE
-    }
-
-    /// The budget.
-    pub fn memory_max_bytes(&self) -> u64 {
-        self.memory_max_bytes.load(Ordering::Relaxed)
-    }
-
-    /// Changes it, where several engines share one.
-    pub fn set_memory_max_bytes(&self, bytes: u64) {
-        self.memory_max_bytes.store(bytes, Ordering::Relaxed);
-    }
-
-    /// RAM that the engine takes, everything included.
-    pub fn resident_bytes(&self, state: &State) -> u64 {
-        self.planned_bytes(state) - state.sessions.planned_bytes() + state.sessions.resident_bytes()
-    }
-
-    /// RAM that it will take when it has given back what it keeps only to be quick: what demotion can
-    /// lessen.
-    pub fn needed_bytes(&self, state: &State) -> u64 {
-        self.planned_bytes(state).saturating_sub(self.hot_heap.slack_bytes() + self.frame_heap.slack_bytes())
-    }
-
-    /// RAM that it will take once all of the ring is in use: what the budget is compared with, so
-    /// that puts need not ask.
-    pub fn planned_bytes(&self, state: &State) -> u64 {
-        let journal_bytes = state.kept.as_ref().map_or(0, |kept| kept.journal.len_bytes());
-        journal_bytes
-            + self.hot_heap.resident_bytes()
-            + self.frame_heap.resident_bytes()
-            + self.segments.large_bytes()
-            + self.module_bytes()
-            + state.sessions.planned_bytes()
-            + self.private_bytes(state)
-    }
-
-    /// What of it no other process could map: tables, and what codecs and the ledger need.
-    pub fn private_bytes(&self, state: &State) -> u64 {
-        let decoded: usize = state.decoded.iter().map(|(_, content)| content.len()).sum();
-        let cache = if self.ledger.is_some() { ledger::CACHE_BYTES } else { 0 };
-        self.table_bytes(state) + (decoded + cache) as u64 + FIXED_BYTES
-    }
-
-    /// RAM of the tables.
-    pub fn table_bytes(&self, state: &State) -> u64 {
-        state.agents.table_bytes()
-            + state.sessions.table_bytes()
-            + state.smus.table_bytes()
-            + state.tree.table_bytes()
-            + state.frames.table_bytes()
-            + state.index.table_bytes()
-            + state.hot.table_bytes()
-            + state.tails.table_bytes()
-            + state.warm.table_bytes()
-            + (state.conversations.capacity() * (size_of::<Conversation>() + 8)) as u64
-            + (state.conversations.len() * (size_of::<ConversationShared>() + 64)) as u64
-            + self.hot_heap.table_bytes()
-            + self.frame_heap.table_bytes()
-            + self.cold.as_ref().map_or(0, Cold::table_bytes)
-            + state.dirty.as_ref().map_or(0, Dirty::table_bytes)
-    }
-
-    /// Whether the budget is full of what cannot be demoted.
-    #[inline]
-    pub fn is_full(&self) -> bool {
-        self.is_full.load(Ordering::Relaxed)
-    }
-
-    /// Says whether puts have to ask for room first.
-    pub fn set_full(&self, is_full: bool) {
-        self.is_full.store(is_full, Ordering::Relaxed);
     }
 
     /// Takes in everything that was published, making room where needed.

@@ -7,6 +7,7 @@
 mod accounts;
 mod agents;
 mod arena;
+mod budget;
 mod call;
 mod calls;
 mod claims;

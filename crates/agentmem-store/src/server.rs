@@ -269,3 +269,21 @@ fn answer_all(stream: &UnixStream, domains: &Domains, engine: &Arc<Engine>, sess
 fn refuse(stream: &UnixStream, error: &Error) -> std::io::Result<()> {
     socket::send(stream, error.kind() as u16, error.subject().as_bytes(), &[])
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hundred_rings_are_a_quarter_of_the_budget_but_for_the_least_that_each_has() {
+        for budget in [16 << 20, 100 << 20, 1 << 30, 64 << 30] {
+            for arena_bytes in [64 << 10, 4 << 20, 1 << 30] {
+                let rings = |count| (1..=count).map(move |n| shape(arena_bytes, budget, n).data_bytes as u64);
+                assert!(rings(100).all(|bytes| (ARENA_BYTES_MIN..=arena_bytes.min(budget / 32)).contains(&bytes)));
+                let above_least = |count| rings(count).filter(|&bytes| bytes > ARENA_BYTES_MIN).sum::<u64>();
+                assert!(above_least(100) <= budget / 4, "{} of {budget}", above_least(100));
+                assert!(above_least(4096) <= budget / 2, "{} of {budget}", above_least(4096));
+            }
+        }
+    }
+}
