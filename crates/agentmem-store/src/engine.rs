@@ -327,6 +327,8 @@ pub struct Engine {
     pub encoders: Gate,
     /// Threads that are just making something smaller.
     demoting: AtomicU64,
+    /// See reclaim.rs.
+    pub allocator_trimmed_ms: AtomicU64,
     is_closed: AtomicBool,
     has_failed: AtomicBool,
     /// See budget.rs.
@@ -400,6 +402,7 @@ impl Engine {
             readers: Gate::new(READERS_PER_CORE * cores),
             encoders: Gate::new(cores),
             demoting: AtomicU64::new(0),
+            allocator_trimmed_ms: AtomicU64::new(0),
             is_closed: AtomicBool::new(false),
             has_failed: AtomicBool::new(false),
             is_full: AtomicBool::new(false),

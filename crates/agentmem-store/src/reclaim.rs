@@ -9,6 +9,7 @@ use crate::cold::DiskPlace;
 use crate::engine::{Engine, State};
 use crate::pack::Effort;
 use crate::smus::{Packed, Smu};
+use crate::sync::Ordering;
 use crate::sys;
 use crate::tree::Body;
 use agentmem_core::frame::{Frame, Item};
@@ -37,6 +38,8 @@ const IDLE_FACTOR: u64 = 10;
 /// How long reclaim waits for what other threads demote, and between two looks.
 const OTHERS_MS: u64 = 10_000;
 const PAUSE: Duration = Duration::from_millis(1);
+/// Between two trims of the allocator, which takes milliseconds.
+const ALLOCATOR_TRIM_MS: u64 = 1_000;
 
 /// What a candidate stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -191,6 +194,16 @@ impl Engine {
         let needed_bytes = self.needed_bytes(&self.lock());
         if needed_bytes > self.budget_bytes() * HIGH_PERCENT / 100 && !self.is_full() {
             self.reclaim_to(self.budget_bytes() * LOW_PERCENT / 100, until_ms);
+            self.trim_allocator();
+        }
+    }
+
+    /// Gives back what the allocator keeps of frames and what they decode to, which no budget counts.
+    fn trim_allocator(&self) {
+        let now_ms = self.now_ms();
+        if now_ms >= self.allocator_trimmed_ms.load(Ordering::Relaxed) + ALLOCATOR_TRIM_MS {
+            sys::trim_allocator();
+            self.allocator_trimmed_ms.store(now_ms, Ordering::Relaxed);
         }
     }
 
