@@ -453,7 +453,7 @@ impl Agent {
     }
 
     /// Charges for `logical_bytes`. What was released just before may not be taken back yet: that
-    /// is waited for, or said.
+    /// is waited for, or said; the engine of another process is asked.
     #[inline]
     fn charge(&self, logical_bytes: u64, on_full: OnFull) -> Result<()> {
         // The engine never notifies a session of its own process: that shares its figures.
@@ -462,16 +462,20 @@ impl Agent {
             self.learn_charges()?;
             self.shared.heed(notices);
         }
-        self.shared.charge(logical_bytes).or_else(|error| {
-            let is_known = matches!(self.session.link, Link::Embedded(_)) && self.session.is_drained();
-            match on_full {
-                _ if is_known => Err(error),
-                OnFull::Fail => Err(Error::new(ErrorKind::ArenaFull, format!("agent {:?}", self.shared.name))),
-                OnFull::Wait => {
-                    let _ = self.session.drain();
-                    self.learn_charges()?;
-                    self.shared.charge(logical_bytes)
-                }
+        self.shared.charge(logical_bytes).or_else(|error| match self.session.link {
+            Link::Remote(_) => {
+                // Behind all that was published here before, releases too.
+                self.learn_charges()?;
+                self.shared.charge(logical_bytes)
+            }
+            Link::Embedded(_) if self.session.is_drained() => Err(error),
+            Link::Embedded(_) if on_full == OnFull::Fail => {
+                self.session.arena.ring.wake_if_sleeping();
+                Err(Error::new(ErrorKind::ArenaFull, format!("agent {:?}", self.shared.name)))
+            }
+            Link::Embedded(_) => {
+                let _ = self.session.drain();
+                self.shared.charge(logical_bytes)
             }
         })
     }

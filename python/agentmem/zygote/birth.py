@@ -179,8 +179,7 @@ def wait(module: str, connection: socket.socket) -> NoReturn:
     path = registry.socket()
     with suppress(AgentMemError):
         _session = _environment, path, agentmem.connect(path, start=False)
-        # The first call is dearer than the next.
-        _session[2].agent_stats("")
+        _rehearse_session(_session[2], own_name(module, os.getpid()))
     rehearse(module)
     line = wire.Line()
     request = None
@@ -191,6 +190,14 @@ def wait(module: str, connection: socket.socket) -> NoReturn:
         os._exit(0)  # The zygote is over, and nobody needs a spare.
     connection.close()
     Birth.parse(module, request).live(line.descriptors)
+
+
+def _rehearse_session(store: agentmem.Store, name: str) -> None:
+    """Do what an agent begins with, and leave nothing. The first call of each kind is the dearest,
+    here and at the other end."""
+    with store.agent(name) as agent, suppress(NotFound):
+        agent.conversation()
+        agent.attach(name)
 
 
 def _take_session() -> agentmem.Store | None:
