@@ -169,7 +169,6 @@ impl Engine {
     pub fn promote(&self, slot: u32) -> Result<()> {
         let is_large = self.lock().smus.get(slot).is_some_and(|smu| smu.logical_bytes >= LARGE_BYTES as u64);
         let _one = is_large.then(|| self.large.lock());
-        let _reading = self.readers.enter();
         for _ in 0..ATTEMPTS {
             let (id, logical_bytes, packed, kind, importance) = {
                 let state = self.lock();
@@ -190,6 +189,7 @@ impl Engine {
                 (smu.id, smu.logical_bytes, smu.packed, smu.kind, smu.importance)
             };
             self.make_room(logical_bytes)?;
+            let _reading = self.readers.enter();
             let subject = || format!("SMU {id}");
             let (numbers, item) = match packed {
                 Packed::No => unreachable!("content is raw or packed"),
