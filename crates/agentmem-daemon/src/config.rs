@@ -326,8 +326,7 @@ fn policy_name<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<String
 
 fn backend<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Backend, D::Error> {
     let backend = Backend::parse(&String::deserialize(from)?).map_err(|error| D::Error::custom(error.subject()))?;
-    let lending = Options { lends: true, backend, ..Options::default() };
-    lending.checked().map(|_| backend).map_err(|error| D::Error::custom(error.subject()))
+    Options::check_kept(backend).map(|()| backend).map_err(|error| D::Error::custom(error.subject()))
 }
 
 fn domains<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<BTreeMap<String, Domain>, D::Error> {
