@@ -62,7 +62,13 @@ impl Module {
         let Some(device) = Device::of(options)? else { return Ok(None) };
         let guard = ForkGuard::new()?;
         let zero = || AtomicU64::new(0);
-        Ok(Some(Arc::new(Module { device: Arc::new(device), guard, held: zero(), ram_bytes: zero(), rested_ms: zero() })))
+        Ok(Some(Arc::new(Module {
+            device: Arc::new(device),
+            guard,
+            held: zero(),
+            ram_bytes: zero(),
+            rested_ms: zero(),
+        })))
     }
 
     /// RAM that the module takes for this store, as far as it was looked at.
