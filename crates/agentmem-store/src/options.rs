@@ -91,16 +91,6 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Refuses a backend that the memory of a store which is kept cannot have.
-    pub fn check_kept(backend: Backend) -> Result<()> {
-        if backend != Backend::Kernel {
-            return Ok(());
-        }
-        let what = "backend=\"kernel\" of a daemon whose memory is kept, since an engine that is killed leaves nothing of \
-                    what the kernel module held for it: open stores with it in the processes of the agents";
-        Err(Error::new(ErrorKind::Unsupported, what))
-    }
-
     /// Refuses what makes no sense, and fits the arena to the budget.
     pub fn checked(mut self) -> Result<Self> {
         let refuse = |what: String| Err(Error::new(ErrorKind::InvalidArgument, what));
@@ -113,8 +103,10 @@ impl Options {
         if self.path.is_some() && !self.cold {
             return refuse("a path is where the cold tier lives, and cold is off".into());
         }
-        if self.keeping.is_some() {
-            Self::check_kept(self.backend)?;
+        if self.keeping.is_some() && self.backend == Backend::Kernel {
+            let what = "backend=\"kernel\" of a daemon whose memory is kept, since an engine that is killed leaves \
+                        nothing of what the kernel module held for it: open stores with it in the processes of the agents";
+            return Err(Error::new(ErrorKind::Unsupported, what));
         }
         if self.arena_bytes < 1 << 16 || self.arena_bytes > 1 << 30 {
             return refuse(format!("arena_bytes {} is outside of 64 KiB..=1 GiB", self.arena_bytes));

