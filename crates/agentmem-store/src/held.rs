@@ -392,7 +392,9 @@ impl Engine {
             }
             let state = &mut *self.lock();
             let is_pinned = state.is_pinned(*slot);
-            if state.smus.get(*slot).is_none_or(|smu| !smu.raw_is(raw) || smu.is_busy) {
+            let has_changed = state.smus.get(*slot).is_none_or(|smu| !smu.raw_is(raw) || smu.is_busy);
+            // Whoever squeezed it or brought it back meanwhile has counted that.
+            if has_changed || held.is_squeezed() == is_compressed {
                 continue;
             }
             if !is_compressed {
