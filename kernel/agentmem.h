@@ -125,7 +125,7 @@ struct am_smu {
 	u32 nr_units;
 	u32 unit_pages;
 	u32 kind;
-	refcount_t refs;	/* leases, mappings, and who looks at it */
+	refcount_t refs;	/* leases, mappings, lent files, and who looks at it */
 	atomic_t mappings;
 	struct am_user *user;
 	struct user_namespace *user_ns;
@@ -175,6 +175,8 @@ struct am_agent {
 
 /* device.c */
 extern struct inode *am_space;	/* whose mapping all files use, so that it has all mappings */
+
+struct file *am_lend(struct am_smu *smu);
 
 /* agent.c */
 extern struct am_counts am_all;

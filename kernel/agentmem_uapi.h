@@ -20,6 +20,7 @@
 /* Bits of agentmem_api.features. */
 #define AGENTMEM_FEATURE_COMPRESSION	(1ULL << 0)	/* cold SMUs are compressed */
 #define AGENTMEM_FEATURE_SLOW_NODE	(1ULL << 1)	/* there is a slow node now */
+#define AGENTMEM_FEATURE_LEND		(1ULL << 2)	/* there is AGENTMEM_IOC_LEND */
 
 #define AGENTMEM_DIGEST_BYTES		32		/* SHA-256 */
 #define AGENTMEM_NAME_BYTES		32		/* with the final NUL */
@@ -128,6 +129,20 @@ struct agentmem_advise {
 	__u32 reserved;
 };
 
+/*
+ * Makes a file descriptor (close-on-exec) of one SMU that this agent holds, to be
+ * passed on: whoever has it can map that SMU for reading, from offset 0 on, and
+ * nothing else. Like a mapping, it keeps the content after the lease is given
+ * back; unlike a mapping, it does not keep the agent. It counts as a lease of the
+ * user, not of the agent, until it and all mappings of it are gone.
+ */
+struct agentmem_lend {
+	__aligned_u64 id;
+	__u32 flags;
+	__s32 fd;			/* out */
+	__aligned_u64 reserved[2];
+};
+
 struct agentmem_info {
 	__aligned_u64 id;		/* in */
 	__aligned_u64 len;
@@ -150,7 +165,7 @@ struct agentmem_stats {
 	__u32 flags;			/* in: 0 */
 	__aligned_u64 agents;
 	__aligned_u64 smus;		/* of an agent: that it holds; else: that there are */
-	__aligned_u64 leases;
+	__aligned_u64 leases;		/* of a user: and lent descriptors */
 	__aligned_u64 logical_bytes;	/* what agents believe they hold */
 	__aligned_u64 content_bytes;	/* each content once, in whole pages */
 	__aligned_u64 shared_bytes;	/* of what two agents or more hold */
@@ -181,5 +196,6 @@ struct agentmem_stats {
 #define AGENTMEM_IOC_ADVISE		_IOW(AGENTMEM_IOC, 6, struct agentmem_advise)
 #define AGENTMEM_IOC_INFO		_IOWR(AGENTMEM_IOC, 7, struct agentmem_info)
 #define AGENTMEM_IOC_STATS		_IOWR(AGENTMEM_IOC, 8, struct agentmem_stats)
+#define AGENTMEM_IOC_LEND		_IOWR(AGENTMEM_IOC, 9, struct agentmem_lend)
 
 #endif /* _UAPI_AGENTMEM_H */

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /* The calls of /dev/agentmem. */
 #include <linux/capability.h>
+#include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/uaccess.h>
 
@@ -17,7 +18,7 @@ static long am_call_api(struct am_agent *agent, void __user *argp)
 	struct agentmem_api args = {
 		.version = AGENTMEM_VERSION,
 		.page_bytes = PAGE_SIZE,
-		.features = AGENTMEM_FEATURE_COMPRESSION,
+		.features = AGENTMEM_FEATURE_COMPRESSION | AGENTMEM_FEATURE_LEND,
 		.smu_bytes_max = AGENTMEM_SMU_BYTES_MAX,
 	};
 
@@ -216,6 +217,37 @@ static long am_call_advise(struct am_agent *agent, void __user *argp)
 	return error;
 }
 
+static long am_call_lend(struct am_agent *agent, void __user *argp)
+{
+	struct agentmem_lend args;
+	struct am_smu *smu;
+	struct file *file;
+
+	if (copy_from_user(&args, argp, sizeof(args)))
+		return -EFAULT;
+	if (args.flags || !am_is_zero(args.reserved, sizeof(args.reserved)))
+		return -EINVAL;
+	smu = am_held_by_id(agent, args.id);
+	if (!smu)
+		return -ENOENT;
+	file = am_lend(smu);
+	if (IS_ERR(file))
+		return PTR_ERR(file);
+	args.fd = get_unused_fd_flags(O_CLOEXEC);
+	if (args.fd < 0) {
+		fput(file);
+		return args.fd;
+	}
+	/* Once it is installed, it cannot be taken back. */
+	if (copy_to_user(argp, &args, sizeof(args))) {
+		put_unused_fd(args.fd);
+		fput(file);
+		return -EFAULT;
+	}
+	fd_install(args.fd, file);
+	return 0;
+}
+
 static u64 am_slow_bytes(const struct am_smu *smu)
 {
 	int nid = am_slow_node();
@@ -315,6 +347,8 @@ long am_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 		return am_call_info(agent, argp);
 	case AGENTMEM_IOC_STATS:
 		return am_call_stats(agent, argp);
+	case AGENTMEM_IOC_LEND:
+		return am_call_lend(agent, argp);
 	}
 	return -ENOTTY;
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-/* /dev/agentmem: mappings, and the start and the end of the module. */
+/* /dev/agentmem: mappings, files that are lent, and the start and the end of the module. */
+#include <linux/anon_inodes.h>
 #include <linux/fs.h>
 #include <linux/miscdevice.h>
 #include <linux/mount.h>
@@ -22,10 +23,13 @@ static void vm_flags_mod(struct vm_area_struct *vma, vm_flags_t set, vm_flags_t 
 }
 #endif
 
+static const struct file_operations am_lent_fops;
+
 static vm_fault_t am_fault(struct vm_fault *vmf)
 {
 	struct am_smu *smu = vmf->vma->vm_private_data;
-	struct am_agent *agent = vmf->vma->vm_file->private_data;
+	struct file *file = vmf->vma->vm_file;
+	struct am_agent *agent = file->f_op == &am_lent_fops ? NULL : file->private_data;
 	u64 index = vmf->pgoff - smu->id;
 	struct page *page;
 
@@ -60,16 +64,9 @@ static const struct vm_operations_struct am_vm_ops = {
 	.fault = am_fault,
 };
 
-/* Of an SMU that the agent holds, at the place that is its id, or of a part of it. */
-static int am_mmap(struct file *file, struct vm_area_struct *vma)
+/* An SMU or a part of it, from the place on that the mapping begins at. Takes over a reference. */
+static int am_map(struct am_smu *smu, struct vm_area_struct *vma)
 {
-	struct am_smu *smu;
-
-	if (vma->vm_flags & (VM_WRITE | VM_EXEC))
-		return -EACCES;
-	smu = am_held(file->private_data, vma->vm_pgoff);
-	if (!smu)
-		return -ENOENT;
 	if (vma->vm_pgoff - smu->id + vma_pages(vma) > smu->nr_pages) {
 		am_put(smu);
 		return -EINVAL;
@@ -79,6 +76,70 @@ static int am_mmap(struct file *file, struct vm_area_struct *vma)
 	vma->vm_private_data = smu;
 	vma->vm_ops = &am_vm_ops;
 	return 0;
+}
+
+/* Of what the agent holds, at the place that is its id. */
+static int am_mmap(struct file *file, struct vm_area_struct *vma)
+{
+	struct am_smu *smu;
+
+	if (vma->vm_flags & (VM_WRITE | VM_EXEC))
+		return -EACCES;
+	smu = am_held(file->private_data, vma->vm_pgoff);
+	return smu ? am_map(smu, vma) : -ENOENT;
+}
+
+/* ---- lent files ---- */
+
+/* Of the one SMU that there is, which begins at 0 here, and at its own place with all others. */
+static int am_lent_mmap(struct file *file, struct vm_area_struct *vma)
+{
+	struct am_smu *smu = file->private_data;
+
+	if (vma->vm_flags & (VM_WRITE | VM_EXEC))
+		return -EACCES;
+	if (vma->vm_pgoff >= smu->nr_pages)
+		return -EINVAL;
+	vma->vm_pgoff += smu->id;
+	refcount_inc(&smu->refs);
+	return am_map(smu, vma);
+}
+
+static int am_lent_release(struct inode *inode, struct file *file)
+{
+	struct am_smu *smu = file->private_data;
+
+	am_add(smu->user, AM_LEASES, -1);
+	am_put(smu);
+	return 0;
+}
+
+/* Without ioctls: who has it has nothing of the agent that lent it. */
+static const struct file_operations am_lent_fops = {
+	.owner = THIS_MODULE,
+	.release = am_lent_release,
+	.mmap = am_lent_mmap,
+	.llseek = noop_llseek,
+};
+
+/* Takes over a reference, whatever comes of it. */
+struct file *am_lend(struct am_smu *smu)
+{
+	int error = am_charge(smu->user, AM_LEASES, 1);
+	struct file *file;
+
+	if (error) {
+		am_put(smu);
+		return ERR_PTR(error);
+	}
+	file = anon_inode_getfile("[agentmem]", &am_lent_fops, smu, O_RDONLY);
+	if (IS_ERR(file)) {
+		am_add(smu->user, AM_LEASES, -1);
+		am_put(smu);
+		return file;
+	}
+	file->f_mapping = am_space->i_mapping;
+	return file;
 }
 
 /* ---- device ---- */

@@ -263,7 +263,18 @@ static int am_decode(struct am_smu *smu, u32 unit, struct page **fresh)
 	return error;
 }
 
-/* Gives a unit its pages back. Under the SMU's lock. The agent is who wants them. */
+static void am_count_promotion(struct am_smu *smu, struct am_agent *agent, enum am_count what)
+{
+	if (agent)
+		am_agent_add(agent, what, 1);
+	else
+		am_add(smu->user, what, 1);
+}
+
+/*
+ * Gives a unit its pages back. Under the SMU's lock. The agent is who wants them,
+ * or NULL for whoever it was lent.
+ */
 static int am_promote_unit(struct am_smu *smu, u32 unit, struct am_agent *agent, gfp_t gfp)
 {
 	u32 first = am_unit_first(smu, unit), end = am_unit_end(smu, unit), index;
@@ -298,9 +309,9 @@ static int am_promote_unit(struct am_smu *smu, u32 unit, struct am_agent *agent,
 	}
 	if (error)
 		return error;
-	am_agent_add(agent, AM_PROMOTIONS, 1);
+	am_count_promotion(smu, agent, AM_PROMOTIONS);
 	if (time_before(jiffies, smu->demoted + msecs_to_jiffies(READ_ONCE(refault_ms))))
-		am_agent_add(agent, AM_REFAULTS, 1);
+		am_count_promotion(smu, agent, AM_REFAULTS);
 	trace_agentmem_promote(smu->id, unit, missing, smu->units[unit].stored_bytes);
 	return 0;
 }

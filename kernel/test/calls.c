@@ -20,6 +20,7 @@ static void api(void)
 	EXPECT_EQ(args.page_bytes, PAGE);
 	EXPECT(args.features & AGENTMEM_FEATURE_COMPRESSION);
 	EXPECT(args.features & AGENTMEM_FEATURE_SLOW_NODE);
+	EXPECT(args.features & AGENTMEM_FEATURE_LEND);
 	EXPECT_EQ(args.smu_bytes_max, AGENTMEM_SMU_BYTES_MAX);
 }
 
@@ -121,6 +122,7 @@ static void refusals(void)
 	struct agentmem_share to = { .id = id, .agent = 0xffffffff };
 	struct agentmem_attach by = { .reserved = { 1 } };
 	struct agentmem_advise tip = { .id = id, .advice = 4 };
+	struct agentmem_lend out = { .id = id, .flags = 1 };
 
 #define REFUSED(field, value, error) \
 	do { \
@@ -163,6 +165,11 @@ static void refusals(void)
 	/* Ids inside of an SMU, and what is not there. */
 	EXPECT_EQ(give_back(agent, id + 1), -ENOENT);
 	EXPECT_EQ(advise(agent, id + 1, AGENTMEM_COLD), -ENOENT);
+	EXPECT_EQ(call(agent, AGENTMEM_IOC_LEND, &out), -EINVAL);
+	out = (struct agentmem_lend){ .id = id, .reserved = { 0, 1 } };
+	EXPECT_EQ(call(agent, AGENTMEM_IOC_LEND, &out), -EINVAL);
+	EXPECT_EQ(lend(agent, id + 1), -ENOENT);
+	EXPECT_EQ(lend(agent, 0), -ENOENT);
 	EXPECT_EQ(give_back(agent, 0), -ENOENT);
 	EXPECT_EQ(give_back(agent, UINT64_MAX), -ENOENT);
 	EXPECT_EQ(give_back(agent, id), 0);
@@ -176,6 +183,10 @@ static void no_answer(void)
 	char *content = text(4, LEN);
 	struct agentmem_alloc *args = mmap(NULL, PAGE, PROT_READ | PROT_WRITE,
 					   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct agentmem_lend *lent = (struct agentmem_lend *)args;
+	uint64_t leases;
+	int64_t id;
+	int unused;
 
 	NEED(args != MAP_FAILED);
 	*args = (struct agentmem_alloc){ .addr = (uintptr_t)content, .len = LEN };
@@ -184,6 +195,19 @@ static void no_answer(void)
 	after = stats(agent, AGENTMEM_OF_AGENT);
 	EXPECT_EQ(after.smus, before.smus);
 	EXPECT_EQ(after.logical_bytes, before.logical_bytes);
+
+	id = put(agent, content, LEN);
+	leases = stats(agent, AGENTMEM_OF_USER).leases;
+	NEED(!mprotect(args, PAGE, PROT_READ | PROT_WRITE));
+	*lent = (struct agentmem_lend){ .id = id };
+	NEED(!mprotect(args, PAGE, PROT_READ));
+	unused = dup(agent);
+	close(unused);
+	EXPECT_EQ(call(agent, AGENTMEM_IOC_LEND, lent), -EFAULT);
+	EXPECT_EQ(dup(agent), unused);
+	close(unused);
+	EXPECT_EQ(stats(agent, AGENTMEM_OF_USER).leases, leases);
+	EXPECT_EQ(give_back(agent, id), 0);
 	munmap(args, PAGE);
 	free(content);
 }
@@ -214,6 +238,69 @@ static void attach_and_share(void)
 	/* The mapping is an agent's too: its file is open until that is gone. */
 	close(third);
 	free(content);
+}
+
+/* What can be done with a lent descriptor is to map one SMU for reading, and to close it. */
+static void lending(void)
+{
+	char *content = text(8, LEN), *other = text(9, LEN);
+	int64_t id = put(agent, content, LEN), other_id = put(agent, other, LEN);
+	uint64_t leases = stats(agent, AGENTMEM_OF_USER).leases;
+	uint64_t whole = (LEN + PAGE - 1) / PAGE * PAGE;
+	int lent = lend(agent, id), again = lend(agent, id);
+	const char *seen = map(lent, 0, LEN), *direct = map(agent, id, LEN), *part;
+	struct agentmem_info about = { .id = id };
+	char path[40], byte;
+
+	NEED(lent >= 0 && again >= 0 && seen != MAP_FAILED && direct != MAP_FAILED);
+	EXPECT_EQ(stats(agent, AGENTMEM_OF_USER).leases, leases + 2);
+	EXPECT_EQ(info(agent, id).leases, 1);
+	EXPECT_EQ(info(agent, id).agents, 1);
+	EXPECT_EQ(fcntl(lent, F_GETFD), FD_CLOEXEC);
+	EXPECT(!memcmp(seen, content, LEN));
+	EXPECT(!memcmp(direct, content, LEN));
+	EXPECT(frame_of(seen) && frame_of(seen) == frame_of(direct));
+	/* It is compressed under all mappings, and comes back under each of them. */
+	EXPECT_EQ(advise(agent, id, AGENTMEM_COLD), 0);
+	EXPECT_EQ(info(agent, id).resident_bytes, 0);
+	EXPECT(!memcmp(seen, content, LEN));
+	EXPECT_EQ(info(agent, id).resident_bytes, whole);
+	EXPECT(!memcmp(direct, content, LEN));
+	EXPECT_EQ(frame_of(seen), frame_of(direct));
+	part = map(lent, 3, PAGE + 1);
+	EXPECT(part != MAP_FAILED && !memcmp(part, content + 3 * PAGE, PAGE + 1));
+
+#define NOT_MAPPED(error, ...) EXPECT_EQ(map_as(__VA_ARGS__) == MAP_FAILED ? errno : 0, error)
+	NOT_MAPPED(EINVAL, lent, 0, whole + 1, PROT_READ, MAP_SHARED);
+	NOT_MAPPED(EINVAL, lent, 1, whole, PROT_READ, MAP_SHARED);
+	NOT_MAPPED(EINVAL, lent, whole / PAGE, PAGE, PROT_READ, MAP_SHARED);
+	NOT_MAPPED(EINVAL, lent, other_id, PAGE, PROT_READ, MAP_SHARED);
+	NOT_MAPPED(EACCES, lent, 0, LEN, PROT_READ | PROT_WRITE, MAP_SHARED);
+	NOT_MAPPED(EACCES, lent, 0, LEN, PROT_READ | PROT_WRITE, MAP_PRIVATE);
+	EXPECT(map_as(lent, 0, LEN, PROT_READ | PROT_EXEC, MAP_SHARED) == MAP_FAILED);
+	EXPECT_EQ(mprotect((void *)seen, LEN, PROT_READ | PROT_WRITE) ? errno : 0, EACCES);
+	EXPECT_EQ(mprotect((void *)seen, LEN, PROT_READ | PROT_EXEC) ? errno : 0, EACCES);
+	EXPECT_EQ(call(lent, AGENTMEM_IOC_INFO, &about), -ENOTTY);
+	EXPECT_EQ(lend(lent, id), -ENOTTY);
+	EXPECT_EQ(read(lent, &byte, 1) < 0 ? errno : 0, EINVAL);
+	EXPECT_EQ(write(lent, content, 1) < 0 ? errno : 0, EBADF);
+	EXPECT(ftruncate(lent, 0) < 0);
+	/* Nor can it be opened anew, for writing or at all. */
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", lent);
+	EXPECT_EQ(open(path, O_RDWR) < 0 ? errno : 0, ENXIO);
+	EXPECT_EQ(open(path, O_RDONLY) < 0 ? errno : 0, ENXIO);
+
+	close(again);
+	EXPECT_EQ(stats(agent, AGENTMEM_OF_USER).leases, leases + 1);
+	munmap((void *)seen, LEN);
+	munmap((void *)direct, LEN);
+	munmap((void *)part, PAGE + 1);
+	close(lent);
+	EXPECT_EQ(stats(agent, AGENTMEM_OF_USER).leases, leases);
+	EXPECT_EQ(give_back(agent, id), 0);
+	EXPECT_EQ(give_back(agent, other_id), 0);
+	free(content);
+	free(other);
 }
 
 static struct agentmem_alloc secret;
@@ -304,6 +391,8 @@ static void limits(void)
 	EXPECT(id > 0);
 	EXPECT_EQ(put(agent, content, 101), -EDQUOT);
 	EXPECT_EQ(put(agent, content, 100), id);
+	/* A lent descriptor counts as one. */
+	EXPECT_EQ(lend(agent, id), -EDQUOT);
 	EXPECT_EQ(give_back(agent, id), 0);
 	EXPECT_EQ(give_back(agent, id), 0);
 	write_text(PARAMETERS "user_leases_max", "%u", 1U << 22);
@@ -311,7 +400,7 @@ static void limits(void)
 	write_text(PARAMETERS "user_agents_max", "%llu", (unsigned long long)before.agents);
 	EXPECT_EQ(agent_open(), -EDQUOT);
 	write_text(PARAMETERS "user_agents_max", "%u", 4096);
-	EXPECT_EQ(stats(agent, AGENTMEM_OF_USER).reject_limit - before.reject_limit, 4);
+	EXPECT_EQ(stats(agent, AGENTMEM_OF_USER).reject_limit - before.reject_limit, 5);
 	free(content);
 }
 
@@ -319,7 +408,7 @@ int main(void)
 {
 	agent = agent_open();
 	NEED(agent >= 0);
-	ktap_begin(9);
+	ktap_begin(10);
 	ktap_case("version and features come first", api);
 	ktap_case("the digest is SHA-256", digest);
 	ktap_case("the same content is kept once, and released with its last lease", dedup);
@@ -327,6 +416,7 @@ int main(void)
 	ktap_case("bad arguments are refused", refusals);
 	ktap_case("an answer that cannot be written leaves nothing", no_answer);
 	ktap_case("attach by digest, share with an agent", attach_and_share);
+	ktap_case("a lent descriptor maps one SMU, and does nothing else", lending);
 	ktap_case("nothing is shared with another user or user namespace", domains);
 	ktap_case("limits of a user hold", limits);
 	return ktap_end();

@@ -85,6 +85,14 @@ static inline int share(int agent, uint64_t id, uint32_t to)
 	return call(agent, AGENTMEM_IOC_SHARE, &args);
 }
 
+/* A descriptor, or a negative errno. */
+static inline int lend(int agent, uint64_t id)
+{
+	struct agentmem_lend args = { .id = id };
+
+	return call(agent, AGENTMEM_IOC_LEND, &args) ?: args.fd;
+}
+
 static inline struct agentmem_info info(int agent, uint64_t id)
 {
 	struct agentmem_info args = { .id = id };

@@ -103,18 +103,25 @@ static int random_calls(long agent, unsigned int state, unsigned long long id)
 	static const unsigned int numbers[] = {
 		AGENTMEM_IOC_API, AGENTMEM_IOC_AGENT, AGENTMEM_IOC_ALLOC, AGENTMEM_IOC_ATTACH,
 		AGENTMEM_IOC_SHARE, AGENTMEM_IOC_FREE, AGENTMEM_IOC_ADVISE, AGENTMEM_IOC_INFO,
-		AGENTMEM_IOC_STATS,
+		AGENTMEM_IOC_STATS, AGENTMEM_IOC_LEND,
 	};
 	unsigned long long words[32];
+	unsigned int which;
 	int passed = 0;
+	void *args;
 
 	for (int round = 0; round < 20000; round++) {
 		for (int i = 0; i < 32; i++)
 			words[i] = next(&state) % 4 ? 0 : next(&state) >> next(&state) % 32;
 		if (next(&state) % 2)
 			words[0] = next(&state) % 2 ? id : (unsigned long)content;
-		passed += control(agent, numbers[next(&state) % 9] ^ !(next(&state) % 16),
-				  next(&state) % 16 ? (void *)words : (void *)next(&state)) >= 0;
+		which = numbers[next(&state) % 10] ^ !(next(&state) % 16);
+		args = next(&state) % 16 ? (void *)words : (void *)next(&state);
+		if (control(agent, which, args) < 0)
+			continue;
+		passed++;
+		if (which == AGENTMEM_IOC_LEND)
+			call(__NR_close, ((struct agentmem_lend *)args)->fd, 0, 0, 0, 0, 0);
 	}
 	return passed;
 }
@@ -131,6 +138,7 @@ static void run(void)
 	struct agentmem_agent self = { .set = AGENTMEM_SET_NAME, .name = "of 32 bits" };
 	struct agentmem_share share = {};
 	struct agentmem_free back = {};
+	struct agentmem_lend lend = {};
 	long agent = call(__NR_open, (long)"/dev/agentmem", O_RDWR, 0, 0, 0, 0);
 	long other = call(__NR_open, (long)"/dev/agentmem", O_RDWR, 0, 0, 0, 0);
 	const char *seen;
@@ -162,6 +170,9 @@ static void run(void)
 	       !control(agent, AGENTMEM_IOC_SHARE, &share) &&
 	       !control(other, AGENTMEM_IOC_STATS, &stats) && stats.smus == 1 &&
 	       stats.logical_bytes == 3 * LEN, "attach, share and stats");
+	lend.id = made.id;
+	expect(!control(agent, AGENTMEM_IOC_LEND, &lend) &&
+	       equal(map(lend.fd, 0, LEN, PROT_READ)), "lent");
 	back.id = made.id;
 	expect(!control(agent, AGENTMEM_IOC_FREE, &back) &&
 	       control(agent, AGENTMEM_IOC_FREE, &back) < 0 && equal(seen), "free");
@@ -170,7 +181,7 @@ static void run(void)
 
 void _start(void)
 {
-	say("  KTAP version 1\n  1..10\n");
+	say("  KTAP version 1\n  1..11\n");
 	run();
 	call(__NR_exit, failures != 0, 0, 0, 0, 0, 0);
 }

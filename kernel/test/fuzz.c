@@ -104,9 +104,9 @@ static void garbage(uint64_t *state, int agent)
 	static const unsigned long numbers[] = {
 		AGENTMEM_IOC_API, AGENTMEM_IOC_AGENT, AGENTMEM_IOC_ALLOC, AGENTMEM_IOC_ATTACH,
 		AGENTMEM_IOC_SHARE, AGENTMEM_IOC_FREE, AGENTMEM_IOC_ADVISE, AGENTMEM_IOC_INFO,
-		AGENTMEM_IOC_STATS,
+		AGENTMEM_IOC_STATS, AGENTMEM_IOC_LEND,
 	};
-	unsigned long number = numbers[below(state, 9)];
+	unsigned long number = numbers[below(state, 10)];
 	char *pages = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
 			   -1, 0);
 	uint64_t *words = (uint64_t *)(pages + PAGE - 256);
@@ -119,7 +119,10 @@ static void garbage(uint64_t *state, int agent)
 		number = _IOC(below(state, 4), AGENTMEM_IOC, below(state, 12), below(state, 300));
 	if (!below(state, 4))
 		words += below(state, 32);
-	fuzz_call(agent, number, below(state, 16) ? (void *)words : (void *)edge(state));
+	if (!below(state, 16))
+		words = (uint64_t *)edge(state);
+	if (!fuzz_call(agent, number, words) && number == AGENTMEM_IOC_LEND)
+		close(((struct agentmem_lend *)words)->fd);
 	munmap(pages, PAGE);
 }
 
@@ -164,6 +167,36 @@ static void fuzz_map(uint64_t *state, int agent)
 			   (unsigned long long)id, (unsigned long long)which);
 	count(&common->checked);
 	munmap((void *)seen, len);
+}
+
+/* As above, by a descriptor that is closed before the mapping goes, or after it. */
+static void fuzz_lend(uint64_t *state, int agent)
+{
+	uint64_t which = below(state, CONTENTS), len = contents[which].len;
+	uint64_t id = common->ids[which];
+	struct agentmem_lend args = { .id = id, .flags = !below(state, 20) };
+	bool is_kept = below(state, 2);
+	const char *seen;
+
+	if (fuzz_call(agent, AGENTMEM_IOC_LEND, &args))
+		return;
+	if (!below(state, 4))
+		give_back(agent, id);
+	seen = map(args.fd, 0, len);
+	if (seen == MAP_FAILED)
+		ktap_wrong(__FILE__, __LINE__, "what was lent cannot be mapped: %m");
+	if (!is_kept)
+		close(args.fd);
+	if (!below(state, 2))
+		advise(agent, id, below(state, 4));
+	if (seen != MAP_FAILED && memcmp(seen, contents[which].bytes, len))
+		ktap_wrong(__FILE__, __LINE__, "id %llu is not content %llu",
+			   (unsigned long long)id, (unsigned long long)which);
+	count(&common->checked);
+	if (seen != MAP_FAILED)
+		munmap((void *)seen, len);
+	if (is_kept)
+		close(args.fd);
 }
 
 /* Any place, any length, any protection: what can be mapped can be read. */
@@ -238,6 +271,7 @@ static void child_dies(uint64_t *state)
 			if (agent >= 0)
 				fuzz_put(&own, agent);
 			fuzz_map(&own, agents[below(&own, AGENTS)]);
+			fuzz_lend(&own, agents[below(&own, AGENTS)]);
 		}
 	}
 	usleep(below(state, 20000));
@@ -269,8 +303,11 @@ static void one(uint64_t *state)
 	case 0 ... 8:
 		fuzz_put(state, agent);
 		break;
-	case 9 ... 16:
+	case 9 ... 14:
 		fuzz_map(state, agent);
+		break;
+	case 15 ... 16:
+		fuzz_lend(state, agent);
 		break;
 	case 17 ... 19:
 		fuzz_map_any(state, agent);

@@ -2,6 +2,7 @@
 /* What is freed when agents end, in all the ways they do; and a fleet of them. */
 #define _GNU_SOURCE
 #include <signal.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 
 #include "client.h"
@@ -211,6 +212,105 @@ static void by_fork(void)
 	free(other);
 }
 
+/* Open files that keep the module from being unloaded. */
+static int module_users(void)
+{
+	FILE *file = fopen("/sys/module/agentmem/refcnt", "r");
+	int users = -1;
+
+	NEED(file && fscanf(file, "%d", &users) == 1);
+	fclose(file);
+	return users;
+}
+
+static int passed_on(int gate[2])
+{
+	char byte, control[CMSG_SPACE(sizeof(int))] = {};
+	struct iovec part = { &byte, 1 };
+	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = control,
+				  .msg_controllen = sizeof(control) };
+	int file;
+
+	NEED(recvmsg(gate[0], &message, 0) == 1 && CMSG_FIRSTHDR(&message));
+	memcpy(&file, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(file));
+	return file;
+}
+
+static void pass_on(int gate[2], int file)
+{
+	char byte = 0, control[CMSG_SPACE(sizeof(int))] = {};
+	struct iovec part = { &byte, 1 };
+	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = control,
+				  .msg_controllen = sizeof(control) };
+	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+
+	*header = (struct cmsghdr){ CMSG_LEN(sizeof(file)), SOL_SOCKET, SCM_RIGHTS };
+	memcpy(CMSG_DATA(header), &file, sizeof(file));
+	NEED(sendmsg(gate[1], &message, 0) == 1);
+}
+
+static void forked_maps(void *argument)
+{
+	char *content = text(9, LEN);
+	int lent = *(int *)argument;
+	const char *seen = map(lent, 0, LEN);
+
+	EXPECT(seen != MAP_FAILED && !memcmp(seen, content, LEN));
+}
+
+/* Who lent it is killed: the descriptor is the content's last hold, then a mapping is. */
+static void lent_by_the_dead(void)
+{
+	struct agentmem_stats before = now();
+	char *content = text(9, LEN);
+	int gate[2], lent, users = module_users();
+	const char *seen;
+	int64_t id;
+	pid_t child;
+	char ready;
+
+	NEED(!socketpair(AF_UNIX, SOCK_STREAM, 0, gate));
+	child = fork();
+	NEED(child >= 0);
+	if (!child) {
+		int holder = agent_open();
+		int64_t id = put(holder, content, LEN);
+
+		/* The second one stays on its way. */
+		pass_on(gate, lend(holder, id));
+		pass_on(gate, lend(holder, id));
+		NEED(write(pipes[1], "r", 1) == 1);
+		for (;;)
+			pause();
+	}
+	NEED(read(pipes[0], &ready, 1) == 1);
+	lent = passed_on(gate);
+	kill(child, SIGKILL);
+	waitpid(child, NULL, 0);
+	EXPECT_EQ(now().agents, before.agents);
+	EXPECT_EQ(now().smus, before.smus + 1);
+	EXPECT_EQ(now().leases, before.leases + 2);
+	/* It is gone with the socket that it is in. */
+	close(gate[0]);
+	close(gate[1]);
+	EXPECT_EQ(now().leases, before.leases + 1);
+	EXPECT(in_child(forked_maps, &lent));
+	seen = map(lent, 0, LEN);
+	EXPECT(seen != MAP_FAILED);
+	close(lent);
+	EXPECT(!memcmp(seen, content, LEN));
+	EXPECT_EQ(module_users(), users + 1);
+	/* The same content, put anew, is the one that is there. */
+	id = put(agent, content, LEN);
+	EXPECT_EQ(now().smus, before.smus + 1);
+	EXPECT_EQ(now().dedup_hits, before.dedup_hits + 1);
+	EXPECT_EQ(give_back(agent, id), 0);
+	munmap((void *)seen, LEN);
+	EXPECT_EQ(module_users(), users);
+	expect_gone(before);
+	free(content);
+}
+
 static void unload(void)
 {
 	char *content = text(8, LEN);
@@ -324,7 +424,7 @@ int main(void)
 	agent = agent_open();
 	NEED(agent >= 0 && !pipe(pipes));
 	NEED(put(agent, common, LEN) > 0);
-	ktap_begin(9);
+	ktap_begin(10);
 	ktap_case("a mapping keeps its agent, and its end ends it", by_close);
 	ktap_case("content that was given back lives as long as it is mapped", free_while_mapped);
 	ktap_case("exit frees what that agent alone held", by_exit);
@@ -332,6 +432,7 @@ int main(void)
 	ktap_case("so does SIGKILL in the middle of calls", by_kill_at_work);
 	ktap_case("so does exec, unless the file is kept", by_exec);
 	ktap_case("fork makes two processes of one agent", by_fork);
+	ktap_case("what was lent by the dead lives as long as it is mapped", lent_by_the_dead);
 	ktap_case("the module cannot be unloaded while something is mapped", unload);
 	ktap_case("100 agents have one copy of one prompt and one tool set", fleet);
 	return ktap_end();

@@ -33,7 +33,7 @@ FOLDERS = ("bin", "proc", "sys", "dev", "modules", "tmp")
 MODULES = ("virtio_pci", "virtio_blk", "deflate", "lz4")
 TOOLS = ("qemu-system-x86_64", "make", "gcc", "sparse", "pahole", "xz", "zstd", "cargo")
 OLD_HEADERS = "linux-headers-amd64"
-TIMEOUT_S, TIMEOUT_DEBUG_S = 300.0, 1500.0
+TIMEOUT_S, TIMEOUT_DEBUG_S = 600.0, 2400.0
 FAST_MIB, SLOW_MIB = 320, 192
 ENGINE_FAST_MIB, ENGINE_SLOW_MIB = 1536, 512
 # Whatever is wrong ends the guest. Freed pages are poisoned, and looked at before they are used.

@@ -50,7 +50,8 @@ pub struct Config {
     /// What goes first.
     #[serde(deserialize_with = "policy_name")]
     pub policy: String,
-    /// What holds sealed SMUs of a page or more in RAM: never the kernel module, which only `"kernel"` insists on.
+    /// What holds sealed SMUs of a page or more in RAM: the kernel module only where nobody keeps the memory of the
+    /// engine for a next one, and for no domain.
     #[serde(deserialize_with = "backend")]
     pub backend: Backend,
     /// Whether whoever names a domain that there is not makes it, with a token of its own.
@@ -325,9 +326,7 @@ fn policy_name<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<String
 }
 
 fn backend<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Backend, D::Error> {
-    let backend = Backend::parse(&String::deserialize(from)?).map_err(|error| D::Error::custom(error.subject()))?;
-    let lending = Options { lends: true, backend, ..Options::default() };
-    lending.checked().map(|_| backend).map_err(|error| D::Error::custom(error.subject()))
+    Backend::parse(&String::deserialize(from)?).map_err(|error| D::Error::custom(error.subject()))
 }
 
 fn domains<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<BTreeMap<String, Domain>, D::Error> {

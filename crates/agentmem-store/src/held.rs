@@ -2,7 +2,7 @@
 //! they are.
 //!
 //! Sealed SMUs of a page or more are *held* where a store has the module: it has the only copy, which is mapped
-//! here and by whoever else holds the same content. Demotion to warm *squeezes*: the module compresses the pages,
+//! here, by processes that have sessions and are lent it, and by whoever else holds the same content. Demotion to warm *squeezes*: the module compresses the pages,
 //! and the slot says that the content is away, so that its next view asks the engine, which has the module bring it
 //! back. All the while the bytes can be read through the mapping: what flushes or verifies looks at them as ever. Cold
 //! content is in frames, and the module has nothing of it. Whatever the module refuses stays with the engine.
@@ -28,7 +28,7 @@ const REST_MS: u64 = 10_000;
 /// The module, as one store uses it.
 #[derive(Debug)]
 pub struct Module {
-    device: Device,
+    device: Arc<Device>,
     /// A forked child shares the open device: what it gave back would be its parent's.
     guard: ForkGuard,
     held: AtomicU64,
@@ -62,7 +62,13 @@ impl Module {
         let Some(device) = Device::of(options)? else { return Ok(None) };
         let guard = ForkGuard::new()?;
         let zero = || AtomicU64::new(0);
-        Ok(Some(Arc::new(Module { device, guard, held: zero(), ram_bytes: zero(), rested_ms: zero() })))
+        Ok(Some(Arc::new(Module {
+            device: Arc::new(device),
+            guard,
+            held: zero(),
+            ram_bytes: zero(),
+            rested_ms: zero(),
+        })))
     }
 
     /// RAM that the module takes for this store, as far as it was looked at.
@@ -96,7 +102,7 @@ impl Module {
     ) -> Result<Held> {
         let (id, is_shared) = self.device.alloc(content, kind, importance)?;
         let mapped = self.device.map(id, content.len());
-        let mapped = mapped.and_then(|mapping| Ok((segments.register(&mapping)?, mapping)));
+        let mapped = mapped.and_then(|mapping| Ok((segments.register_content(&mapping, &self.device, id)?, mapping)));
         let (segment, mapping) = mapped.inspect_err(|_| self.device.free(id))?;
         let ram_bytes = mapping.len() as u64;
         self.ram_bytes.fetch_add(ram_bytes, Ordering::Relaxed);
@@ -185,10 +191,11 @@ impl Drop for Held {
         if !self.module.guard.is_same_process() {
             return;
         }
+        // What is not leased any more cannot be lent.
+        self.segments.release(self.segment);
         self.module.device.free(self.id);
         self.module.held.fetch_sub(1, Ordering::Relaxed);
         self.module.ram_bytes.fetch_sub(self.ram_bytes(), Ordering::Relaxed);
-        self.segments.release(self.segment);
     }
 }
 
@@ -385,7 +392,9 @@ impl Engine {
             }
             let state = &mut *self.lock();
             let is_pinned = state.is_pinned(*slot);
-            if state.smus.get(*slot).is_none_or(|smu| !smu.raw_is(raw) || smu.is_busy) {
+            let has_changed = state.smus.get(*slot).is_none_or(|smu| !smu.raw_is(raw) || smu.is_busy);
+            // Whoever squeezed it or brought it back meanwhile has counted that.
+            if has_changed || held.is_squeezed() == is_compressed {
                 continue;
             }
             if !is_compressed {

@@ -8,7 +8,7 @@ use crate::sys::{Mapping, PAGE_BYTES, injected};
 use agentmem_core::{Backend, Error, ErrorKind, Kind, Result};
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 const DEVICE: &str = "/dev/agentmem";
 /// The oldest version of the calls that this understands; newer ones only add.
@@ -113,6 +113,18 @@ struct InfoArgs {
     reserved: [u64; 4],
 }
 
+#[repr(C)]
+#[derive(Default)]
+struct LendArgs {
+    id: u64,
+    flags: u32,
+    fd: i32,
+    reserved: [u64; 2],
+}
+
+/// Of [`ApiArgs::features`]: there is [`LEND`].
+const FEATURE_LEND: u64 = 1 << 2;
+
 /// The importance in [`AllocArgs`] is to be heeded.
 const ALLOC_IMPORTANCE: u32 = 1;
 
@@ -129,6 +141,7 @@ const ALLOC: u32 = request::<AllocArgs>(READ | WRITE, 2);
 const FREE: u32 = request::<FreeArgs>(WRITE, 5);
 const ADVISE: u32 = request::<AdviseArgs>(WRITE, 6);
 const INFO: u32 = request::<InfoArgs>(READ | WRITE, 7);
+const LEND: u32 = request::<LendArgs>(READ | WRITE, 9);
 
 /// The open device: what is allocated through it is held until it is freed, or until this is closed.
 #[derive(Debug)]
@@ -152,20 +165,25 @@ fn unavailable(kind: ErrorKind, what: impl std::fmt::Display) -> Error {
 }
 
 impl Device {
-    /// The device that `options` want, if it is there; an error if they want nothing else.
+    /// The device that `options` want, if it is there; an error if they want nothing else. A journal cannot name what the
+    /// module holds. And the module keeps equal contents of a user's once, so what one trust domain holds would show in
+    /// what becomes of another's: so only the user's own has it.
     pub fn of(options: &Options) -> Result<Option<Self>> {
+        if options.keeping.is_some() || !options.domain.is_empty() {
+            return Ok(None);
+        }
         #[cfg(feature = "faults")]
         if options.fakes_module {
             return Ok(Some(Device::Fake(fake::Fake::default())));
         }
         match options.backend {
             Backend::User => Ok(None),
-            Backend::Kernel => Self::open().map(Some),
-            Backend::Auto => Ok(Self::open().ok()),
+            Backend::Kernel => Self::open(options.lends).map(Some),
+            Backend::Auto => Ok(Self::open(options.lends).ok()),
         }
     }
 
-    fn open() -> Result<Self> {
+    fn open(lends: bool) -> Result<Self> {
         let file = File::options().read(true).write(true).open(DEVICE).map_err(|error| match error.kind() {
             io::ErrorKind::PermissionDenied => unavailable(ErrorKind::PermissionDenied, error),
             _ => unavailable(ErrorKind::Unsupported, error),
@@ -175,6 +193,9 @@ impl Device {
         if api.version < VERSION_MIN || u64::from(api.page_bytes) != PAGE_BYTES {
             let what = format!("version {}, pages of {} bytes", api.version, api.page_bytes);
             return Err(unavailable(ErrorKind::Version, what));
+        }
+        if lends && api.features & FEATURE_LEND == 0 {
+            return Err(unavailable(ErrorKind::Version, "a module that cannot lend what it holds to other processes"));
         }
         Ok(Device::Module { file, content_bytes_max: api.smu_bytes_max })
     }
@@ -215,6 +236,22 @@ impl Device {
             Device::Module { file, .. } => Mapping::readable(file, id * PAGE_BYTES, len),
             #[cfg(feature = "faults")]
             Device::Fake(fake) => fake.map(id, len),
+        }
+    }
+
+    /// A descriptor by which another process can map `id`, which must be leased, from offset 0 on, and do nothing else.
+    /// It keeps the content.
+    pub fn lend(&self, id: u64) -> Result<OwnedFd> {
+        injected("AGENTMEM_IOC_LEND")?;
+        match self {
+            Device::Module { file, .. } => {
+                let mut args = LendArgs { id, ..LendArgs::default() };
+                ask(file, LEND, &mut args).map_err(|error| failed("AGENTMEM_IOC_LEND", error))?;
+                // SAFETY: it was just made for us, and nobody else owns it.
+                Ok(unsafe { OwnedFd::from_raw_fd(args.fd) })
+            }
+            #[cfg(feature = "faults")]
+            Device::Fake(fake) => fake.lend(id),
         }
     }
 
@@ -265,7 +302,7 @@ impl Device {
 fn failed(call: &str, error: io::Error) -> Error {
     let kind = match error.raw_os_error() {
         Some(libc::ENOMEM) => ErrorKind::OutOfMemory,
-        Some(libc::EDQUOT) => ErrorKind::LimitReached,
+        Some(libc::EDQUOT | libc::EMFILE | libc::ENFILE) => ErrorKind::LimitReached,
         _ => ErrorKind::Io,
     };
     Error::new(kind, format!("{DEVICE}: {call}: {error}"))
@@ -288,7 +325,7 @@ mod tests {
         let header = concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernel/agentmem_uapi.h");
         let folder = tempfile::tempdir().unwrap();
         let (source, program) = (folder.path().join("numbers.c"), folder.path().join("numbers"));
-        let names = ["API", "ALLOC", "FREE", "ADVISE", "INFO"];
+        let names = ["API", "ALLOC", "FREE", "ADVISE", "INFO", "LEND"];
         let print: String =
             names.iter().map(|name| format!("printf(\"%u \", (unsigned)AGENTMEM_IOC_{name});")).collect();
         let text = format!("#include <stdio.h>\n#include \"{header}\"\nint main(void) {{ {print} return 0; }}\n");
@@ -297,7 +334,7 @@ mod tests {
         assert!(built.success());
         let said = std::process::Command::new(&program).output().unwrap().stdout;
         let said: Vec<u32> = String::from_utf8(said).unwrap().split_whitespace().map(|n| n.parse().unwrap()).collect();
-        assert_eq!(said, [API, ALLOC, FREE, ADVISE, INFO]);
+        assert_eq!(said, [API, ALLOC, FREE, ADVISE, INFO, LEND]);
     }
 
     #[test]

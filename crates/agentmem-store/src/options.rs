@@ -41,7 +41,8 @@ pub struct Options {
     pub pressure: bool,
     /// What goes first.
     pub policy: Box<dyn Policy>,
-    /// What holds sealed SMUs of a page or more in RAM. A store that `lends` has them itself.
+    /// What holds sealed SMUs of a page or more in RAM. A store whose memory is kept has them itself, as has a trust
+    /// domain beside the user's own.
     pub backend: Backend,
     /// For tests: something that behaves like the kernel module is used in its place.
     #[cfg(feature = "faults")]
@@ -102,13 +103,10 @@ impl Options {
         if self.path.is_some() && !self.cold {
             return refuse("a path is where the cold tier lives, and cold is off".into());
         }
-        if self.lends && self.backend == Backend::Kernel {
-            let what = "backend=\"kernel\" of a daemon, whose sessions cannot map what the kernel module holds for it: \
-                        open stores with it in the processes of the agents";
+        if self.keeping.is_some() && self.backend == Backend::Kernel {
+            let what = "backend=\"kernel\" of a daemon whose memory is kept, since an engine that is killed leaves \
+                        nothing of what the kernel module held for it: open stores with it in the processes of the agents";
             return Err(Error::new(ErrorKind::Unsupported, what));
-        }
-        if self.lends {
-            self.backend = Backend::User;
         }
         if self.arena_bytes < 1 << 16 || self.arena_bytes > 1 << 30 {
             return refuse(format!("arena_bytes {} is outside of 64 KiB..=1 GiB", self.arena_bytes));

@@ -1,6 +1,7 @@
 //! Segments: the mappings that a slot word can point into.
 
 use crate::keeping::Keeping;
+use crate::kernel::Device;
 use crate::sync::{AtomicU64, Ordering, Words};
 use crate::sys::Mapping;
 use agentmem_core::place::SEGMENTS_MAX;
@@ -12,6 +13,8 @@ use std::sync::Arc;
 
 /// Mappings of other processes that one process keeps at most.
 const ADOPTED_MAX: usize = 16_384;
+/// With fewer, it looks for none that are not needed any more: what the kernel module holds lives as long as they do.
+const ADOPTED_MIN: usize = 16;
 
 /// Table of segment number to first byte. The engine reuses numbers, but never while a slot word, a pin
 /// or a live handle can still name them; another process, which maps what it looks at, sees by the
@@ -25,8 +28,7 @@ pub struct Segments {
     /// The incarnation that the engine means. Only it writes this.
     incarnations: Words,
     numbers: Mutex<Numbers>,
-    /// What this process mapped of another's.
-    adopted: Mutex<HashMap<u32, Mapping>>,
+    adopted: Mutex<Adopted>,
     /// Whether descriptors are kept, to be lent.
     lends: bool,
     /// Where large contents are kept, so that they outlive this process.
@@ -50,7 +52,23 @@ struct Numbers {
     next: u32,
     free: Vec<u32>,
     /// What can be lent, with its length.
-    descriptors: HashMap<u32, (OwnedFd, u64)>,
+    lendable: HashMap<u32, (Lendable, u64)>,
+}
+
+#[derive(Debug)]
+enum Lendable {
+    /// By a descriptor that is there for that.
+    Memory(OwnedFd),
+    /// By one that the kernel module makes when it is asked, so that what it holds takes no descriptors.
+    Content { device: Arc<Device>, id: u64 },
+}
+
+/// What this process mapped of another's.
+#[derive(Debug, Default)]
+struct Adopted {
+    mappings: HashMap<u32, Mapping>,
+    /// With so many, those go that the engine means no more.
+    sweep_at: usize,
 }
 
 impl Segments {
@@ -114,7 +132,17 @@ impl Segments {
 
     /// Gives `mapping` a number.
     pub fn register(&self, mapping: &Mapping) -> Result<u32> {
-        let descriptor = if self.lends { Some((mapping.read_only()?, mapping.len() as u64)) } else { None };
+        let lendable = if self.lends { Some(Lendable::Memory(mapping.read_only()?)) } else { None };
+        self.give_number(mapping, lendable)
+    }
+
+    /// Gives a number to `mapping` of content `id`, which `device` holds as long as it has that.
+    pub fn register_content(&self, mapping: &Mapping, device: &Arc<Device>, id: u64) -> Result<u32> {
+        let content = || Lendable::Content { device: device.clone(), id };
+        self.give_number(mapping, self.lends.then(content))
+    }
+
+    fn give_number(&self, mapping: &Mapping, lendable: Option<Lendable>) -> Result<u32> {
         let mut numbers = self.numbers.lock();
         let number = match numbers.free.pop() {
             Some(number) => number,
@@ -126,8 +154,8 @@ impl Segments {
                 return Err(Error::new(ErrorKind::LimitReached, format!("{SEGMENTS_MAX} segments")));
             }
         };
-        if let Some(descriptor) = descriptor {
-            numbers.descriptors.insert(number, descriptor);
+        if let Some(lendable) = lendable {
+            numbers.lendable.insert(number, (lendable, mapping.len() as u64));
         }
         let word = &self.incarnations[number as usize];
         let incarnation = word.load(Ordering::Relaxed) + 1;
@@ -147,8 +175,8 @@ impl Segments {
 
     /// Gives `mapping` the number and the incarnation that it had in an earlier process.
     fn restore(&self, segment: u32, incarnation: u64, mapping: &Mapping) -> Result<()> {
-        let descriptor = (mapping.read_only()?, mapping.len() as u64);
-        self.numbers.lock().descriptors.insert(segment, descriptor);
+        let lendable = (Lendable::Memory(mapping.read_only()?), mapping.len() as u64);
+        self.numbers.lock().lendable.insert(segment, lendable);
         self.know(segment, incarnation, mapping);
         self.incarnations[segment as usize].store(incarnation, Ordering::Release);
         Ok(())
@@ -157,8 +185,8 @@ impl Segments {
     /// After all were restored: every other number is free.
     pub fn restored(&self) {
         let mut numbers = self.numbers.lock();
-        numbers.next = numbers.descriptors.keys().max().map_or(0, |most| most + 1);
-        numbers.free = (0..numbers.next).filter(|number| !numbers.descriptors.contains_key(number)).collect();
+        numbers.next = numbers.lendable.keys().max().map_or(0, |most| most + 1);
+        numbers.free = (0..numbers.next).filter(|number| !numbers.lendable.contains_key(number)).collect();
         // Whoever mapped what had such a number and was lost must not take the next one for it.
         for &number in &numbers.free {
             self.incarnations[number as usize].fetch_add(1, Ordering::AcqRel);
@@ -190,7 +218,7 @@ impl Segments {
         let word = &self.incarnations[segment as usize];
         word.store(word.load(Ordering::Relaxed) + 1, Ordering::Release);
         let mut numbers = self.numbers.lock();
-        numbers.descriptors.remove(&segment);
+        numbers.lendable.remove(&segment);
         numbers.free.push(segment);
     }
 
@@ -198,30 +226,36 @@ impl Segments {
     pub fn lend(&self, segment: u32) -> Result<(u64, u64, OwnedFd)> {
         let numbers = self.numbers.lock();
         let not_found = || Error::new(ErrorKind::NotFound, format!("segment {segment}"));
-        let (descriptor, len) = numbers.descriptors.get(&segment).ok_or_else(not_found)?;
-        let lent = descriptor.try_clone().map_err(|error| Error::new(ErrorKind::LimitReached, error.to_string()))?;
+        let (lendable, len) = numbers.lendable.get(&segment).ok_or_else(not_found)?;
+        let lent = match lendable {
+            Lendable::Memory(descriptor) => {
+                descriptor.try_clone().map_err(|error| Error::new(ErrorKind::LimitReached, error.to_string()))?
+            }
+            Lendable::Content { device, id } => device.lend(*id)?,
+        };
         Ok((self.incarnations[segment as usize].load(Ordering::Relaxed), *len, lent))
     }
 
     /// Notes where this process mapped what another lent.
     pub fn adopt(&self, segment: u32, incarnation: u64, mapping: Mapping) -> Result<()> {
-        let mut adopted = self.adopted.lock();
+        let Adopted { mappings, sweep_at } = &mut *self.adopted.lock();
         // What the engine means no more cannot be pinned, so nobody looks at it.
         let is_current = |&number: &u32| {
             let known = self.known[number as usize].load(Ordering::Acquire);
             known == self.incarnations[number as usize].load(Ordering::Acquire)
         };
-        if adopted.len() >= ADOPTED_MAX {
-            adopted.retain(|number, _| is_current(number));
+        if mappings.len() >= (*sweep_at).clamp(ADOPTED_MIN, ADOPTED_MAX) {
+            mappings.retain(|number, _| is_current(number));
+            *sweep_at = 2 * mappings.len();
         }
-        if adopted.len() >= ADOPTED_MAX {
+        if mappings.len() >= ADOPTED_MAX {
             return Err(Error::new(ErrorKind::LimitReached, format!("{ADOPTED_MAX} mappings of large contents")));
         }
-        if adopted.contains_key(&segment) && is_current(&segment) {
+        if mappings.contains_key(&segment) && is_current(&segment) {
             return Ok(()); // another thread was quicker, and may be looking at it
         }
         self.know(segment, incarnation, &mapping);
-        adopted.insert(segment, mapping);
+        mappings.insert(segment, mapping);
         Ok(())
     }
 

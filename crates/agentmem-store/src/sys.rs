@@ -6,7 +6,7 @@
 use agentmem_core::{Error, ErrorKind, Result};
 use parking_lot::RwLock;
 use std::ffi::CString;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::os::unix::net::UnixStream;
@@ -128,7 +128,13 @@ impl Mapping {
         let raw = descriptor.as_raw_fd();
         // SAFETY: plain system calls on an open descriptor.
         let (flags, seals) = unsafe { (libc::fcntl(raw, libc::F_GETFL), libc::fcntl(raw, libc::F_GET_SEALS)) };
-        if flags < 0 || seals & libc::F_SEAL_SHRINK == 0 || file_len(&descriptor)? < len as u64 {
+        let found = metadata(&descriptor)?;
+        let is_long_enough = match seals {
+            // Content of the kernel module, a file of no type: the module maps nothing beyond its end, which stays.
+            ..0 => found.mode() & libc::S_IFMT == 0,
+            seals => seals & libc::F_SEAL_SHRINK != 0 && found.len() >= len as u64,
+        };
+        if flags < 0 || !is_long_enough {
             return Err(Error::new(ErrorKind::Version, "memory that was lent"));
         }
         let is_writable = flags & libc::O_ACCMODE == libc::O_RDWR;
@@ -322,9 +328,13 @@ fn lending_failed(error: std::io::Error) -> Error {
     Error::new(ErrorKind::Io, format!("lending memory: {error}"))
 }
 
-fn file_len(fd: &OwnedFd) -> Result<u64> {
+fn metadata(fd: &OwnedFd) -> Result<Metadata> {
     let file = File::from(fd.try_clone().map_err(|error| Error::new(ErrorKind::Io, error.to_string()))?);
-    Ok(file.metadata().map_err(|error| Error::new(ErrorKind::Io, error.to_string()))?.len())
+    file.metadata().map_err(|error| Error::new(ErrorKind::Io, error.to_string()))
+}
+
+fn file_len(fd: &OwnedFd) -> Result<u64> {
+    metadata(fd).map(|found| found.len())
 }
 
 /// Content in a memfd that nobody can change any more, on its way between processes.

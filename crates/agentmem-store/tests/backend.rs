@@ -4,8 +4,8 @@
 mod common;
 
 use agentmem_core::frame::Meta;
-use agentmem_core::{Advice, Backend, Error, ErrorKind, Kind, Tier};
-use agentmem_store::{Agent, Domains, Limits, OnFull, Options, Smu, Store};
+use agentmem_core::{Advice, Backend, ErrorKind, Kind, Tier};
+use agentmem_store::{Agent, OnFull, Options, Smu, Store};
 use common::daemon::Daemon;
 use common::{agent, assert_empty, content_bytes, module_figure, noise, options, settle, text};
 use std::os::unix::fs::FileExt;
@@ -52,7 +52,9 @@ for_both!(
     what_the_module_compressed_is_warm_and_comes_back,
     what_does_not_shrink_goes_to_ssd_or_stays,
     a_reopened_store_has_what_the_module_held,
-    what_is_looked_at_is_handed_over_later
+    what_is_looked_at_is_handed_over_later,
+    sessions_map_what_the_module_holds,
+    domains_of_a_token_hold_their_content_themselves
 );
 
 fn put(agent: &Agent, content: &[u8]) -> Smu {
@@ -245,17 +247,60 @@ fn a_device_that_is_not_there_is_named_with_the_way_out() {
     assert!(*smu.view().unwrap() == content[..] && automatic.stats().unwrap().module_bytes == 0);
 }
 
-#[test]
-fn a_daemon_has_no_part_in_the_module() {
-    let domains = |backend| {
-        let opened = move |_: &str| Ok(Options { backend, ..options(64 << 20) });
-        Domains::new(64 << 20, Limits::default(), Box::new(opened))
-    };
-    let error: Error = domains(Backend::Kernel).map(drop).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unsupported);
-    assert!(error.subject().contains("backend=\"kernel\" of a daemon"), "{error}");
-    let daemon = Daemon::serve(domains(Backend::Auto).unwrap());
-    assert_eq!(daemon.connect().stats().unwrap().backend, "user");
+/// Two sessions with a daemon: each maps what the module has, and nothing of it is the daemon's own.
+fn sessions_map_what_the_module_holds(options: fn() -> Options) {
+    let daemon = Daemon::start(64 << 20, options);
+    let (store, other) = (daemon.connect(), daemon.connect());
+    let (writer, mut smus) = (agent(&store, "writer"), Vec::new());
+    for (number, len) in [PAGE_BYTES as usize, 100_000, 3 << 20].into_iter().enumerate() {
+        let content = text(number as u64 + 1, len);
+        smus.push((put(&writer, &content), content));
+    }
+    let all_bytes = smus.iter().map(|(_, content)| (content.len() as u64).next_multiple_of(PAGE_BYTES)).sum();
+    settle(&store, |stats| stats.module_bytes == all_bytes);
+    assert_eq!(store.stats().unwrap().backend, "kernel");
+    let reader = agent(&other, "reader");
+    let attached: Vec<Smu> = smus.iter().map(|(smu, _)| reader.attach_id(&smu.id().unwrap()).unwrap()).collect();
+    let held = || attached.iter().map(|smu| smu.view().unwrap()).collect::<Vec<_>>();
+    let is_right =
+        |views: &[agentmem_store::View]| views.iter().zip(&smus).all(|(view, (_, content))| **view == content[..]);
+    let views = held();
+    assert!(is_right(&views));
+    // What is pinned by another process stays where it is, whatever becomes of its pages.
+    for (smu, _) in &smus {
+        smu.advise(Advice::Cold).unwrap();
+    }
+    std::thread::sleep(TICKS);
+    assert!(is_right(&views) && smus.iter().all(|(smu, _)| smu.tier().unwrap() == Tier::Hot));
+    drop(views);
+    for (smu, _) in &smus {
+        smu.advise(Advice::Cold).unwrap();
+    }
+    let stats = settle(&store, |stats| stats.hot_bytes == 0);
+    assert!(stats.warm_bytes > 0 && stats.module_bytes < 1 << 20, "{stats:#?}");
+    assert!(is_right(&held()));
+    // On SSD there is another place for it, and a number of another incarnation when it is back.
+    store.reclaim(Some(0)).unwrap();
+    assert_eq!(store.stats().unwrap().module_bytes, 0);
+    assert!(smus.iter().all(|(smu, _)| smu.tier().unwrap() == Tier::Cold));
+    assert!(is_right(&held()));
+    // What a session still has a mapping of comes with what it was compressed to.
+    assert!((all_bytes..2 * all_bytes).contains(&store.stats().unwrap().module_bytes));
+    drop((attached, smus));
+    store.close().unwrap();
+    other.close().unwrap();
+}
+
+/// The module shares by user, which would show what one domain holds in what becomes of another's.
+fn domains_of_a_token_hold_their_content_themselves(options: fn() -> Options) {
+    let daemon = Daemon::start(256 << 20, options);
+    let other = daemon.enter("other", "a token of sixteen bytes or more").unwrap();
+    let smu = put(&agent(&other, "a"), &text(1, 100_000));
+    smu.id().unwrap();
+    std::thread::sleep(TICKS);
+    let stats = other.stats().unwrap();
+    assert_eq!((&*stats.backend, stats.module_bytes), ("user", 0));
+    assert_eq!(daemon.connect().stats().unwrap().backend, "kernel");
 }
 
 /// Page frames of `bytes`, which begin on a page.

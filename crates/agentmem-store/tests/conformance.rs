@@ -23,8 +23,9 @@ use std::time::{Duration, Instant};
 const SUITE: &str = include_str!("../../../spec/conformance.json");
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// What opens a store of a case.
-type Opener = fn(Step<'_>, &Path) -> Result<Opened>;
+/// What opens a store of a case, and what that holds its content in.
+type Opener = (fn(Step<'_>, &Path, Backing) -> Result<Opened>, Backing);
+type Backing = fn(Options) -> Options;
 
 /// A store, the daemon that has its engine if that is not in this process and was started for it, and where that listens.
 struct Opened {
@@ -33,34 +34,36 @@ struct Opened {
     socket: PathBuf,
 }
 
+/// In memory of its own.
+fn user(options: Options) -> Options {
+    options
+}
+
+/// In what behaves like the kernel module.
+fn fake(options: Options) -> Options {
+    Options { fakes_module: true, ..options }
+}
+
+/// In the kernel module.
+fn kernel(options: Options) -> Options {
+    Options { backend: Backend::Kernel, ..options }
+}
+
 impl Opened {
-    fn embedded(step: Step<'_>, folder: &Path) -> Result<Opened> {
-        Self::with(options(step, folder)?)
-    }
-
-    /// With what behaves like the kernel module.
-    fn over_a_fake(step: Step<'_>, folder: &Path) -> Result<Opened> {
-        Self::with(Options { fakes_module: true, ..options(step, folder)? })
-    }
-
-    /// With the kernel module.
-    fn in_the_kernel(step: Step<'_>, folder: &Path) -> Result<Opened> {
-        Self::with(Options { backend: Backend::Kernel, ..options(step, folder)? })
-    }
-
-    fn with(options: Options) -> Result<Opened> {
-        Ok(Opened { store: Store::open(options)?, daemon: RefCell::default(), socket: PathBuf::new() })
+    fn embedded(step: Step<'_>, folder: &Path, backing: Backing) -> Result<Opened> {
+        let store = Store::open(backing(options(step, folder)?))?;
+        Ok(Opened { store, daemon: RefCell::default(), socket: PathBuf::new() })
     }
 
     /// A session with a daemon of its own.
-    fn connected(step: Step<'_>, folder: &Path) -> Result<Opened> {
+    fn connected(step: Step<'_>, folder: &Path, backing: Backing) -> Result<Opened> {
         let Options { memory_max_bytes, on_full, arena_bytes, .. } = options(step, folder)?;
         let mut limits = Limits { clients_make_domains: step.flag("open_domains", true), ..Limits::default() };
         if step.number("arena_bytes").is_some() {
             limits.arena_bytes = arena_bytes;
         }
         let (given, folder) = (step.0.clone(), folder.to_owned());
-        let again = move |_: &str| Ok(options(Step(&given), &folder).expect("they were right before"));
+        let again = move |_: &str| Ok(backing(options(Step(&given), &folder).expect("they were right before")));
         let domains = Domains::new(memory_max_bytes, limits, Box::new(again))?.logging(Box::new(|_| Ok(())));
         for domain in step.0.get("domains").and_then(Value::as_array).into_iter().flatten() {
             let domain = Step(domain.as_object().expect("a domain"));
@@ -287,7 +290,7 @@ impl<'a> Run<'a> {
                 std::fs::remove_file(self.folder.join(step.needed("file"))).unwrap();
                 Ok(nothing())
             }
-            "open" => Ok(made(Named::Store(Rc::new((self.opener)(step, self.folder)?)))),
+            "open" => Ok(made(Named::Store(Rc::new((self.opener.0)(step, self.folder, self.opener.1)?)))),
             "enter" => Ok(made(Named::Store(Rc::new(self.store(step, "store").enter(step)?)))),
             "process" => Ok(made(Named::Process(Rc::new(Process::start())))),
             "kill" => {
@@ -688,9 +691,11 @@ fn patterns_are_what_the_suite_says() {
 
 /// What stores in this process serve.
 const EMBEDDED: [&str; 3] = ["folder", "options", "alone"];
+/// What sessions with a daemon serve.
+const CONNECTED: [&str; 1] = ["daemon"];
 
-/// Of cases, those whose needs stores of `opener` can serve.
-fn every_case_passes(opener: Opener, serves: &[&str]) {
+/// Of cases, those whose needs stores of `opener` can serve. Returns their names.
+fn every_case_passes(opener: Opener, serves: &[&str]) -> HashSet<String> {
     let suite = suite();
     let is_served = |case: &&Value| {
         let mut needs = case["needs"].as_array().into_iter().flatten().filter_map(Value::as_str);
@@ -701,16 +706,27 @@ fn every_case_passes(opener: Opener, serves: &[&str]) {
     let failures: Vec<String> = cases.iter().filter_map(|case| run(case, opener).err()).collect();
     assert!(failures.is_empty(), "{} of {} cases:\n{}", failures.len(), cases.len(), failures.join("\n"));
     println!("  # all of {} cases", cases.len());
+    cases.iter().map(|case| case["name"].as_str().expect("a name").to_owned()).collect()
+}
+
+/// What passed in this process and with a daemon is all that there is.
+fn assert_whole(embedded: HashSet<String>, connected: HashSet<String>) {
+    let suite = suite();
+    let names = suite["cases"].as_array().expect("cases").iter().map(|case| case["name"].as_str().expect("a name"));
+    let left_out: Vec<&str> = names.filter(|&name| !embedded.contains(name) && !connected.contains(name)).collect();
+    assert!(left_out.is_empty(), "left out: {left_out:?}");
+    println!("  # that is each of {}", embedded.union(&connected).count());
 }
 
 #[test]
 fn every_case_passes_in_this_process() {
-    every_case_passes(Opened::embedded, &EMBEDDED);
+    every_case_passes((Opened::embedded, user), &EMBEDDED);
 }
 
 #[test]
 fn every_case_passes_over_what_behaves_like_the_kernel_module() {
-    every_case_passes(Opened::over_a_fake, &EMBEDDED);
+    let embedded = every_case_passes((Opened::embedded, fake), &EMBEDDED);
+    assert_whole(embedded, every_case_passes((Opened::connected, fake), &CONNECTED));
 }
 
 /// A neighbour holds some of the contents that cases put, so that the module finds them there: none of those
@@ -730,21 +746,28 @@ fn every_case_passes_in_the_kernel() {
         let smu = agent.put(content, Kind::ToolResult, None, 50, OnFull::Wait).unwrap();
         smu.id().unwrap();
     }
+    let is_settled = || module_figure("smus") == some.len() as u64;
     // One of the neighbour's was sealed by its engine, which may just be handing it over.
-    common::settle(&neighbour, |_| module_figure("smus") == some.len() as u64);
-    let figures = || ["puts", "dedup_hits"].map(module_figure);
-    let before = figures();
-    every_case_passes(Opened::in_the_kernel, &EMBEDDED);
-    let after = figures();
-    assert_eq!(module_figure("smus"), some.len() as u64, "nothing but the neighbour's is left");
-    let (puts, hits) = (after[0] - before[0], after[1] - before[1]);
-    println!("  # {puts} contents were held by the module, {hits} of them were there already");
-    assert!(hits >= some.len() as u64 / 2 && puts > hits, "{puts} puts, {hits} of what was there");
+    common::settle(&neighbour, |_| is_settled());
+    let held = |opener: Opener, serves: &[&str]| {
+        let figures = || ["puts", "dedup_hits"].map(module_figure);
+        let before = figures();
+        let passed = every_case_passes(opener, serves);
+        common::settle(&neighbour, |_| is_settled());
+        assert!(is_settled(), "something is left beside what the neighbour holds");
+        let after = figures();
+        let (puts, hits) = (after[0] - before[0], after[1] - before[1]);
+        println!("  # {puts} contents were held by the module, {hits} of them were there already");
+        assert!(hits >= some.len() as u64 / 2 && puts > hits, "{puts} puts, {hits} of what was there");
+        passed
+    };
+    let embedded = held((Opened::embedded, kernel), &EMBEDDED);
+    assert_whole(embedded, held((Opened::connected, kernel), &CONNECTED));
 }
 
 #[test]
 fn every_case_passes_with_a_daemon() {
-    every_case_passes(Opened::connected, &["daemon"]);
+    every_case_passes((Opened::connected, user), &CONNECTED);
 }
 
 #[test]
@@ -756,7 +779,7 @@ fn a_wrong_expectation_is_found_out() {
             {"op": "put", "agent": "a", "kind": "message", "bytes": {"text": "content"}, "as": "p"},
             step
         ]);
-        run(&json!({"name": "wrong", "steps": steps}), Opened::embedded).is_err()
+        run(&json!({"name": "wrong", "steps": steps}), (Opened::embedded, user)).is_err()
     };
     let right = json!({"op": "view", "smu": "p", "expect": {"bytes": {"text": "content"}}});
     assert!(!wrong(right));

@@ -43,7 +43,6 @@ fn an_error_names_the_line_and_the_key() {
         ("arena_bytes = 10", 1, "arena_bytes"),
         ("policy = \"best\"", 1, "policy"),
         ("backend = \"gpu\"", 1, "backend"),
-        ("cold = true\nbackend = \"kernel\"", 2, "backend=\"kernel\" of a daemon"),
         ("[limits]\ndomains = 10\nconnections = 0", 3, "connections"),
         ("[limits]\ndomain = 10", 2, "domain"),
         ("cold = true\n[domains.a]\nmemory_max = \"1G\"", 2, "domains.a"),

@@ -4,7 +4,7 @@ use crate::keeping::Keep;
 use crate::options::{OnFull, Options};
 use crate::store::{Agent, Smu, Store};
 use agentmem_core::frame::Meta;
-use agentmem_core::{Advice, Kind};
+use agentmem_core::{Advice, Backend, ErrorKind, Kind};
 use parking_lot::Mutex;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -33,6 +33,18 @@ fn kept_store(shelf: &Arc<Shelf>, path: Option<std::path::PathBuf>) -> Store {
     let keeping = Some(Arc::new(Keeping::new(shelf.clone(), "0.", &mut BTreeMap::new())));
     let (memory_max_bytes, arena_bytes) = (32 << 20, 1 << 20);
     Store::open(Options { path, memory_max_bytes, arena_bytes, lends: true, keeping, ..Options::default() }).unwrap()
+}
+
+#[test]
+fn a_store_whose_memory_is_kept_has_no_part_in_the_module() {
+    let open = |backend| {
+        let keeping = Some(Arc::new(Keeping::new(Arc::new(Shelf::default()), "0.", &mut BTreeMap::new())));
+        Store::open(Options { lends: true, keeping, backend, ..Options::default() })
+    };
+    let error = open(Backend::Kernel).map(drop).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.subject().contains("whose memory is kept"), "{error}");
+    assert_eq!(open(Backend::Auto).unwrap().stats().unwrap().backend, "user");
 }
 
 /// What the journal would say if it were written now.

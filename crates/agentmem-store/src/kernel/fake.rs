@@ -8,6 +8,7 @@ use agentmem_core::frame::{self, Item, Meta};
 use agentmem_core::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -45,6 +46,7 @@ impl Fake {
         }
         let memory = Mapping::writable("agentmem-fake", content.len())?;
         memory.copy_in(0, content);
+        memory.fix_len()?;
         let residence = Residence { resident_bytes: memory.len() as u64, agents: 1, ..Residence::default() };
         let mut next = self.next.lock();
         let id = *next + 1;
@@ -57,6 +59,10 @@ impl Fake {
         let contents = self.contents.lock();
         let found = contents.get(&id).filter(|found| len <= found.len).ok_or_else(|| not_leased(id))?;
         Mapping::readable(&found.memory.descriptor()?, 0, len)
+    }
+
+    pub fn lend(&self, id: u64) -> Result<OwnedFd> {
+        self.contents.lock().get(&id).ok_or_else(|| not_leased(id))?.memory.read_only()
     }
 
     pub fn free(&self, id: u64) {
