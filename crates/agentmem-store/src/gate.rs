@@ -37,7 +37,7 @@ impl Drop for Pass<'_> {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::Gate;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use crate::sync::{AtomicUsize, Ordering};
 
     #[test]
     fn no_more_are_inside_than_it_has_passes_and_all_come_in() {
