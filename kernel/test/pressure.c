@@ -281,7 +281,7 @@ static int whole_life(const char *content, uint64_t len)
 {
 	struct agentmem_alloc made;
 	uint64_t id;
-	int one = agent_open(), two, error;
+	int one = agent_open(), two, lent, error;
 	const char *seen;
 
 	if (one < 0)
@@ -298,6 +298,18 @@ static int whole_life(const char *content, uint64_t len)
 		if (!error) {
 			seen = map(two, id, len);
 			error = seen == MAP_FAILED ? -errno : 0;
+		}
+		if (!error) {
+			EXPECT(!memcmp(seen, content, len));
+			while (munmap((void *)seen, len))
+				EXPECT_EQ(errno, ENOMEM);
+			lent = lend(two, id);
+			error = lent < 0 ? lent : 0;
+		}
+		if (!error) {
+			seen = map(lent, 0, len);
+			error = seen == MAP_FAILED ? -errno : 0;
+			close(lent);
 		}
 		if (!error) {
 			EXPECT(!memcmp(seen, content, len));
