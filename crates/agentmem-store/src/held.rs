@@ -2,8 +2,8 @@
 //! they are.
 //!
 //! Sealed SMUs of a page or more are *held* where a store has the module: it has the only copy, which is mapped
-//! here, by processes that have sessions and are lent it, and by whoever else holds the same content. Demotion to warm *squeezes*: the module compresses the pages,
-//! and the slot says that the content is away, so that its next view asks the engine, which has the module bring it
+//! here, by processes that have sessions and are lent it, and by whoever else holds the same content. Demotion to
+//! warm *squeezes*: the module compresses the pages, and the slot says that the content is away, so that its next view asks the engine, which has the module bring it
 //! back. All the while the bytes can be read through the mapping: what flushes or verifies looks at them as ever. Cold
 //! content is in frames, and the module has nothing of it. Whatever the module refuses stays with the engine.
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 /// How long a process that cannot be seen from here may take to come back after the engine was killed.
 const DESERTED_MS: u64 = 60_000;
-/// A ring that nobody used for so many ticks gives its pages back.
+/// A ring that nobody used for so many ticks gives its pages back, and the heaps their slack when nobody used any.
 pub const TRIM_TICKS: u32 = 8;
 
 /// Arenas with the numbers of their sessions.
