@@ -57,39 +57,43 @@ pub struct Claim {
     pub index: u32,
 }
 
-/// The claims that may pin one slot. Mostly one.
+/// The claims that may pin one slot. Mostly one, which then takes no more than itself.
 #[derive(Debug, Clone, Default)]
-pub struct Claims {
-    first: Option<Claim>,
-    /// Few contents have more, and a box takes a third of what a vector takes in all the others.
+pub enum Claims {
+    /// None.
+    #[default]
+    None,
+    /// One.
+    One(Claim),
+    /// Several. A box takes a third of what a vector takes in all that have none.
     #[expect(clippy::box_collection, reason = "see above")]
-    more: Option<Box<Vec<Claim>>>,
+    More(Box<Vec<Claim>>),
 }
 
 impl Claims {
     /// Just `claim`.
     pub fn of(claim: Claim) -> Self {
-        Claims { first: Some(claim), more: None }
+        Claims::One(claim)
     }
 
     /// Adds one.
     pub fn add(&mut self, claim: Claim) {
-        match self.first {
-            None => self.first = Some(claim),
-            Some(_) => self.more.get_or_insert_default().push(claim),
+        match self {
+            Claims::None => *self = Claims::One(claim),
+            Claims::One(first) => *self = Claims::More(Box::new(vec![*first, claim])),
+            Claims::More(more) => more.push(claim),
         }
     }
 
     /// Takes one out, if it is there.
     pub fn remove(&mut self, claim: Claim) {
-        if self.first == Some(claim) {
-            self.first = self.more.as_mut().and_then(|more| more.pop());
-        } else if let Some(more) = &mut self.more {
-            more.retain(|&other| other != claim);
-        }
-        if self.more.as_ref().is_some_and(|more| more.is_empty()) {
-            self.more = None;
-        }
+        let mut left = self.as_slice().to_vec();
+        left.retain(|&other| other != claim);
+        *self = match *left {
+            [] => Claims::None,
+            [last] => Claims::One(last),
+            _ => Claims::More(Box::new(left)),
+        };
     }
 
     /// The claim of `session`, if it has one.
@@ -99,7 +103,15 @@ impl Claims {
 
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = Claim> + '_ {
-        self.first.into_iter().chain(self.more.iter().flat_map(|more| more.iter().copied()))
+        self.as_slice().iter().copied()
+    }
+
+    fn as_slice(&self) -> &[Claim] {
+        match self {
+            Claims::None => &[],
+            Claims::One(claim) => std::slice::from_ref(claim),
+            Claims::More(more) => more,
+        }
     }
 }
 
@@ -126,6 +138,6 @@ mod tests {
         assert_eq!(claims.of_session(4), Some(claim(4)));
         assert_eq!(claims.of_session(3), None);
         left.into_iter().for_each(|session| claims.remove(claim(session)));
-        assert!(claims.iter().next().is_none() && claims.more.is_none());
+        assert!(matches!(claims, Claims::None));
     }
 }

@@ -204,7 +204,7 @@ impl State {
     fn plan_hold(&mut self, slot: u32) -> Option<(Arc<Raw>, Kind, u8)> {
         let is_pinned = self.is_pinned(slot);
         let smu = self.smus.get_mut(slot).filter(|smu| smu.is_sealed && !smu.is_busy && !is_pinned)?;
-        let raw = smu.raw.clone().filter(|raw| !matches!(**raw, Raw::Held(_)))?;
+        let raw = smu.raw.clone().filter(|raw| raw.held().is_none())?;
         smu.is_busy = true;
         Some((raw, smu.kind, smu.importance))
     }
@@ -214,7 +214,7 @@ impl State {
         let is_held = |reference: &Ref| match reference {
             Ref::Smu(slot) => {
                 let raw = self.smus.get(*slot).and_then(|smu| smu.raw.as_ref());
-                raw.is_some_and(|raw| matches!(**raw, Raw::Held(_)))
+                raw.is_some_and(|raw| raw.held().is_some())
             }
             Ref::Node(_) => false,
         };
@@ -226,7 +226,7 @@ impl State {
         let is_pinned = self.is_pinned(slot);
         let is_packed_in_ram = self.smus.get(slot).is_some_and(|smu| self.is_packed_in_ram(smu));
         let smu = self.smus.get_mut(slot).filter(|smu| smu.is_hot() && !smu.is_busy && !smu.stays_raw)?;
-        let raw = smu.raw.clone().filter(|raw| matches!(**raw, Raw::Held(_)))?;
+        let raw = smu.raw.clone().filter(|raw| raw.held().is_some())?;
         let is_planned = !is_pinned && !is_packed_in_ram;
         smu.is_busy |= is_planned;
         is_planned.then_some(raw)
@@ -250,7 +250,7 @@ impl Engine {
     fn held(&self, module: &Arc<Module>, content: &[u8], kind: Kind, importance: u8) -> Result<Arc<Raw>> {
         let held = module.hold(&self.segments, content, kind, importance);
         let refused = |_: &Error| module.rested_ms.store(self.now_ms() + REST_MS, Ordering::Relaxed);
-        held.map(|held| Arc::new(Raw::Held(Box::new(held)))).inspect_err(refused)
+        held.map(|held| Arc::new(held.into())).inspect_err(refused)
     }
 
     /// Hands sealed content in `slots` over to the module, where there is one. What it does not take stays where it
@@ -322,7 +322,7 @@ impl Engine {
             slots.iter().filter_map(|&slot| Some((slot, state.plan_squeeze(slot)?))).collect()
         };
         for (slot, raw) in &planned {
-            let Raw::Held(held) = &**raw else { unreachable!("it was planned") };
+            let held = raw.held().expect("it was planned");
             let before = held.ram_bytes();
             let outcome = held.squeeze();
             let state = &mut *self.lock();
@@ -353,7 +353,7 @@ impl Engine {
 
     /// Makes what the module compressed hot again. The caller has pinned the slot.
     pub fn bring_back(&self, slot: u32, raw: &Arc<Raw>) -> Result<()> {
-        let Raw::Held(held) = &**raw else { unreachable!("only what is held is squeezed") };
+        let held = raw.held().expect("only what is held is squeezed");
         let (keeps, stored_bytes) = {
             let state = self.lock();
             (state.smus.get(slot).is_some_and(|smu| smu.keep_hot), state.stored_bytes(slot))
@@ -383,7 +383,7 @@ impl Engine {
             slots.iter().filter_map(raw).collect()
         };
         for (slot, raw) in &raws {
-            let Raw::Held(held) = &**raw else { continue };
+            let Some(held) = raw.held() else { continue };
             let Ok(found) = held.look() else { continue };
             // Whoever read it without a use of it, as a flush does, brought it back.
             let is_compressed = found.is_compressed() || held.is_squeezed() && held.squeeze().unwrap_or(true);
@@ -405,7 +405,7 @@ impl Engine {
                 self.send_away(state, *slot, held);
             }
         }
-        let own = raws.iter().filter(|(_, raw)| !matches!(**raw, Raw::Held(_))).map(|&(slot, _)| slot);
+        let own = raws.iter().filter(|(_, raw)| raw.held().is_none()).map(|&(slot, _)| slot);
         self.hold(&own.collect::<Vec<u32>>());
     }
 }

@@ -219,8 +219,9 @@ impl Engine {
         if slot as usize >= SLOTS_MAX || self.slots.generation(slot) != generation {
             return; // it went by another handle
         }
-        match *state.smus.using(slot) {
-            SlotUse::Alias { to, agent: owner, .. } if owner == agent => {
+        match state.smus.using(slot) {
+            SlotUse::Alias(alias) if alias.agent == agent => {
+                let to = alias.to;
                 self.retire_alias(state, agent, slot);
                 self.unlease(state, agent, to, 1);
             }
@@ -229,7 +230,8 @@ impl Engine {
                 // what is somebody else's by then. Aliases go before what they are aliases of.
                 let Some(entry) = state.agents.get(agent) else { return };
                 let left = entry.leases.get(&slot).copied().unwrap_or(0).saturating_sub(1) as usize;
-                let here = |alias: &&u32| matches!(state.smus.using(**alias), SlotUse::Alias { to, .. } if *to == slot);
+                let here =
+                    |alias: &&u32| matches!(state.smus.using(**alias), SlotUse::Alias(alias) if alias.to == slot);
                 let aliases: Vec<u32> = entry.aliases.iter().filter(here).copied().collect();
                 for &alias in aliases.iter().skip(left) {
                     self.retire_alias(state, agent, alias);
@@ -247,11 +249,11 @@ impl Engine {
             entry.aliases.remove(&alias);
         }
         state.note(|fresh| fresh.slots.push(alias));
-        let SlotUse::Alias { to, claim, .. } = state.smus.clear(alias) else { return };
-        let then = Then::GiveBackAlias { slot: alias, of: to, generation: self.slots.generation(to) };
+        let SlotUse::Alias(was) = state.smus.clear(alias) else { return };
+        let then = Then::GiveBackAlias { slot: alias, of: was.to, generation: self.slots.generation(was.to) };
         self.slots.retire(alias);
         self.slots.relocate(alias, Place::Gone);
-        self.wait_for_pins(state, Waiting { number: 0, claims: Claims::of(claim), raw: None, then });
+        self.wait_for_pins(state, Waiting { number: 0, claims: Claims::of(was.claim), raw: None, then });
     }
 
     /// Takes `count` references back, and the content with the last of them.

@@ -16,10 +16,17 @@ pub const LARGE_BYTES: usize = 1 << 20;
 pub enum Raw {
     /// In the hot heap.
     Extent(Extent),
+    /// Elsewhere. One box for what is rare takes no more in what is not.
+    Apart(Box<Apart>),
+}
+
+/// Bytes that are not in the hot heap.
+#[derive(Debug)]
+pub enum Apart {
     /// In a memfd of its own.
-    Large(Box<Large>),
+    Large(Large),
     /// In the kernel module.
-    Held(Box<Held>),
+    Held(Held),
 }
 
 impl Raw {
@@ -32,17 +39,30 @@ impl Raw {
         fill: impl FnOnce(&mut [u8]) -> Result<()>,
     ) -> Result<Self> {
         if len >= LARGE_BYTES && segments.may_add_large() {
-            return Ok(Raw::Large(Box::new(Large::with(segments, len, fill)?)));
+            return Ok(Large::with(segments, len, fill)?.into());
         }
         Ok(Raw::Extent(heap.store_with(len, fill)?))
+    }
+
+    /// What the kernel module has of it, if it is there.
+    pub fn held(&self) -> Option<&Held> {
+        match self {
+            Raw::Apart(apart) => match &**apart {
+                Apart::Held(held) => Some(held),
+                Apart::Large(_) => None,
+            },
+            Raw::Extent(_) => None,
+        }
     }
 
     /// The content.
     pub fn bytes(&self) -> &[u8] {
         match self {
             Raw::Extent(extent) => extent.bytes(),
-            Raw::Large(large) => large.bytes(),
-            Raw::Held(held) => held.bytes(),
+            Raw::Apart(apart) => match &**apart {
+                Apart::Large(large) => large.bytes(),
+                Apart::Held(held) => held.bytes(),
+            },
         }
     }
 
@@ -53,9 +73,9 @@ impl Raw {
 
     /// What is stored for it while nothing else is: less than its length where the module compressed it.
     pub fn stored_bytes(&self) -> u64 {
-        match self {
-            Raw::Held(held) if held.is_squeezed() => held.ram_bytes(),
-            raw => raw.len() as u64,
+        match self.held() {
+            Some(held) if held.is_squeezed() => held.ram_bytes(),
+            _ => self.len() as u64,
         }
     }
 
@@ -63,11 +83,13 @@ impl Raw {
     pub fn kept(&self) -> KeptRaw {
         match self {
             Raw::Extent(extent) => KeptRaw::Extent { start: extent.start(), len: extent.len_bytes() as u64 },
-            Raw::Large(large) => {
-                let len = large.bytes().len() as u64;
-                KeptRaw::Large { segment: large.segment(), incarnation: large.incarnation(), len }
-            }
-            Raw::Held(_) => unreachable!("a store whose memory is kept has no module"),
+            Raw::Apart(apart) => match &**apart {
+                Apart::Large(large) => {
+                    let len = large.bytes().len() as u64;
+                    KeptRaw::Large { segment: large.segment(), incarnation: large.incarnation(), len }
+                }
+                Apart::Held(_) => unreachable!("a store whose memory is kept has no module"),
+            },
         }
     }
 
@@ -75,8 +97,22 @@ impl Raw {
     pub fn place(&self) -> Place {
         match self {
             Raw::Extent(extent) => extent.place(),
-            Raw::Large(large) => Place::Hot { segment: large.segment(), offset_bytes: 0 },
-            Raw::Held(held) => held.place(),
+            Raw::Apart(apart) => match &**apart {
+                Apart::Large(large) => Place::Hot { segment: large.segment(), offset_bytes: 0 },
+                Apart::Held(held) => held.place(),
+            },
         }
+    }
+}
+
+impl From<Large> for Raw {
+    fn from(large: Large) -> Self {
+        Raw::Apart(Box::new(Apart::Large(large)))
+    }
+}
+
+impl From<Held> for Raw {
+    fn from(held: Held) -> Self {
+        Raw::Apart(Box::new(Apart::Held(held)))
     }
 }

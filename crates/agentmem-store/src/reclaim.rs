@@ -126,7 +126,7 @@ impl State {
     /// Carries what readers did to use counters over into times.
     fn refresh_use(&mut self, slot: u32, now_ms: u64) {
         let Some(smu) = self.smus.get_mut(slot) else { return };
-        let uses = self.sessions.uses(&smu.claims);
+        let uses = self.sessions.uses(&smu.claims) as u16;
         if smu.uses_seen != uses {
             smu.uses_seen = uses;
             smu.used_ms = now_ms;

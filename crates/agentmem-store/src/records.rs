@@ -8,7 +8,7 @@ use crate::frames::FrameEntry;
 use crate::lifetime::{Then, Waiting};
 use crate::quota::DomainQuota;
 use crate::sessions::SessionEntry;
-use crate::smus::{Packed, SlotUse, Smu, Smus};
+use crate::smus::{Alias, Packed, SlotUse, Smu, Smus};
 use crate::tree::{Body, Node, RawItem, Tail};
 use agentmem_core::frame::Meta;
 use serde::{Deserialize, Serialize};
@@ -215,7 +215,10 @@ pub fn agent_kept(agent: &AgentEntry, session: Option<u32>) -> Vec<u8> {
 pub fn slot_kept(smus: &Smus, slot: u32, generation: u64) -> Option<KeptSlot> {
     let smu = match smus.using(slot) {
         SlotUse::Free => return None,
-        &SlotUse::Alias { to, agent, claim } => return Some(KeptSlot::Alias { to, agent, claim, generation }),
+        SlotUse::Alias(alias) => {
+            let Alias { to, agent, claim } = **alias;
+            return Some(KeptSlot::Alias { to, agent, claim, generation });
+        }
         SlotUse::Smu(smu) => smu,
     };
     Some(KeptSlot::Smu(Box::new(KeptSmu {

@@ -26,7 +26,7 @@ use crate::ring::{Given, Operation};
 use crate::segments::{Large, Segments};
 use crate::sessions::{Deserted, SessionEntry};
 use crate::slots::{SLOTS_MAX, Slots};
-use crate::smus::{Packed, SlotUse, Smu};
+use crate::smus::{Alias, Packed, SlotUse, Smu};
 use crate::sync::{Ordering, Words};
 use crate::sys::{EventFd, Mapping, PidFd};
 use crate::tree::{Body, Node, RawItem, Tail};
@@ -298,7 +298,7 @@ impl<'a> Restoring<'a> {
                 Raw::Extent(extent.ok_or_else(|| damaged("content in memory"))?)
             }
             KeptRaw::Large { segment, incarnation, len } => {
-                Raw::Large(Box::new(Large::restored(segments, segment, incarnation, len as usize)?))
+                Large::restored(segments, segment, incarnation, len as usize)?.into()
             }
         };
         let raw = Arc::new(raw);
@@ -412,7 +412,7 @@ impl<'a> Restoring<'a> {
                     self.claims.entry(claim.session).or_default().insert(claim.index);
                     self.memory.slots.restore_generation(slot, generation);
                     self.memory.slots.relocate(slot, Place::Forward { slot: to });
-                    state.smus.restore(slot, SlotUse::Alias { to, agent, claim });
+                    state.smus.restore(slot, SlotUse::Alias(Box::new(Alias { to, agent, claim })));
                     if let Some(entry) = state.agents.get_mut(agent) {
                         entry.aliases.insert(slot);
                     }
@@ -500,7 +500,7 @@ impl<'a> Restoring<'a> {
             } else if segment < SEGMENTS_MAX {
                 let incarnation = self.memory.segments.incarnations()[segment as usize].load(Ordering::Acquire);
                 let large = Large::restored(&self.memory.segments, segment, incarnation, len as usize);
-                large.ok().map(|large| Raw::Large(Box::new(large)))
+                large.ok().map(Raw::from)
             } else {
                 None
             };

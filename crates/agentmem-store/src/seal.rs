@@ -2,7 +2,7 @@
 
 use crate::engine::{Engine, State};
 use crate::raw::Raw;
-use crate::smus::SlotUse;
+use crate::smus::{Alias, SlotUse};
 use agentmem_core::place::Place;
 use agentmem_core::{ContentId, ErrorKind, Result};
 use std::sync::Arc;
@@ -125,7 +125,7 @@ impl Engine {
             kept.importance = kept.importance.max(smu.importance);
             kept.used_ms = kept.used_ms.max(smu.used_ms);
         }
-        state.smus.set(slot, SlotUse::Alias { to: holder, agent: smu.agent, claim });
+        state.smus.set(slot, SlotUse::Alias(Box::new(Alias { to: holder, agent: smu.agent, claim })));
         self.drop_raw(state, slot, smu.claims, Place::Forward { slot: holder }, smu.raw);
         state.mark_slot(slot);
     }

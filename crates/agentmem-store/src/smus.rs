@@ -61,8 +61,8 @@ pub struct Smu {
     pub agent: u32,
     /// When it was last used, as far as the engine has seen.
     pub used_ms: u64,
-    /// Reading of its claims' use counters at that time.
-    pub uses_seen: u32,
+    /// Reading of its claims' use counters at that time, modulo 2^16.
+    pub uses_seen: u16,
     /// What may pin it.
     pub claims: Claims,
     /// What it is.
@@ -85,12 +85,12 @@ impl Smu {
 
     /// Whether the kernel module has it compressed.
     pub fn is_squeezed(&self) -> bool {
-        self.raw.as_ref().is_some_and(|raw| matches!(&**raw, Raw::Held(held) if held.is_squeezed()))
+        self.raw.as_ref().and_then(|raw| raw.held()).is_some_and(|held| held.is_squeezed())
     }
 
     /// Whether other stores hold it in the kernel module too.
     pub fn is_shared(&self) -> bool {
-        self.raw.as_ref().is_some_and(|raw| matches!(&**raw, Raw::Held(held) if held.is_shared()))
+        self.raw.as_ref().and_then(|raw| raw.held()).is_some_and(|held| held.is_shared())
     }
 
     /// Whether its raw bytes are those in `raw`.
@@ -107,14 +107,18 @@ pub enum SlotUse {
     /// A content.
     Smu(Box<Smu>),
     /// A put of content that another slot holds; `agent`'s reference was moved there.
-    Alias {
-        /// The slot that holds it.
-        to: u32,
-        /// Whose handle this slot is.
-        agent: u32,
-        /// What that handle pins with; it is among the claims of `to`.
-        claim: Claim,
-    },
+    Alias(Box<Alias>),
+}
+
+/// What a slot is whose content another one holds.
+#[derive(Debug)]
+pub struct Alias {
+    /// The slot that holds it.
+    pub to: u32,
+    /// Whose handle this slot is.
+    pub agent: u32,
+    /// What that handle pins with; it is among the claims of `to`.
+    pub claim: Claim,
 }
 
 /// All slots, the content index and the names.
@@ -130,6 +134,12 @@ pub struct Smus {
     /// it outlives a second put of the same content.
     later: BTreeMap<u64, (Box<str>, u32)>,
     live: usize,
+    aliases: usize,
+}
+
+/// What the allocator takes for `len` bytes: a word of its own, all of it in steps of sixteen.
+const fn block_bytes(len: usize) -> usize {
+    (len + 8).next_multiple_of(16)
 }
 
 impl Smus {
@@ -175,8 +185,10 @@ impl Smus {
 
     /// The slot is used from now on.
     pub fn set(&mut self, slot: u32, using: SlotUse) {
-        if matches!(using, SlotUse::Smu(_)) {
-            self.live += 1;
+        match using {
+            SlotUse::Smu(_) => self.live += 1,
+            SlotUse::Alias(_) => self.aliases += 1,
+            SlotUse::Free => {}
         }
         self.slots[slot as usize] = using;
     }
@@ -184,19 +196,20 @@ impl Smus {
     /// The slot is not used any more; returns what it was used for.
     pub fn clear(&mut self, slot: u32) -> SlotUse {
         let was = std::mem::replace(&mut self.slots[slot as usize], SlotUse::Free);
-        if let SlotUse::Smu(smu) = &was {
-            self.live -= 1;
-            for name in self.names_of.remove(&slot).unwrap_or_default() {
-                self.names.remove(&name);
+        match &was {
+            SlotUse::Smu(smu) => {
+                self.live -= 1;
+                for name in self.names_of.remove(&slot).unwrap_or_default() {
+                    self.names.remove(&name);
+                }
+                if !smu.is_sealed {
+                    self.later.retain(|_, (_, other)| *other != slot);
+                } else if let Ok(found) = self.by_id.find_entry(smu.id.hash64(), |&other| other == slot) {
+                    found.remove();
+                }
             }
-            if !smu.is_sealed {
-                self.later.retain(|_, (_, other)| *other != slot);
-            }
-            if smu.is_sealed
-                && let Ok(found) = self.by_id.find_entry(smu.id.hash64(), |&other| other == slot)
-            {
-                found.remove();
-            }
+            SlotUse::Alias(_) => self.aliases -= 1,
+            SlotUse::Free => {}
         }
         was
     }
@@ -230,7 +243,7 @@ impl Smus {
     /// The slot that holds the content of `slot`.
     pub fn resolve(&self, slot: u32) -> u32 {
         match self.using(slot) {
-            SlotUse::Alias { to, .. } => *to,
+            SlotUse::Alias(alias) => alias.to,
             _ => slot,
         }
     }
@@ -316,7 +329,7 @@ impl Smus {
     /// Every slot whose content another holds.
     #[cfg(test)]
     pub fn aliases(&self) -> Vec<u32> {
-        let is_alias = |slot: &u32| matches!(self.slots[*slot as usize], SlotUse::Alias { .. });
+        let is_alias = |slot: &u32| matches!(self.slots[*slot as usize], SlotUse::Alias(_));
         (0..self.slots.len() as u32).filter(is_alias).collect()
     }
 
@@ -343,11 +356,36 @@ impl Smus {
     /// Bytes that the tables take, the slot and claim words included.
     pub fn table_bytes(&self) -> u64 {
         let slots = self.slots.len() * (size_of::<SlotUse>() + 24) + self.free.capacity() * 4;
-        // The box, the raw bytes' `Arc`, and their allocator headers.
+        // Raw bytes are behind an `Arc`, which counts its owners in two words.
         // Claims beyond the first of each content are few: of what is shared between sessions.
-        let contents = self.live * (size_of::<Smu>() + 8 + 16 + size_of::<Raw>() + 8);
+        let contents = self.live * (block_bytes(size_of::<Smu>()) + block_bytes(16 + size_of::<Raw>()));
+        let aliases = self.aliases * block_bytes(size_of::<Alias>());
         let index = self.by_id.capacity() * 5;
         let names: usize = self.names.len() * 192 + self.later.len() * 64;
-        (slots + contents + index + names) as u64
+        (slots + contents + aliases + index + names) as u64
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_content_takes_two_small_blocks() {
+        assert_eq!(size_of::<SlotUse>(), 16);
+        assert_eq!(block_bytes(size_of::<Smu>()), 112);
+        assert_eq!(block_bytes(16 + size_of::<Raw>()), 48);
+    }
+
+    #[test]
+    fn tables_count_what_is_there() {
+        let mut smus = Smus::default();
+        let slot = smus.take_slot().unwrap();
+        let empty_bytes = smus.table_bytes();
+        let alias = Alias { to: 7, agent: 1, claim: Claim { session: 1, index: 1 } };
+        smus.set(slot, SlotUse::Alias(Box::new(alias)));
+        assert_eq!(smus.table_bytes() - empty_bytes, 32);
+        smus.clear(slot);
+        assert_eq!(smus.table_bytes(), empty_bytes);
     }
 }

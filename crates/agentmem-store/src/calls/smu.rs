@@ -2,7 +2,6 @@
 
 use crate::call::{Call, Caller};
 use crate::engine::State;
-use crate::raw::Raw;
 use crate::slots::SLOTS_MAX;
 use crate::sys;
 use agentmem_core::{Advice, Error, ErrorKind, Result, Tier};
@@ -177,7 +176,7 @@ impl Call for Advise {
         }
         let keeps = self.advice == Advice::Hot;
         let raw = at.engine.lock().smus.get(holder).filter(|smu| smu.is_hot()).and_then(|smu| smu.raw.clone());
-        if let Some(Raw::Held(held)) = raw.as_deref() {
+        if let Some(held) = raw.as_ref().and_then(|raw| raw.held()) {
             held.mark_kept(keeps);
         }
         let mut state = at.engine.lock();

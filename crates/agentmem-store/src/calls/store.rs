@@ -3,7 +3,6 @@
 use crate::agents::{AgentEntry, AgentShared};
 use crate::call::{Call, Caller};
 use crate::calls::agent::ConversationFacts;
-use crate::raw::Raw;
 use crate::segments::Large;
 use crate::stats::{AgentStats, Stats};
 use crate::sync::Ordering;
@@ -367,7 +366,7 @@ impl crate::engine::Engine {
         if state.sessions.get(session).is_none() {
             return Err(Error::new(ErrorKind::Closed, "this session"));
         }
-        self.inbox.lock().insert((session, key), Arc::new(Raw::Large(Box::new(large))));
+        self.inbox.lock().insert((session, key), Arc::new(large.into()));
         state.note(|fresh| fresh.inbox.push(key));
         Ok(key)
     }
