@@ -9,7 +9,7 @@ use crate::sync::Ordering;
 /// What the engine needs beside tables and content: contexts of the codec, stacks, buffers.
 const FIXED_BYTES: u64 = 3 << 20;
 /// One part in so many of the budget is left for what is not counted.
-const UNCOUNTED_SHARE: u64 = 16;
+const UNCOUNTED_SHARE: u64 = 12;
 
 impl Engine {
     /// What may be planned for: the budget less what an allocator and jobs under way take beside
