@@ -87,12 +87,17 @@ impl Claims {
 
     /// Takes one out, if it is there.
     pub fn remove(&mut self, claim: Claim) {
-        let mut left = self.as_slice().to_vec();
-        left.retain(|&other| other != claim);
-        *self = match *left {
-            [] => Claims::None,
-            [last] => Claims::One(last),
-            _ => Claims::More(Box::new(left)),
+        *self = match self {
+            Claims::One(one) if *one == claim => Claims::None,
+            Claims::More(more) => {
+                more.retain(|&other| other != claim);
+                match ***more {
+                    [] => Claims::None,
+                    [last] => Claims::One(last),
+                    _ => return,
+                }
+            }
+            _ => return,
         };
     }
 
