@@ -36,10 +36,13 @@ class Message:
 
     @classmethod
     def of(cls, given: Any) -> Self:
-        """Bytes are kept as they are, anything else as a JSON text."""
+        """Bytes are kept as they are, anything else as a JSON text; that has no infinities."""
         if isinstance(given, Buffer):
             return cls(bytes(given))
-        text = json.dumps(given, ensure_ascii=False, separators=(",", ":"))
+        try:
+            text = json.dumps(given, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        except ValueError as error:
+            raise InvalidArgument(str(error)) from None
         return cls(text.encode(), is_value=True)
 
     def given(self) -> Any:

@@ -15,7 +15,8 @@ CONTENTS = st.builds(
     st.integers(0, 2),
     st.sampled_from([9, 0, 1, 300, 1024, 4096, 4097, 70_000, 400_000, 3_000_000]),
 )
-# What JSON holds exactly; a key that occurs twice or a surrogate cannot come out of these.
+# What JSON holds exactly, and infinities, which are refused; a key that occurs twice or a
+# surrogate cannot come out of these.
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner),

@@ -51,6 +51,11 @@ def pick(data: st.DataObject, items: Sequence[T]) -> T:
     return items[data.draw(st.integers(0, len(items) - 1))]
 
 
+def kind_of(content: bytes) -> str:
+    """One kind for one content, since what two kinds of the same bytes mean is not said."""
+    return KINDS[zlib.crc32(content) % len(KINDS)]
+
+
 class StoreAndModel(RuleBasedStateMachine):
     @initialize(
         tier=st.sampled_from(["kept", "temporary", "none"]),
@@ -155,7 +160,11 @@ class StoreAndModel(RuleBasedStateMachine):
             real = self.store.real.agent(name, pid=process.pid, lasting=lasting)
             self.take_up(Pair(real, self.store.model.agent(name, lasting=lasting)))
             agent = self.agents[name]
-            self.both(lambda: agent.real.put(content), lambda: agent.model.put(content))
+            kind = kind_of(content)
+            self.both(
+                lambda: agent.real.put(content, kind=kind),
+                lambda: agent.model.put(content, kind=kind),
+            )
             process.kill()
         if lasting:
             assert until(lambda: self.store.real.agent_stats(name)["pid"] == 0)
@@ -208,8 +217,7 @@ class StoreAndModel(RuleBasedStateMachine):
     @rule(data=st.data(), content=CONTENTS, name=st.none() | NAMES)
     def put(self, data: st.DataObject, content: bytes, name: str | None) -> None:
         agent = self.agent(data)
-        # One kind for one content, since what two kinds of the same bytes mean is not said.
-        kind = KINDS[zlib.crc32(content) % len(KINDS)]
+        kind = kind_of(content)
         smu = self.both(
             lambda: agent.real.put(content, kind=kind, name=name),
             lambda: agent.model.put(content, kind=kind, name=name),
