@@ -276,6 +276,13 @@ static void expect_as(struct agentmem_stats before)
 	EXPECT_EQ(after.stored_bytes, before.stored_bytes);
 }
 
+static void look_and_unmap(const char *seen, const char *content, uint64_t len)
+{
+	EXPECT(!memcmp(seen, content, len));
+	while (munmap((void *)seen, len))
+		EXPECT_EQ(errno, ENOMEM);
+}
+
 /* All of an agent's life, for as long as nothing fails. */
 static int whole_life(const char *content, uint64_t len)
 {
@@ -300,9 +307,7 @@ static int whole_life(const char *content, uint64_t len)
 			error = seen == MAP_FAILED ? -errno : 0;
 		}
 		if (!error) {
-			EXPECT(!memcmp(seen, content, len));
-			while (munmap((void *)seen, len))
-				EXPECT_EQ(errno, ENOMEM);
+			look_and_unmap(seen, content, len);
 			lent = lend(two, id);
 			error = lent < 0 ? lent : 0;
 		}
@@ -311,11 +316,8 @@ static int whole_life(const char *content, uint64_t len)
 			error = seen == MAP_FAILED ? -errno : 0;
 			close(lent);
 		}
-		if (!error) {
-			EXPECT(!memcmp(seen, content, len));
-			while (munmap((void *)seen, len))
-				EXPECT_EQ(errno, ENOMEM);
-		}
+		if (!error)
+			look_and_unmap(seen, content, len);
 		close(two);
 	}
 	close(one);

@@ -3,9 +3,10 @@
 //!
 //! Sealed SMUs of a page or more are *held* where a store has the module: it has the only copy, which is mapped
 //! here, by processes that have sessions and are lent it, and by whoever else holds the same content. Demotion to
-//! warm *squeezes*: the module compresses the pages, and the slot says that the content is away, so that its next view asks the engine, which has the module bring it
-//! back. All the while the bytes can be read through the mapping: what flushes or verifies looks at them as ever. Cold
-//! content is in frames, and the module has nothing of it. Whatever the module refuses stays with the engine.
+//! warm *squeezes*: the module compresses the pages, and the slot says that the content is away, so that its next view
+//! asks the engine, which has the module bring it back. All the while the bytes can be read through the mapping: what
+//! flushes or verifies looks at them as ever. Cold content is in frames, and the module has nothing of it. Whatever the
+//! module refuses stays with the engine.
 
 use crate::engine::{Engine, State};
 use crate::frames::Ref;
@@ -212,10 +213,7 @@ impl State {
     /// Whether all of `frame` is content that the module holds too.
     pub fn is_held(&self, frame: u32) -> bool {
         let is_held = |reference: &Ref| match reference {
-            Ref::Smu(slot) => {
-                let raw = self.smus.get(*slot).and_then(|smu| smu.raw.as_ref());
-                raw.is_some_and(|raw| raw.held().is_some())
-            }
+            Ref::Smu(slot) => self.smus.get(*slot).is_some_and(|smu| smu.held().is_some()),
             Ref::Node(_) => false,
         };
         self.frames.get(frame).is_some_and(|entry| !entry.refs.is_empty() && entry.refs.iter().all(is_held))

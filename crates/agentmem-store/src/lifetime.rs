@@ -231,7 +231,7 @@ impl Engine {
                 let Some(entry) = state.agents.get(agent) else { return };
                 let left = entry.leases.get(&slot).copied().unwrap_or(0).saturating_sub(1) as usize;
                 let here =
-                    |alias: &&u32| matches!(state.smus.using(**alias), SlotUse::Alias(alias) if alias.to == slot);
+                    |other: &&u32| matches!(state.smus.using(**other), SlotUse::Alias(alias) if alias.to == slot);
                 let aliases: Vec<u32> = entry.aliases.iter().filter(here).copied().collect();
                 for &alias in aliases.iter().skip(left) {
                     self.retire_alias(state, agent, alias);

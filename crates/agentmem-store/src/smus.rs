@@ -1,6 +1,7 @@
 //! Semantic memory units that have a slot of their own.
 
 use crate::claims::{Claim, Claims};
+use crate::held::Held;
 use crate::raw::Raw;
 use crate::slots::SLOTS_MAX;
 use agentmem_core::{ContentId, Error, ErrorKind, Kind, Result};
@@ -83,14 +84,19 @@ impl Smu {
         self.raw.is_some() && !self.is_squeezed()
     }
 
+    /// What the kernel module has of it, if it is there.
+    pub fn held(&self) -> Option<&Held> {
+        self.raw.as_ref().and_then(|raw| raw.held())
+    }
+
     /// Whether the kernel module has it compressed.
     pub fn is_squeezed(&self) -> bool {
-        self.raw.as_ref().and_then(|raw| raw.held()).is_some_and(|held| held.is_squeezed())
+        self.held().is_some_and(Held::is_squeezed)
     }
 
     /// Whether other stores hold it in the kernel module too.
     pub fn is_shared(&self) -> bool {
-        self.raw.as_ref().and_then(|raw| raw.held()).is_some_and(|held| held.is_shared())
+        self.held().is_some_and(Held::is_shared)
     }
 
     /// Whether its raw bytes are those in `raw`.
