@@ -8,6 +8,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,12 +21,13 @@ from agentmem.errors import (
     ForkedChild,
     InvalidArgument,
     Io,
+    LimitReached,
     NotFound,
     PermissionDenied,
     Unreachable,
     Unsupported,
 )
-from agentmem.zygote import Zygote, client, current, server, wire
+from agentmem.zygote import Zygote, client, current, wire
 from agentmem.zygote.place import Place, Target
 
 AGENT = """
@@ -337,10 +339,12 @@ def test_one_zygote_serves_all_who_ask(zygote: Make) -> None:
 def test_what_one_asked_for_no_other_can_wait_for(zygote: Make) -> None:
     first, second = zygote("zygote_agent:handle"), zygote()
     with first.spawn(stdout=subprocess.DEVNULL) as child:
+        assert not os.get_inheritable(child.fileno())
+        assert not os.get_inheritable(first._open().births.fileno())
         with pytest.raises(NotFound):
-            second._ask({"op": "reap", "pid": child.pid})
+            second._ask("reap", str(child.pid))
         with pytest.raises(InvalidArgument):
-            first._ask({"op": "reap", "pid": child.pid})
+            first._ask("reap", str(child.pid))
         child.kill()
 
 
@@ -449,33 +453,72 @@ def test_a_folder_that_is_open_to_others_is_refused(modules: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "line",
+    "message",
     [
         b"\n",
-        b"[]\n",
-        b"[" * 100_000 + b"\n",
-        b'{"op": null}\n',
-        b'{"op": "spawn"}\n',
-        b'{"op": "spawn", "function": "main", "environment": null}\n',
-        b'{"op": "spawn", "arguments": 1, "environment": []}\n',
-        b'{"op": "spawn", "function": "main", "environment": "=a"}\n',
-        b'{"op": "reap", "pid": 1}\n',
-        b'{"op": "reap", "pid": []}\n',
-        b"\xff" * (wire.REQUEST_BYTES_MAX + 1),
+        b"\0",
+        b"\xff",
+        b"nothing that is known",
+        b"reap",
+        b"reap\0" + b"1",
+        b"reap\0" + b"9" * 4000,
+        b"forget\0\0",
+        b"x" * 100_000,
     ],
 )
-def test_garbage_is_refused_and_hurts_nobody(zygote: Make, line: bytes) -> None:
+def test_garbage_is_refused_and_hurts_nobody(zygote: Make, message: bytes) -> None:
     made = zygote()
-    with socket.socket(socket.AF_UNIX) as connection:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
         connection.settimeout(60)
         with registry.address(Place.of("zygote_agent").socket) as address:
             connection.connect(address)
         try:
-            connection.sendall(line)
+            connection.sendall(message)
             said = connection.recv(4096)
         except ConnectionError:
             said = b""
-        assert said == b"" or b'"ok": false' in said
+        assert said == b"" or said.startswith(b"error\0")
+    assert facts(made)["arguments"] == []
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        (b"\n", None),
+        (b"\xff", None),
+        (b"main", "understood"),
+        (b"main\0name\0\0one\0" + b"18\0" + b"1\0", "understood"),
+        (b"main\0name\0\0" + b"1\0" + b"512\0" + b"1\0", "umask"),
+    ],
+)
+@pytest.mark.parametrize("count", [0, 5, 6])
+def test_a_request_that_makes_no_sense_hurts_nobody(
+    zygote: Make, message: bytes, said: str | None, count: int
+) -> None:
+    made = zygote()
+    facts(made)  # Whoever hears it is a spare, and then the next.
+    session = made._open()
+    here, there = wire.pair()
+    with here, open(os.devnull) as file:
+        with there:
+            lent = [file.fileno()] * (count - 1) + [there.fileno()] if count else []
+            wire.send(session.births, message, lent)
+        here.settimeout(60)
+        if said is not None and count == 6:
+            with pytest.raises(InvalidArgument, match=said):
+                wire.answer(here, "it")
+        else:
+            with pytest.raises(EOFError):
+                wire.answer(here, "it")
+    assert facts(made)["arguments"] == []
+
+
+def test_where_the_answer_goes_may_be_anything(zygote: Make) -> None:
+    made = zygote()
+    with open(os.devnull) as file:
+        birth = b"upper\0\0\0" + b"0\0" + b"18\0" + b"1\0"
+        wire.send(made._open().births, birth, [file.fileno()] * 6)
+    assert until(lambda: made.status()["spawned"] == 1)
     assert facts(made)["arguments"] == []
 
 
@@ -484,14 +527,18 @@ def test_limits_are_said(zygote: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("A", "b\0c"), ("", "b"), ("A=", "b"), ("A", "\ud800")):
         with pytest.raises(InvalidArgument, match="variable"):
             made.spawn(env={name: value})
-    with pytest.raises(InvalidArgument, match="understood"):
+    with pytest.raises(InvalidArgument, match="NUL"):
         made.spawn("b\0c")
+    with pytest.raises(InvalidArgument, match="umask"):
+        made.spawn(umask=-1)
     with pytest.raises(Io, match="cannot work in"):
         made.spawn(cwd="/no/such/folder")
     with pytest.raises(InvalidArgument, match="no descriptor"):
         made.spawn(stdout=-7)
     with pytest.raises(InvalidArgument, match="at most"):
-        made.spawn("x" * wire.REQUEST_BYTES_MAX)
+        made.spawn("x" * wire.MESSAGE_BYTES_MAX)
+    with pytest.raises(InvalidArgument, match="at most"):
+        made.spawn(env={"A": "x" * wire.MESSAGE_BYTES_MAX})
     assert facts(made)["arguments"] == []
 
 
@@ -526,19 +573,82 @@ def test_the_umask_is_found_with_threads_and_without(monkeypatch: pytest.MonkeyP
 
 
 def test_more_children_than_allowed_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    zygote: Make, modules: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "CHILDREN_MAX", 1)
-    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as other:
-        served = server.Server("module", listener, idle_after_s=1)
-        caller = server._Caller(other)
-        caller.children.add(1)
-        served._callers.add(caller)
-        with wire.Line() as line, open(os.devnull) as file:
-            line.descriptors = [os.dup(file.fileno()) for _ in range(4)]
-            with pytest.raises(MemoryError, match="1 children"):
-                served._spawn(caller, {"op": "spawn", "function": "main"}, line, [])
-        served._close()
+    limited = f"""
+        from agentmem.zygote import server
+        server.CHILDREN_MAX = 2
+        {textwrap.indent(textwrap.dedent(AGENT), " " * 8).lstrip()}
+    """
+    made = zygote(module(modules, "zygote_limited", limited) + ":handle")
+    kept = [made.spawn(stdout=subprocess.DEVNULL) for _ in range(2)]
+    for _ in range(2):
+        with pytest.raises(LimitReached, match="2 children"):
+            made.spawn(stdout=subprocess.DEVNULL)
+    kept[0].kill()
+    assert kept[0].wait(60) == -signal.SIGKILL
+    kept[0] = made.spawn(stdout=subprocess.DEVNULL)
+    for each in kept:
+        each.kill()
+        each.wait(60)
+        each.close()
+
+
+def test_children_that_cannot_get_ready_are_an_error(zygote: Make, modules: Path) -> None:
+    dying = """
+        import gc, os
+        from agentmem.zygote import birth
+
+        def die(*_):
+            os._exit(1)
+
+        birth.rehearse = die
+
+        def main():
+            pass
+    """
+    made = zygote(module(modules, "zygote_dying", dying))
+    for _ in range(2):
+        with pytest.raises(Unreachable, match="children end before"):
+            made.spawn()
+    assert made.status()["children"] == 0
+
+
+def test_threads_ask_at_the_same_time(zygote: Make) -> None:
+    made = zygote()
+
+    def one(number: int) -> object:
+        return facts(made, f"a{number}", register=False)["arguments"]
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(one, range(24))) == [[f"a{number}"] for number in range(24)]
+    assert made.status()["children"] == 0
+
+
+@pytest.mark.parametrize("length", [4000, 4100, 1 << 20])
+def test_arguments_may_be_long(zygote: Make, length: int) -> None:
+    assert facts(zygote(), "x" * length, "y")["arguments"] == ["x" * length, "y"]
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+def test_a_spare_that_is_stopped_is_replaced(
+    zygote: Make, monkeypatch: pytest.MonkeyPatch, is_full: bool
+) -> None:
+    monkeypatch.setattr(client, "_STUCK_AFTER_S", 0.5)
+    made = zygote()
+    children = children_file(made.status()["pid"])
+    assert until(lambda: len(children.read_text().split()) == 1)
+    stopped = int(children.read_text())
+    os.kill(stopped, signal.SIGSTOP)
+    while is_full:
+        try:
+            wire.send(made._open().births, b"no request", flags=socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            break
+    found = facts(made)
+    assert found["arguments"] == []
+    assert found["pid"] != stopped
+    assert until(lambda: str(stopped) not in children.read_text().split())
 
 
 def command(*arguments: str, **options: object) -> "subprocess.Popen[str]":

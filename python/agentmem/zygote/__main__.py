@@ -1,17 +1,16 @@
 """`python -m agentmem.zygote MODULE`: a zygote in the foreground."""
 
 import argparse
-import json
 import os
 import socket
 import sys
 
 from agentmem import registry
 from agentmem.errors import AgentMemError, StoreLocked
-from agentmem.zygote import birth
+from agentmem.zygote import birth, wire
 from agentmem.zygote.client import IDLE_AFTER_S, is_there, locked
 from agentmem.zygote.place import Place, Target
-from agentmem.zygote.server import Server, failure, load
+from agentmem.zygote.server import Server, load
 
 
 def main() -> int:
@@ -32,10 +31,10 @@ def main() -> int:
         return _refuse(given.ready, error)
     made = place.socket.stat().st_ino
     if given.ready is not None:
-        _tell(given.ready, {"ok": True})
-    connection = Server(module, listener, idle_after_s=given.idle_after).serve()
-    if connection is not None:
-        birth.wait(module, connection)
+        _tell(given.ready, wire.success())
+    sockets = Server(module, listener, idle_after_s=given.idle_after).serve()
+    if sockets is not None:
+        birth.wait(module, *sockets)
     with locked(place):
         # The next one may listen there already.
         if place.socket.exists() and place.socket.stat().st_ino == made:
@@ -76,7 +75,7 @@ def _listen(place: Place) -> socket.socket:
     if is_there(place):
         raise StoreLocked(f"a zygote of {place.name} runs already: agentmem spawn --stop ends it")
     place.socket.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with registry.address(place.socket) as address:
         listener.bind(address)
     listener.listen()
@@ -87,13 +86,13 @@ def _refuse(ready: int | None, error: AgentMemError) -> int:
     if ready is None:
         print(f"agentmem: {error}", file=sys.stderr)
     else:
-        _tell(ready, failure(error))
+        _tell(ready, wire.failure(error))
     return 1
 
 
-def _tell(ready: int, answer: dict[str, object]) -> None:
-    with open(ready, "w") as file:
-        json.dump(answer, file)
+def _tell(ready: int, answer: list[str]) -> None:
+    with open(ready, "wb") as file:
+        file.write(wire.encoded(*answer))
 
 
 if __name__ == "__main__":

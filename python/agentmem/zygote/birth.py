@@ -4,13 +4,13 @@ import atexit
 import gc
 import os
 import random
+import select
 import signal
 import socket
 import sys
 import threading
-import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import closing, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -18,8 +18,11 @@ from typing import Any, NamedTuple, NoReturn
 import agentmem
 from agentmem import _store, registry
 from agentmem.errors import AgentMemError, Closed, InvalidArgument, NotFound, Unreachable
-from agentmem.zygote import wire
+from agentmem.zygote import environment, wire
 
+DESCRIPTORS = 6
+"""That a request comes with: stdin, stdout, stderr, the working folder, the environment, and where
+the answer goes."""
 EXIT_CODE = 125
 """What a child ends with when agentmem itself fails, as `agentmem run` does."""
 
@@ -36,10 +39,8 @@ class Current(NamedTuple):
 
 
 _current: Current | None = None
-_session: tuple[str | None, Path, agentmem.Store] | None = None
+_session: tuple[str, Path, agentmem.Store] | None = None
 """What a spare child opened, in which environment, and where."""
-_environment: str | None = None
-"""That of this process, once it was told one."""
 
 
 def current() -> Current:
@@ -65,44 +66,59 @@ class Birth(NamedTuple):
     """Of its agent. None: the module's and the pid, and the agent ends with the process."""
     importance: int | None
     register: bool
-    arguments: list[str]
-    environment: str | None
-    """See `surround`; None: what is there already."""
     umask: int
+    caller: int
+    """Number of the session that asked."""
+    environment: str
+    """Which one; see `environment.surround`."""
+    arguments: list[str]
 
     @classmethod
-    def parse(cls, module: str, request: Mapping[str, Any]) -> "Birth":
-        """What `request` asks for.
+    def parse(cls, module: str, texts: list[str]) -> "Birth":
+        """What `request` made them of.
 
         Raises:
-            InvalidArgument: It cannot be understood.
+            InvalidArgument: They cannot be understood.
         """
-        birth = cls(
-            module=module,
-            function=request.get("function", ""),
-            name=request.get("name"),
-            importance=request.get("importance"),
-            register=request.get("register", True),
-            arguments=request.get("arguments", []),
-            environment=request.get("environment"),
-            umask=request.get("umask", 0o077),
-        )
-        is_sound = (
-            _is_text(birth.function)
-            and isinstance(birth.name, str | None)
-            and isinstance(birth.importance, int | None)
-            and isinstance(birth.umask, int)
-            and 0 <= birth.umask <= 0o777
-            and isinstance(birth.arguments, list)
-            and all(map(_is_text, birth.arguments))
-            and isinstance(birth.environment, str | None)
-        )
-        if not is_sound:
-            raise InvalidArgument("what a child is to be cannot be understood; update agentmem")
+        try:
+            function, name, importance, register, umask, caller, environment, *arguments = texts
+            birth = cls(
+                module=module,
+                function=function,
+                name=name or None,
+                importance=int(importance) if importance else None,
+                register=bool(int(register)),
+                umask=int(umask),
+                caller=int(caller),
+                environment=environment,
+                arguments=arguments,
+            )
+        except ValueError:
+            text = "what a child is to be cannot be understood; update agentmem"
+            raise InvalidArgument(text) from None
+        if not 0 <= birth.umask <= 0o777:
+            raise InvalidArgument(f"{umask} is no umask: give 0 to 0o777")
         return birth
 
+    def request(self) -> bytes:
+        """What asks for it.
+
+        Raises:
+            InvalidArgument: It cannot be said.
+        """
+        return wire.encoded(
+            self.function,
+            self.name or "",
+            "" if self.importance is None else str(self.importance),
+            str(int(self.register)),
+            str(self.umask),
+            str(self.caller),
+            self.environment,
+            *self.arguments,
+        )
+
     def live(self, descriptors: list[int]) -> NoReturn:
-        """Be that. `descriptors` are stdin, stdout, stderr and the working folder."""
+        """Be that. `descriptors` are stdin, stdout, stderr, the working folder, the environment."""
         code, has_begun = EXIT_CODE, False
         try:
             self._become(descriptors)
@@ -128,16 +144,28 @@ class Birth(NamedTuple):
         _end()
         os._exit(code)
 
+    def tell(self, zygote: socket.socket, descriptors: list[int]) -> None:
+        """Tell the zygote whose this process is, and in which environment the next spare should be,
+        and then whoever asked; the last of `descriptors`, which leads there, is gone then.
+
+        Raises:
+            OSError: The zygote is not there any more.
+        """
+        *_, file, caller = descriptors
+        wire.send(zygote, wire.encoded(str(self.caller), self.environment), [file])
+        pid = os.getpid()
+        pidfd = os.pidfd_open(pid)
+        wire.reply(caller, str(pid), self.name or own_name(self.module, pid), descriptors=[pidfd])
+        wire.close([pidfd, descriptors.pop()])
+
     def _become(self, descriptors: list[int]) -> None:
         """Take on what the caller has and its zygote has not."""
-        *streams, folder = descriptors
+        *streams, folder, file = descriptors
         for number, descriptor in zip(_STANDARD, streams, strict=True):
             os.dup2(descriptor, number)
         os.fchdir(folder)
-        for descriptor in descriptors:
-            os.close(descriptor)
-        if self.environment is not None:
-            surround(self.environment)
+        environment.surround(self.environment, file)
+        wire.close(descriptors)
         unbuffered = bool(os.environ.get("PYTHONUNBUFFERED"))
         sys.stdout.reconfigure(line_buffering=os.isatty(1), write_through=unbuffered)  # type: ignore[union-attr]
         os.umask(self.umask)
@@ -171,25 +199,48 @@ class Birth(NamedTuple):
         return function
 
 
-def wait(module: str, connection: socket.socket) -> NoReturn:
-    """Be a spare child: make ready what every child needs, wait to be told, and be that."""
+def wait(module: str, births: socket.socket, zygote: socket.socket) -> NoReturn:
+    """Be a spare child: make ready what every child needs, wait to be asked over `births`, which
+    is then told over `zygote`, and be what was asked for."""
     global _session
     _reseed()
     gc.enable()
     path = registry.socket()
     with suppress(AgentMemError):
-        _session = _environment, path, agentmem.connect(path, start=False)
+        _session = environment.given(), path, agentmem.connect(path, start=False)
         _rehearse_session(_session[2], own_name(module, os.getpid()))
     rehearse(module)
-    line = wire.Line()
-    request = None
+    poll = select.poll()
+    poll.register(births, select.POLLIN)
+    poll.register(zygote, select.POLLIN)
+    asked = None
+    while asked is None:
+        if any(descriptor == zygote.fileno() for descriptor, _ in poll.poll()):
+            os._exit(0)  # The zygote is over, and nobody needs a spare.
+        asked = _asked(module, births)
+    birth, descriptors = asked
     try:
-        while request is None:
-            request = line.receive(connection)
-    except (EOFError, OSError):
-        os._exit(0)  # The zygote is over, and nobody needs a spare.
-    connection.close()
-    Birth.parse(module, request).live(line.descriptors)
+        birth.tell(zygote, descriptors)
+    except OSError:
+        os._exit(0)
+    births.close()
+    zygote.close()
+    birth.live(descriptors)
+
+
+def _asked(module: str, births: socket.socket) -> tuple[Birth, list[int]] | None:
+    """What somebody asks for, unless it makes no sense, which is answered."""
+    try:
+        request, descriptors = wire.receive(births, socket.MSG_DONTWAIT)
+    except (EOFError, ValueError, OSError):
+        return None
+    if len(descriptors) == DESCRIPTORS:
+        try:
+            return Birth.parse(module, request), descriptors
+        except AgentMemError as error:
+            wire.refuse(descriptors[-1], error)
+    wire.close(descriptors)
+    return None
 
 
 def _rehearse_session(store: agentmem.Store, name: str) -> None:
@@ -206,33 +257,34 @@ def _take_session() -> agentmem.Store | None:
     taken, _session = _session, None
     if taken is None:
         return None
-    environment, path, store = taken
+    which, path, store = taken
     # The same environment leads to the same daemon, and costs less to compare.
-    return store if environment == _environment or path == registry.socket() else None
+    return store if which == environment.given() or path == registry.socket() else None
 
 
 def rehearse(module: str) -> None:
     """Do what a birth takes, to no effect. Each page that this process writes to after a fork is
     copied first; so that is done before anybody waits for it."""
-    here, there = socket.socketpair()
-    folder = os.open(".", os.O_PATH | os.O_DIRECTORY)
+    here, there = wire.pair()
     umask = os.umask(0o077)
-    environment = told() or os.fsdecode(_store.environment_block())
-    request = {"op": "spawn", "environment": environment, "umask": umask}
-    with here, there, wire.Line() as line:
-        wire.send(here, wire.encoded(request), [*_STANDARD, folder])
+    folder = os.open(".", os.O_PATH | os.O_DIRECTORY)
+    own = environment.Environment.of(_store.environment_block())
+    with here, there, closing(own):
+        digest = environment.given() or own.digest
+        wanted = Birth(module, "", None, None, False, umask, 0, digest, [])
+        lent = [*_STANDARD, folder, own.file, there.fileno()]
+        wire.send(here, wanted.request(), lent)
         os.close(folder)
-        birth = Birth.parse(module, line.receive(there) or request)
-        birth._become(line.descriptors)
-        line.descriptors = []
+        asked = _asked(module, there)
+        if asked is None:
+            return
+        birth, descriptors = asked
+        birth.tell(there, descriptors)
+        wire.close(wire.receive(here)[1])
+        wire.close(wire.receive(here)[1])
+        birth._become(descriptors)
         with suppress(NotFound):
             birth._found()
-        answer = {"ok": True, "pid": os.getpid(), "name": own_name(module, os.getpid())}
-        wire.send(there, wire.encoded(answer))
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and "\0" not in value
 
 
 def own_name(module: str, pid: int) -> str:
@@ -243,36 +295,6 @@ def own_name(module: str, pid: int) -> str:
 def _close(agent: agentmem.Agent) -> None:
     with suppress(AgentMemError):
         agent.close()
-
-
-def told() -> str | None:
-    """The environment that this process was given last; None before any."""
-    return _environment
-
-
-def surround(environment: str) -> None:
-    """Make that the environment of this process; what is so already is not touched.
-
-    It is one text: `NAME=VALUE`, with a NUL between two.
-
-    Raises:
-        InvalidArgument: It cannot be one.
-    """
-    global _environment
-    if environment == _environment:
-        return
-    wanted = dict(each.partition("=")[::2] for each in environment.split("\0") if each)
-    if "" in wanted:
-        raise InvalidArgument("a variable of the environment has no name; give it one")
-    zone = os.environ.get("TZ")
-    for key in [key for key in os.environ if key not in wanted]:
-        del os.environ[key]
-    for key, value in wanted.items():
-        if os.environ.get(key) != value:
-            os.environ[key] = value
-    if os.environ.get("TZ") != zone:
-        time.tzset()
-    _environment = environment
 
 
 def _reseed() -> None:

@@ -5,9 +5,9 @@ import select
 import signal
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-Ask = Callable[[dict[str, Any]], dict[str, Any]]
+Ask = Callable[..., list[str]]
 """How its zygote is asked."""
 
 
@@ -88,7 +88,7 @@ class Child:
         os.close(self._pidfd)
         self._pidfd = -1
         if self.returncode is None:
-            self._ask({"op": "forget", "pid": self.pid})
+            self._ask("forget", str(self.pid))
 
     def _has_ended(self, timeout_s: float | None) -> bool:
         if self.returncode is not None:
@@ -101,7 +101,7 @@ class Child:
 
     def _reap(self) -> int:
         if self.returncode is None:
-            self.returncode = int(self._ask({"op": "reap", "pid": self.pid})["code"])
+            self.returncode = int(self._ask("reap", str(self.pid))[0])
         return self.returncode
 
     def __enter__(self) -> Self:

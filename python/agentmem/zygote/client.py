@@ -9,12 +9,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, NamedTuple, Self
 
-from agentmem import _store, control, registry
+from agentmem import _store, registry
 from agentmem.errors import (
     Closed,
     ForkedChild,
@@ -24,7 +24,9 @@ from agentmem.errors import (
     Unsupported,
 )
 from agentmem.zygote import wire
+from agentmem.zygote.birth import Birth
 from agentmem.zygote.child import Child
+from agentmem.zygote.environment import Environment, text_of
 from agentmem.zygote.place import Place, Target
 
 IDLE_AFTER_S = 600.0
@@ -33,11 +35,29 @@ READY_TIMEOUT_S = 300.0
 """How long importing may take."""
 
 _ANSWER_TIMEOUT_S = 60.0
+_STUCK_AFTER_S = 10.0
+"""How long a spare may take to tell that it was asked, before it is replaced."""
+_PATIENCE = 6
+_ASKED_MAX = 2
 _STARTS_MAX = 3
 _LOG_BYTES_SHOWN = 2000
 
 Stream = int | IO[Any] | None
 """A descriptor, what has one, `subprocess.DEVNULL`, or None for this process's own."""
+
+
+class _Session(NamedTuple):
+    """A connection with a zygote, and a way to its spare children."""
+
+    connection: socket.socket
+    number: int
+    """What the zygote knows it by."""
+    births: socket.socket
+    """Shared by all sessions; whatever is sent on it the next spare hears."""
+
+    def close(self) -> None:
+        self.connection.close()
+        self.births.close()
 
 
 class Zygote:
@@ -81,16 +101,17 @@ class Zygote:
             Io: It could not be started; the text says what it said.
         """
         target = Target.parse(module)
+        self._module = target.module
         self._function = target.function
         self._place = Place.of(target.module)
         self._whom = f"the zygote of {target.module}"
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._connection: socket.socket | None = None
-        self._told: bytes | None = None
+        self._session: _Session | None = None
+        self._environment: Environment | None = None
         for _ in range(_STARTS_MAX):
-            self._connection = _dial(self._place)
-            if self._connection is not None:
+            self._session = _dial(self._place)
+            if self._session is not None:
                 return
             if not start:
                 break
@@ -136,64 +157,112 @@ class Zygote:
             Unreachable: The zygote ended.
             Io: `cwd` cannot be opened.
         """
-        request = {
-            "op": "spawn",
-            "function": self._function,
-            "name": name,
-            "importance": importance,
-            "register": register,
-            "arguments": list(arguments),
-            "umask": _umask() if umask is None else umask,
-        }
-        environment = _store.environment_block() if env is None else _environment(env)
+        session = self._open()
+        environment = _store.environment_block() if env is None else text_of(env)
         opened: list[int] = []
         try:
             descriptors = [
                 _descriptor(opened, given, own) for own, given in enumerate((stdin, stdout, stderr))
             ]
             descriptors.append(_folder(opened, cwd))
-            answer, received = self._ask(request, descriptors, environment)
+            digest, file = self._in_file(environment)
+            opened.append(file)
+            birth = Birth(
+                module=self._module,
+                function=self._function,
+                name=name,
+                importance=importance,
+                register=register,
+                umask=_umask() if umask is None else umask,
+                caller=session.number,
+                environment=digest,
+                arguments=list(arguments),
+            )
+            said, received = self._bear(session, birth.request(), [*descriptors, file])
         finally:
-            for descriptor in opened:
-                os.close(descriptor)
-        return Child(answer["pid"], answer["name"], received[0], lambda asked: self._ask(asked)[0])
+            wire.close(opened)
+        pid, named = said
+        return Child(int(pid), named, received[0], self._ask)
 
     def status(self) -> dict[str, Any]:
         """Figures of the zygote: `pid`, `module`, `children` (those that ended and were not waited
         for included), `spawned`, `connections`, `started_ms` (Unix time)."""
-        answer, _ = self._ask({"op": "status"})
-        return {key: value for key, value in answer.items() if key != "ok"}
+        found: dict[str, Any] = json.loads(self._ask("status")[0])
+        return found
 
     def stop(self) -> None:
         """End the zygote. Its children go on, and nobody will know how they end."""
-        self._ask({"op": "stop"})
+        self._ask("stop")
 
     def close(self) -> None:
         """End this session. Children go on."""
-        if self._connection is not None and os.getpid() == self._pid:
-            self._connection.close()
-        self._connection = None
+        if self._session is not None and os.getpid() == self._pid:
+            self._session.close()
+        if self._environment is not None:
+            self._environment.close()
+        self._session = self._environment = None
 
-    def _ask(
-        self,
-        request: dict[str, Any],
-        descriptors: list[int] | None = None,
-        environment: bytes | None = None,
-    ) -> tuple[dict[str, Any], list[int]]:
+    def _ask(self, *texts: str) -> list[str]:
+        session = self._open()
+        with self._lock:
+            return wire.ask(session.connection, self._whom, *texts)[0]
+
+    def _open(self) -> _Session:
         if os.getpid() != self._pid:
             raise ForkedChild("this is a session of the parent's with a zygote; open one here")
+        if self._session is None:
+            raise Closed(f"this session with {self._whom} is closed")
+        return self._session
+
+    def _in_file(self, environment: bytes) -> tuple[str, int]:
+        """Which environment that is, and a descriptor of a file that holds it, made once for those
+        that follow each other."""
         with self._lock:
-            if self._connection is None:
-                raise Closed(f"this session with {self._whom} is closed")
-            if environment is not None:
-                # What the zygote heard last on this connection is not said again. A refusal leaves
-                # open which that was.
-                told, self._told = self._told, None
-                request["environment"] = None if environment == told else os.fsdecode(environment)
-            answer = wire.ask(self._connection, self._whom, request, descriptors or [])
-            if environment is not None:
-                self._told = environment
-            return answer
+            known = self._environment
+            if known is None or known.text != environment:
+                self._environment = Environment.of(environment)
+                if known is not None:
+                    known.close()
+                known = self._environment
+            return known.digest, os.dup(known.file)
+
+    def _bear(
+        self, session: _Session, asked: bytes, descriptors: list[int]
+    ) -> tuple[list[str], list[int]]:
+        """Ask the spare, or another one, if somebody killed that."""
+        for _ in range(_ASKED_MAX):
+            here, there = wire.pair()
+            with here:
+                with there:
+                    self._send(session, asked, [*descriptors, there.fileno()])
+                # Who was asked and died before anybody knew of it leaves nothing.
+                with suppress(EOFError, ConnectionError):
+                    return self._answer(here)
+        raise Unreachable(f"children of {self._whom} end before they tell that they were asked")
+
+    def _send(self, session: _Session, asked: bytes, descriptors: list[int]) -> None:
+        """Over a socket that other processes send on as well, so that its mode is theirs too."""
+        for _ in range(_PATIENCE):
+            try:
+                return wire.send(session.births, asked, descriptors, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                poll = select.poll()
+                poll.register(session.births, select.POLLOUT)
+                if not poll.poll(_STUCK_AFTER_S * 1000):
+                    self._ask("replace")
+            except OSError as error:
+                raise wire.gone(self._whom, error) from error
+        raise Unreachable(f"{self._whom} has others wait, and has no room for one more")
+
+    def _answer(self, here: socket.socket) -> tuple[list[str], list[int]]:
+        """What is said there; a spare that is stopped is replaced."""
+        here.settimeout(_STUCK_AFTER_S)
+        for _ in range(_PATIENCE):
+            try:
+                return wire.answer(here, self._whom)
+            except TimeoutError:
+                self._ask("replace")
+        raise Unreachable(f"no child of {self._whom} tells that it was asked")
 
     def __enter__(self) -> Self:
         return self
@@ -217,29 +286,29 @@ def locked(place: Place) -> Iterator[None]:
 
 def is_there(place: Place) -> bool:
     """Whether the zygote of `place` runs and answers."""
-    connection = _dial(place)
-    if connection is None:
+    session = _dial(place)
+    if session is None:
         return False
-    connection.close()
+    session.close()
     return True
 
 
-def _dial(place: Place) -> socket.socket | None:
-    """A connection with a zygote that answered; None when there is none."""
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+def _dial(place: Place) -> _Session | None:
+    """A session with a zygote that answered; None when there is none."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     connection.settimeout(_ANSWER_TIMEOUT_S)
     try:
         with registry.address(place.socket) as address:
             connection.connect(address)
         # One that is about to end may have been connected to, and hangs up.
-        wire.ask(connection, "the zygote", {"op": "status"})
+        said, received = wire.ask(connection, "the zygote", "enter")
     except (FileNotFoundError, ConnectionRefusedError, Unreachable):
         connection.close()
         return None
     except BaseException:
         connection.close()
         raise
-    return connection
+    return _Session(connection, int(said[0]), socket.socket(fileno=received[0]))
 
 
 def _launch(place: Place, module: str, idle_after_s: float, huge_pages: bool) -> None:
@@ -272,13 +341,11 @@ def _await_ready(ready: IO[bytes], place: Place, module: str) -> None:
     readable, _, _ = select.select([ready], [], [], READY_TIMEOUT_S)
     if not readable:
         raise Io(f"the zygote of {module} has not imported it within {READY_TIMEOUT_S:g} s")
-    line = ready.read()
-    if not line:
+    answer = ready.read()
+    if not answer:
         said = place.log.read_text(errors="replace")[-_LOG_BYTES_SHOWN:].strip()
         raise Io(f"the zygote of {module} did not start: {said}")
-    answer = json.loads(line)
-    if answer.get("ok") is not True:
-        raise control.said(f"the zygote of {module}", answer)
+    wire.checked(f"the zygote of {module}", wire.decoded(answer))
 
 
 def _descriptor(opened: list[int], given: Stream, own: int) -> int:
@@ -300,16 +367,6 @@ def _descriptor(opened: list[int], given: Stream, own: int) -> int:
         raise InvalidArgument(f"{given} is no descriptor: give one, a file, or subprocess.DEVNULL")
     given.flush()
     return given.fileno()
-
-
-def _environment(env: Mapping[str, str]) -> bytes:
-    for name, value in env.items():
-        if not name or "=" in name or "\0" in name + value:
-            raise InvalidArgument(f"{name!r} cannot be a variable of the environment, as it is")
-    try:
-        return os.fsencode("\0".join(f"{name}={value}" for name, value in env.items()))
-    except UnicodeEncodeError as error:
-        raise InvalidArgument(f"a variable of the environment is no text: {error}") from error
 
 
 def _folder(opened: list[int], path: str | os.PathLike[str] | None) -> int:

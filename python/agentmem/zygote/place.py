@@ -10,6 +10,7 @@ from typing import NamedTuple, Self
 
 from agentmem import registry
 from agentmem.errors import InvalidArgument, NotFound
+from agentmem.zygote import wire
 
 FUNCTION = "main"
 """What is called of a module when nothing else is named."""
@@ -63,13 +64,14 @@ class Place(NamedTuple):
 
     @classmethod
     def of(cls, module: str) -> Self:
-        """The place for this interpreter and what `module` is to it, in a folder made for it.
+        """The place for this interpreter and what `module` is to it, in a folder made for it. A
+        zygote that speaks another version has another.
 
         Raises:
             NotFound: There is no such module.
             PermissionDenied: Somebody else could have put something into the folder.
         """
-        identity = [module, sys.executable, sys.prefix, *_origin(module)]
+        identity = [wire.VERSION, module, sys.executable, sys.prefix, *_origin(module)]
         digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
         return cls(registry.made("zygotes"), f"{module[:_NAME_CHARACTERS]}-{digest}")
 

@@ -2,17 +2,22 @@
 
 import errno
 import gc
+import json
 import os
+import select
 import selectors
 import signal
 import socket
 import struct
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from agentmem import _store
 from agentmem.errors import (
@@ -24,8 +29,8 @@ from agentmem.errors import (
     Unreachable,
     Unsupported,
 )
-from agentmem.zygote import pages, wire
-from agentmem.zygote.birth import Birth, own_name, rehearse, surround, told
+from agentmem.zygote import environment, pages, wire
+from agentmem.zygote.birth import DESCRIPTORS
 
 CHILDREN_MAX = 4096
 """Children of one zygote, those that have ended and were not waited for included."""
@@ -33,10 +38,12 @@ CONNECTIONS_MAX = 512
 """Processes that may have spoken to it and not hung up."""
 
 _UCRED = struct.Struct("3i")
-_BIRTH_DESCRIPTORS = 4
-# The child before has the processors meanwhile.
+# A child that was just asked has the processors meanwhile: whoever it wakes is often put onto its
+# own, and when its daemon answers it has to wait for them.
+_CHILD_FIRST_S = 0.002
 _SPARE_AFTER_S = 0.01
-_TOLD_TIMEOUT_S = 10.0
+_LOST_MAX = 2
+"""Spares that end one after the other, before they were asked for anything."""
 _BLOCKED = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 
 
@@ -44,32 +51,29 @@ _BLOCKED = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 class _Caller:
     """A process that asks, and its children."""
 
+    number: int
     connection: socket.socket
-    environment: str | None = None
-    """What it told last, as it may leave out what has not changed."""
-    line: wire.Line = field(default_factory=wire.Line)
     children: set[int] = field(default_factory=set)
 
 
-@dataclass(eq=False)
-class _Spare:
-    """A child that waits to be told what it is to be."""
+class _Spare(NamedTuple):
+    """A child that waits to be asked what it is to be."""
 
     pid: int
     connection: socket.socket
-    environment: str | None
+    """On which it tells that it was."""
 
 
 class _Born(BaseException):
     """Unwinds the child out of what its parent was doing."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, zygote: socket.socket) -> None:
         super().__init__()
-        self.connection = connection
+        self.zygote = zygote
 
 
-_Operation = Callable[[_Caller, dict[str, Any], wire.Line, list[int]], dict[str, Any]]
-"""Of a caller, what it asks, the line that this came in, and descriptors to send and close."""
+_Operation = Callable[[_Caller, list[str], list[int]], list[str]]
+"""Of a caller, what it asks, and descriptors to send and close."""
 
 
 def load(module: str, *, huge_pages: bool) -> None:
@@ -120,7 +124,9 @@ def check_forkable(module: str) -> None:
 class Server:
     """Forks children for whoever of this user asks.
 
-    One is always forked beforehand, so that who asks for one after the other waits for no fork.
+    One is always forked beforehand, and is asked by the callers themselves, over a socket that all
+    of them have: so who asks for one after the other waits for no fork, and not for this process.
+    The child tells it first whose it is, and then answers.
     """
 
     def __init__(self, module: str, listener: socket.socket, *, idle_after_s: float) -> None:
@@ -128,59 +134,75 @@ class Server:
         self._module = module
         self._listener = listener
         self._idle_after_s = idle_after_s
-        self._selector = selectors.DefaultSelector()
-        self._callers: set[_Caller] = set()
+        self._selector = selectors.EpollSelector()
+        self._callers: dict[int, _Caller] = {}
+        self._numbers = count(1)
         self._orphans: set[int] = set()
+        self._asking, self._births = wire.pair()
         self._spare: _Spare | None = None
-        self._makes_spare = True
+        self._lost = 0
         self._spawned = 0
         self._is_over = False
         self._started_s = time.time()
         self._wakeup, self._rung = socket.socketpair()
         self._operations: dict[str, _Operation] = {
-            "spawn": self._spawn,
+            "enter": self._enter,
             "reap": self._reap,
             "forget": self._forget,
+            "replace": self._replace,
             "status": self._status,
             "stop": self._stop,
         }
 
-    def serve(self) -> socket.socket | None:
+    def serve(self) -> tuple[socket.socket, socket.socket] | None:
         """Serve until it is over, which returns None. Each child returns from here too, with the
-        connection on which it is told what it is to be."""
+        socket over which it is asked what it is to be, and that to this process."""
         self._begin()
         needed_s = time.monotonic()
         try:
             while not self._is_over:
-                wants_spare = self._spare is None and self._makes_spare
-                pause_s = _SPARE_AFTER_S if wants_spare else self._idle_after_s
-                events = self._selector.select(pause_s)
-                if wants_spare and not events:
-                    self._spare = self._fork()
-                    rehearse(self._module)
-                for key, _ in events:
-                    if key.fileobj is self._listener:
-                        self._accept()
-                    elif key.fileobj is self._rung:
-                        self._rung.recv(4096)
-                        self._bury()
-                    else:
-                        self._hear(key.data)
+                self._turn()
                 if self._callers or self._orphans:
                     needed_s = time.monotonic()
                 elif time.monotonic() >= needed_s + self._idle_after_s:
                     break
         except _Born as born:
-            return born.connection
+            return self._births, born.zygote
         # Whoever knocks now hangs on nothing, and starts the next one.
         self._close()
+        self._births.close()
         return None
+
+    def _turn(self) -> None:
+        """Wait for something, and heed it."""
+        spare, makes_spare = self._spare, self._makes_spare()
+        # A request is for the spare to hear; it would wake this process for nothing.
+        beside = spare.connection if spare else self._births
+        pause_s = _SPARE_AFTER_S if makes_spare else self._idle_after_s
+        ready = _ready([self._selector, beside], pause_s)
+        if spare:
+            if ready == [beside]:
+                time.sleep(_CHILD_FIRST_S)
+            self._hear_spare()
+        for key, _ in self._selector.select(0):
+            key.data()
+        if self._births in ready:
+            self._bear()
+        elif makes_spare and not ready:
+            try:
+                self._make_spare()
+            except AgentMemError:
+                self._lost += 1  # Who asks is told why.
+
+    def _makes_spare(self) -> bool:
+        """Whether one is to be made before anybody asks for it."""
+        return self._spare is None and not self._lost and not self._is_full()
 
     def _begin(self) -> None:
         for each in (self._listener, self._wakeup, self._rung):
             each.setblocking(False)
-        self._selector.register(self._listener, selectors.EVENT_READ)
-        self._selector.register(self._rung, selectors.EVENT_READ)
+        self._listen(self._listener, self._accept)
+        self._listen(self._rung, self._bury)
         signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -188,6 +210,9 @@ class Server:
 
     def _told_to_end(self, *_: object) -> None:
         self._is_over = True
+
+    def _listen(self, source: socket.socket, heed: Callable[[], None]) -> None:
+        self._selector.register(source, selectors.EVENT_READ, heed)
 
     def _accept(self) -> None:
         try:
@@ -205,103 +230,67 @@ class Server:
         connection.setblocking(False)
         if refusal is not None:
             with connection:
-                _answer(connection, failure(refusal))
+                wire.refuse(connection.fileno(), refusal)
             return
-        caller = _Caller(connection)
-        self._callers.add(caller)
-        self._selector.register(connection, selectors.EVENT_READ, caller)
+        caller = _Caller(next(self._numbers), connection)
+        self._callers[caller.number] = caller
+        self._listen(connection, partial(self._hear, caller))
 
     def _hear(self, caller: _Caller) -> None:
         """Take in what a caller says, and answer it."""
         try:
-            request = caller.line.receive(caller.connection)
+            request, received = wire.receive(caller.connection)
         except BlockingIOError:
             return
         except (EOFError, OSError, ValueError):
             self._leave(caller)
             return
-        if request is None:
-            return
-        line, caller.line = caller.line, wire.Line()
+        wire.close(received)
+        what, *texts = request
         lent: list[int] = []
-        with line:
-            try:
-                operation = self._operations.get(str(request.get("op")))
-                if operation is None:
-                    raise InvalidArgument(f"a zygote knows no {request.get('op')!r}")
-                answer = {"ok": True, **operation(caller, request, line, lent)}
-            except AgentMemError as error:
-                answer = failure(error)
-        if not _answer(caller.connection, answer, lent):
+        try:
+            operation = self._operations.get(what)
+            if operation is None:
+                raise InvalidArgument(f"a zygote knows no {what!r}")
+            said = operation(caller, texts, lent)
+            is_heard = wire.reply(caller.connection.fileno(), *said, descriptors=lent)
+        except AgentMemError as error:
+            is_heard = wire.refuse(caller.connection.fileno(), error)
+        if not is_heard:
             self._leave(caller)
-        for descriptor in lent:
-            os.close(descriptor)
-
-    def _bury(self) -> None:
-        """Reap whoever ended and is asked for by nobody."""
-        self._orphans = {pid for pid in self._orphans if not _has_ended(pid)}
-        if self._spare is not None and _has_ended(self._spare.pid):
-            self._lose_spare()
-
-    def _lose_spare(self) -> None:
-        """The spare died. Whatever the reason is, the next would die as well, again and again."""
-        if self._spare is not None:
-            self._spare.connection.close()
-        self._spare = None
-        self._makes_spare = False
+        wire.close(lent)
 
     def _leave(self, caller: _Caller) -> None:
         """A caller is gone. Its children go on, and are reaped when they end."""
         self._selector.unregister(caller.connection)
         caller.connection.close()
-        caller.line.close()
-        self._callers.discard(caller)
+        del self._callers[caller.number]
         self._orphans |= {pid for pid in caller.children if not _has_ended(pid)}
 
-    def _spawn(
-        self, caller: _Caller, request: dict[str, Any], line: wire.Line, lent: list[int]
-    ) -> dict[str, Any]:
-        birth = Birth.parse(self._module, request)
-        if len(line.descriptors) != _BIRTH_DESCRIPTORS:
-            raise InvalidArgument("a child needs stdin, stdout, stderr and a working folder")
-        if self._child_count() >= CHILDREN_MAX:
-            raise LimitReached(
-                f"{CHILDREN_MAX} children of one zygote; wait for some, or close them"
-            )
-        environment = birth.environment
-        if environment is None:
-            environment = caller.environment
-        if environment is None:
-            raise InvalidArgument("a child needs an environment; tell it once")
-        # Whoever comes next is likely to have the same one, and the next spare has it already.
-        surround(environment)
-        pid = self._bear(request | {"environment": environment}, line.descriptors)
-        caller.environment = environment
-        caller.children.add(pid)
-        lent.append(os.pidfd_open(pid))
-        self._spawned += 1
-        return {"pid": pid, "name": birth.name or own_name(self._module, pid)}
+    def _bear(self) -> None:
+        """Somebody asks for a child, and there is no spare to hear it."""
+        if self._is_full():
+            text = f"{CHILDREN_MAX} children of one zygote; wait for some, or close them"
+            self._refuse(LimitReached(text))
+        elif self._lost >= _LOST_MAX:
+            self._lost = 1  # The next who asks has it tried again.
+            self._refuse(Unreachable("children end before they can be asked what to be"))
+        else:
+            try:
+                self._make_spare()
+            except AgentMemError as error:
+                self._refuse(error)
 
-    def _bear(self, request: dict[str, Any], descriptors: list[int]) -> int:
-        """Tell the spare what it is to be, or another one, if somebody killed that."""
-        for _ in range(2):
-            spare = self._spare or self._fork()
-            self._spare, self._makes_spare = None, True
-            if spare.environment == request["environment"]:
-                request = request | {"environment": None}
-            with spare.connection:
-                try:
-                    wire.send(spare.connection, wire.encoded(request), descriptors)
-                except OSError:
-                    os.kill(spare.pid, signal.SIGKILL)  # It may be stopped, and never be told.
-                    self._orphans.add(spare.pid)
-                    continue
-                return spare.pid
-        raise Unreachable("children end before they are told what to be")
+    def _refuse(self, error: AgentMemError) -> None:
+        with suppress(EOFError, OSError, ValueError):
+            _, received = wire.receive(self._births)
+            if len(received) == DESCRIPTORS:
+                wire.refuse(received[-1], error)
+            wire.close(received)
 
-    def _fork(self) -> _Spare:
+    def _make_spare(self) -> None:
         check_forkable(self._module)
-        ours, theirs = socket.socketpair()
+        ours, theirs = wire.pair()
         # A signal that comes between here and the child's own handlers is the child's, and waits.
         unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
         try:
@@ -317,8 +306,52 @@ class Server:
             signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
         theirs.close()
         _lead_group(pid)
-        ours.settimeout(_TOLD_TIMEOUT_S)
-        return _Spare(pid, ours, told())
+        ours.setblocking(False)
+        self._spare = _Spare(pid, ours)
+
+    def _hear_spare(self) -> None:
+        """The spare was asked and is a caller's child now, or it is over."""
+        if (spare := self._spare) is None:
+            return
+        try:
+            told, received = wire.receive(spare.connection)
+        except BlockingIOError:
+            return
+        except (EOFError, OSError, ValueError):
+            self._lose(spare)
+            return
+        self._let_go(spare)
+        self._lost = 0
+        self._spawned += 1
+        (file,) = received
+        number, digest = told
+        caller = self._callers.get(int(number))
+        if caller is not None:
+            caller.children.add(spare.pid)
+        elif not _has_ended(spare.pid):
+            self._orphans.add(spare.pid)
+        # Whoever comes next is likely to have the same one, and the next spare has it already.
+        with suppress(InvalidArgument):
+            environment.surround(digest, file)
+        os.close(file)
+
+    def _bury(self) -> None:
+        """Reap whoever ended and is asked for by nobody."""
+        self._rung.recv(4096)
+        self._orphans = {pid for pid in self._orphans if not _has_ended(pid)}
+
+    def _lose(self, spare: _Spare) -> None:
+        """It is over, or of no use. Whatever the reason is, the next may be as well, again and
+        again: so there is none until somebody asks."""
+        self._let_go(spare)
+        self._lost += 1
+        os.kill(spare.pid, signal.SIGKILL)
+        if not _has_ended(spare.pid):
+            self._orphans.add(spare.pid)
+
+    def _let_go(self, spare: _Spare) -> None:
+        self._spare = None
+        spare.connection.close()
 
     def _drop(self) -> None:
         """In the child: nothing of the zygote's own is left."""
@@ -329,43 +362,52 @@ class Server:
         self._close()
 
     def _close(self) -> None:
+        """But what children are asked over."""
         signal.set_wakeup_fd(-1)
         self._selector.close()
-        for each in (self._listener, self._wakeup, self._rung):
+        for each in (self._listener, self._wakeup, self._rung, self._asking):
             each.close()
-        for caller in self._callers:
+        for caller in self._callers.values():
             caller.connection.close()
-            caller.line.close()
         if self._spare is not None:
             self._spare.connection.close()
 
-    def _child_count(self) -> int:
-        return sum(len(each.children) for each in self._callers) + len(self._orphans)
+    def _is_full(self) -> bool:
+        return self._child_count() >= CHILDREN_MAX
 
-    def _reap(
-        self, caller: _Caller, request: dict[str, Any], line: wire.Line, lent: list[int]
-    ) -> dict[str, Any]:
+    def _child_count(self) -> int:
+        return sum(len(each.children) for each in self._callers.values()) + len(self._orphans)
+
+    def _enter(self, caller: _Caller, texts: list[str], lent: list[int]) -> list[str]:
+        """What it takes to ask for children."""
+        lent.append(os.dup(self._asking.fileno()))
+        return [str(caller.number)]
+
+    def _reap(self, caller: _Caller, texts: list[str], lent: list[int]) -> list[str]:
         """How a child ended, which is asked once its pidfd says that it did."""
-        pid = _child_of(caller, request)
+        pid = _child_of(caller, texts)
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended == 0:
             raise InvalidArgument(f"process {pid} has not ended; poll its pidfd first")
         caller.children.discard(pid)
-        return {"code": os.waitstatus_to_exitcode(status)}
+        return [str(os.waitstatus_to_exitcode(status))]
 
-    def _forget(
-        self, caller: _Caller, request: dict[str, Any], line: wire.Line, lent: list[int]
-    ) -> dict[str, Any]:
-        pid = _child_of(caller, request)
+    def _forget(self, caller: _Caller, texts: list[str], lent: list[int]) -> list[str]:
+        pid = _child_of(caller, texts)
         caller.children.discard(pid)
         if not _has_ended(pid):
             self._orphans.add(pid)
-        return {}
+        return []
 
-    def _status(
-        self, caller: _Caller, request: dict[str, Any], line: wire.Line, lent: list[int]
-    ) -> dict[str, Any]:
-        return {
+    def _replace(self, caller: _Caller, texts: list[str], lent: list[int]) -> list[str]:
+        """Nobody answered: the spare may be stopped. Who asked hears that it is gone."""
+        self._hear_spare()
+        if self._spare is not None:
+            self._lose(self._spare)
+        return []
+
+    def _status(self, caller: _Caller, texts: list[str], lent: list[int]) -> list[str]:
+        status = {
             "pid": os.getpid(),
             "module": self._module,
             "children": self._child_count(),
@@ -373,19 +415,27 @@ class Server:
             "connections": len(self._callers),
             "started_ms": round(self._started_s * 1000),
         }
+        return [json.dumps(status)]
 
-    def _stop(
-        self, caller: _Caller, request: dict[str, Any], line: wire.Line, lent: list[int]
-    ) -> dict[str, Any]:
+    def _stop(self, caller: _Caller, texts: list[str], lent: list[int]) -> list[str]:
         self._is_over = True
-        return {}
+        return []
 
 
-def _child_of(caller: _Caller, request: dict[str, Any]) -> int:
-    pid = request.get("pid")
-    if not isinstance(pid, int) or pid not in caller.children:
-        raise NotFound(f"process {pid!r} is no child that this caller asked for, or was let go")
-    return pid
+def _ready(sources: list[selectors.EpollSelector | socket.socket], timeout_s: float) -> list[Any]:
+    """Those that have something."""
+    poll = select.poll()
+    for each in sources:
+        poll.register(each.fileno(), select.POLLIN)
+    ready = {descriptor for descriptor, _ in poll.poll(timeout_s * 1000)}
+    return [each for each in sources if each.fileno() in ready]
+
+
+def _child_of(caller: _Caller, texts: list[str]) -> int:
+    said = texts[0] if texts else ""
+    if not said.isdecimal() or int(said) not in caller.children:
+        raise NotFound(f"process {said!r} is no child that this caller asked for, or was let go")
+    return int(said)
 
 
 def _lead_group(pid: int) -> None:
@@ -400,19 +450,3 @@ def _lead_group(pid: int) -> None:
 def _has_ended(pid: int) -> bool:
     """Whether a child has ended; it is reaped then."""
     return os.waitpid(pid, os.WNOHANG)[0] != 0
-
-
-def failure(error: AgentMemError) -> dict[str, Any]:
-    """The answer that has an error raised where it was asked."""
-    return {"ok": False, "error": type(error).__name__, "text": str(error)}
-
-
-def _answer(
-    connection: socket.socket, answer: dict[str, Any], descriptors: list[int] | None = None
-) -> bool:
-    """Whether it could be said."""
-    try:
-        wire.send(connection, wire.encoded(answer), descriptors or [])
-    except OSError:
-        return False
-    return True
