@@ -21,6 +21,9 @@ pub enum Freezer {
 /// The cgroup's tasks stop at once unless they are deep in the kernel.
 const FREEZE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// What is let go by somebody else stops again within this, unless it waits for a page.
+const AGAIN_TIMEOUT: Duration = Duration::from_millis(20);
+
 /// The state letter of a process.
 fn state(pid: i32) -> Option<u8> {
     let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
@@ -45,15 +48,42 @@ fn is_frozen(cgroup: &Path) -> bool {
 impl Freezer {
     /// Asks for the freeze of processes that are stopped by us. Nothing of them runs yet, nor afterwards.
     pub fn request(&mut self, stopped: &[Stopped]) -> io::Result<()> {
+        if let Freezer::Stop { stopped_before } = self {
+            *stopped_before = stopped.iter().filter(|process| process.was_stopped()).map(Stopped::pid).collect();
+        }
+        self.ask(stopped.iter().map(Stopped::pid))
+    }
+
+    fn ask(&self, mut pids: impl Iterator<Item = i32>) -> io::Result<()> {
         match self {
             Freezer::Cgroup(cgroup) => set_frozen(cgroup, true),
-            Freezer::Stop { stopped_before } => {
-                *stopped_before = stopped.iter().filter(|process| process.was_stopped()).map(Stopped::pid).collect();
-                stopped
-                    .iter()
-                    .filter(|process| !process.was_stopped())
-                    .try_for_each(|process| signal(process.pid(), libc::SIGSTOP))
+            Freezer::Stop { stopped_before } => pids.try_for_each(|pid| match stopped_before.contains(&pid) {
+                true => Ok(()),
+                false => signal(pid, libc::SIGSTOP),
+            }),
+        }
+    }
+
+    /// Whether none of `pids`, which were frozen, was let go by somebody else.
+    pub fn holds(&self, pids: &[i32]) -> bool {
+        match self {
+            Freezer::Cgroup(cgroup) => {
+                let inside = std::fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+                let is_inside = |pid: &i32| inside.lines().any(|line| line == pid.to_string());
+                is_frozen(cgroup) && pids.iter().all(|pid| is_inside(pid) || is_stopped(*pid))
             }
+            Freezer::Stop { .. } => pids.iter().all(|&pid| is_stopped(pid)),
+        }
+    }
+
+    /// Freezes `pids` once more. Whoever waits in the kernel for a page that is missing stops when it is there, before
+    /// it runs; so this waits for the others alone, and not long.
+    pub fn hold_again(&self, pids: &[i32]) {
+        // Who cannot be frozen runs on, with what it finds.
+        let _ = self.ask(pids.iter().copied().filter(|&pid| !is_stopped(pid)));
+        let deadline = Instant::now() + AGAIN_TIMEOUT;
+        while !self.holds(pids) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_micros(100));
         }
     }
 

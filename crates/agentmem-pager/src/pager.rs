@@ -142,9 +142,9 @@ impl Pager {
         Ok(Pager { frames, freezer, processes: HashMap::new(), frozen: None, threads, gate })
     }
 
-    /// Whether the tree is frozen.
-    pub fn is_frozen(&self) -> bool {
-        self.frozen.is_some()
+    /// Whether pages are missing, or nothing of the tree may run.
+    pub fn is_away(&self) -> bool {
+        self.frozen.is_some() || self.processes.values().any(Process::is_out)
     }
 
     /// Descriptors that become readable when somebody touches a missing page.
@@ -196,7 +196,7 @@ impl Pager {
     /// # Errors
     /// See [`NotOut`].
     pub fn capture(&mut self, members: &[Member], abort: &AtomicBool) -> Result<Live, NotOut> {
-        assert!(self.frozen.is_none(), "captured while it is away");
+        assert!(!self.is_away(), "captured while it is away");
         let (began, cpu_before) = (Instant::now(), cpu_time());
         let resident_before_bytes = members.iter().map(|member| memory::of(member.pid).resident_bytes).sum();
         let report = PageOut { resident_before_bytes, ..PageOut::default() };
@@ -212,7 +212,7 @@ impl Pager {
     /// # Errors
     /// See [`NotOut`].
     pub fn page_out(&mut self, live: &Live, abort: &AtomicBool, check: Check<'_>) -> Result<PageOut, NotOut> {
-        assert!(self.frozen.is_none(), "paged out twice");
+        assert!(!self.is_away(), "paged out twice");
         let mut report = live.report.clone();
         let outcome = self.stop_and_drop(live, abort, check, &mut report);
         self.release_free_memory();
@@ -287,12 +287,12 @@ impl Pager {
         check(&stopped).map_err(NotOut::NotNow)?;
         let plans = self.capture_stopped(live, &mut stopped, abort, report)?;
         // From here on pages are missing.
-        let outcome = self.drop_all(&plans, members, &mut stopped, abort).and_then(|dropped_bytes| {
-            report.dropped_bytes = dropped_bytes;
-            self.freezer.request(&stopped)
-        });
-        if let Err(error) = outcome {
-            return Err(self.undo(stopped, error));
+        match self.drop_all(&plans, members, &mut stopped, abort) {
+            Ok(dropped_bytes) => report.dropped_bytes = dropped_bytes,
+            Err(error) => return Err(self.undo(stopped, false, error)),
+        }
+        if let Err(error) = self.freezer.request(&stopped) {
+            return Err(self.undo(stopped, true, error));
         }
         let handed_over = self.freezer.hand_over(stopped);
         self.frozen = Some(members.iter().rev().map(|member| member.pid).collect());
@@ -345,6 +345,9 @@ impl Pager {
         report: &mut PageOut,
     ) -> io::Result<Plan> {
         let process = self.processes.get_mut(member).expect("met before");
+        if !process.is_prepared() {
+            return Err(io::Error::other(format!("process {} executes another program", member.pid)));
+        }
         let (plan, captured) = process.capture(&self.frames, keep, self.threads, abort)?;
         report.fresh_bytes += captured.fresh_bytes;
         let stay = captured.stay_bytes.into_iter();
@@ -373,12 +376,12 @@ impl Pager {
     }
 
     /// Brings everything back while all is stopped, and lets go.
-    fn undo(&mut self, stopped: Vec<Stopped>, cause: io::Error) -> NotOut {
+    fn undo(&mut self, stopped: Vec<Stopped>, freeze_was_asked: bool, cause: io::Error) -> NotOut {
         let pids: Vec<i32> = stopped.iter().rev().map(Stopped::pid).collect();
-        match self.restore() {
+        match self.restore(false) {
             Ok(_) => {
-                // Asked for or not: it must not freeze once it is let go.
-                let thawed = self.freezer.thaw(&pids);
+                // It must not freeze once it is let go; where nobody asked for that, what somebody stopped stays so.
+                let thawed = if freeze_was_asked { self.freezer.thaw(&pids) } else { Ok(()) };
                 drop(stopped);
                 if let Err(error) = thawed {
                     self.frozen = Some(pids);
@@ -395,11 +398,12 @@ impl Pager {
         }
     }
 
-    fn restore(&mut self) -> Result<u64, Damaged> {
+    /// `has_run`: since pages are missing.
+    fn restore(&mut self, has_run: bool) -> Result<u64, Damaged> {
         let mut bytes = 0;
         for (member, process) in &mut self.processes {
             bytes += process
-                .restore(&self.frames, self.threads)
+                .restore(&self.frames, self.threads, has_run)
                 .map_err(|error| Damaged(format!("process {}: {error}", member.pid)))?;
         }
         Ok(bytes)
@@ -411,13 +415,31 @@ impl Pager {
     /// Then it stays frozen; it can be tried again.
     pub fn wake(&mut self) -> Result<Wake, Damaged> {
         let began = Instant::now();
-        let Some(pids) = self.frozen.clone() else { return Ok(Wake::default()) };
-        let bytes = self.restore()?;
+        if !self.is_away() {
+            return Ok(Wake::default());
+        }
+        let pids = self.frozen.clone().unwrap_or_else(|| self.pids());
+        let has_run = !self.freezer.holds(&pids);
+        if has_run {
+            self.freezer.hold_again(&pids);
+        }
+        let bytes = self.restore(has_run)?;
+        if has_run || !self.freezer.holds(&pids) {
+            // The record of writes began anew when all was back: what was written before then is in no record.
+            self.processes.values_mut().for_each(Process::drop_kept);
+        }
         self.freezer.thaw(&pids).map_err(|error| Damaged(format!("cannot be thawed: {error}")))?;
         self.frozen = None;
         let total = began.elapsed();
         self.release_free_memory();
         Ok(Wake { bytes, total })
+    }
+
+    /// Of all processes, children before parents.
+    fn pids(&self) -> Vec<i32> {
+        let mut members: Vec<&Member> = self.processes.keys().collect();
+        members.sort_unstable_by_key(|member| std::cmp::Reverse((member.start_ticks, member.pid)));
+        members.iter().map(|member| member.pid).collect()
     }
 
     /// Between two page-outs a supervisor holds frames and little else.
@@ -428,7 +450,7 @@ impl Pager {
 
     /// Ends management of an awake tree.
     pub fn release(&mut self) {
-        assert!(self.frozen.is_none(), "a frozen tree is woken first");
+        assert!(!self.is_away(), "a tree that is away is woken first");
         self.processes.values_mut().for_each(Process::release);
         self.processes.clear();
     }

@@ -6,6 +6,7 @@ use crate::regions::{self, Fate, Mapping};
 use crate::sys::{self, PAGE_BYTES, PageRun};
 use crate::target::Stopped;
 use crate::userfault::Userfault;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
@@ -18,6 +19,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 const TAKE: usize = 16;
 /// madvise calls for one process; beyond it, what is left stays resident.
 const DROPS_MAX: usize = 8192;
+/// How long the end of a process, whose memory is gone already, may take to be told.
+const END_TIMEOUT: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 /// Above the lowest address that may be mapped, and below where programs lie.
 const NOWHERE: u64 = 1 << 20;
 /// In an entry of /proc/PID/pagemap: mapped by nobody else.
@@ -47,12 +50,12 @@ pub struct Process {
 struct Pages {
     /// Present, and nobody else's: what can be dropped.
     own: u16,
-    /// Of these, written since the record began.
-    written: u16,
     /// Of these, the shared page of zeros.
     zero: u16,
     /// Must stay as they are: in swap, mapped by others too, or touched by the kernel.
     stay: u16,
+    /// Written since the record began, whether they can be dropped or stay.
+    written: u16,
 }
 
 /// What a capture did.
@@ -288,24 +291,23 @@ impl Process {
         Ok(dropped_bytes)
     }
 
-    /// Brings every missing page back, checked, on `threads` threads. The process must not run.
+    /// Brings every missing page back, checked, on `threads` threads. The process must not run; one that `has_run`
+    /// meanwhile, because somebody else thawed it, may have unmapped some of them.
     ///
     /// # Errors
     /// If a page cannot be brought back: then the process must never run again. It can be tried again.
-    pub fn restore(&mut self, frames: &Frames, threads: usize) -> io::Result<u64> {
+    pub fn restore(&mut self, frames: &Frames, threads: usize, has_run: bool) -> io::Result<u64> {
         let Some(userfault) = self.userfault.as_ref().filter(|_| !self.guarded.is_empty()) else { return Ok(0) };
         // Blocks of one batch are read together.
         self.missing.sort_by_key(|(address, _)| (self.blocks.get(address).and_then(Block::batch), *address));
         let (next, failure) = (AtomicUsize::new(0), Mutex::new(None));
         let work = || -> io::Result<()> {
-            let mut reader = Reader::new().map_err(|error| io::Error::other(error.to_string()))?;
-            let mut buffer = vec![0; BLOCK_BYTES as usize];
+            let mut filler = Filler::new(userfault, frames, has_run)?;
             loop {
                 let from = next.fetch_add(TAKE, Ordering::Relaxed);
                 let Some(part) = self.missing.get(from..(from + TAKE).min(self.missing.len())) else { return Ok(()) };
                 for &(address, pages) in part {
-                    let block = self.blocks.get(&address);
-                    fill_block(userfault, frames, block, address, pages, &mut reader, &mut buffer)?;
+                    filler.fill(self.blocks.get(&address), address, pages)?;
                 }
             }
         };
@@ -315,20 +317,26 @@ impl Process {
             }
         };
         on_threads(threads.min(self.missing.len() / TAKE + 1), &work);
-        match failure.into_inner().expect("no panic under it") {
-            // The process is gone, and its memory with it.
-            Some(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
-            Some(error) => return Err(error),
-            None => {
-                for range in &self.guarded {
-                    userfault.unguard(range.clone())?;
-                }
-            }
+        let filled = failure.into_inner().expect("no panic under it").map_or(Ok(()), Err);
+        let unguarded = filled.and_then(|()| {
+            let ranges = self.guarded.iter();
+            ranges.map(|range| userfault.unguard(range.clone(), has_run)).find(Result::is_err).unwrap_or(Ok(()))
+        });
+        if let Err(error) = unguarded
+            && !self.ends()
+        {
+            return Err(error);
         }
+        // Or the process is gone, and its memory with it.
         let bytes = self.missing.iter().map(|(_, pages)| bytes_of(pages.own)).sum();
         self.guarded.clear();
         self.missing.clear();
         Ok(bytes)
+    }
+
+    /// Whether it has ended, or is about to.
+    fn ends(&self) -> bool {
+        poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], Some(&END_TIMEOUT)) == Ok(1)
     }
 
     /// Where it cannot be paged out, but there is swap: has the kernel move it there, which brings it back by itself.
@@ -355,8 +363,11 @@ impl Process {
         stopped.finish_calls()
     }
 
-    /// Ends management: nothing of it is registered any more.
+    /// Ends management: nothing of it is registered any more, unless pages are missing. Then whoever touches one waits.
     pub fn release(&mut self) {
+        if self.is_out() {
+            return;
+        }
         if let Some(userfault) = self.userfault.take() {
             for mapping in mappings(self.pid).unwrap_or_default().iter().filter(|mapping| mapping.is_tracked()) {
                 let _ = sys::uffd_unregister(userfault.fd(), mapping.range.clone());
@@ -379,10 +390,10 @@ impl Pages {
         Pages { own: self.own & mask, written: self.written & mask, zero: self.zero & mask, stay: self.stay & mask }
     }
 
-    /// Whether a held block still says what these pages are.
+    /// Whether a held block still says what these pages are: all that can be dropped, and nothing that is of before.
     fn is_told_by(self, block: &Block) -> bool {
-        let needed = self.own & !self.zero;
-        needed & !(block.stored | block.zeros) == 0 && needed & self.written == 0
+        let held = block.stored | block.zeros;
+        self.own & !self.zero & !held == 0 && self.written & held == 0
     }
 }
 
@@ -410,7 +421,7 @@ impl Plan {
     fn doubt(&mut self, region: Range<u64>) {
         if !region.is_empty() {
             for (&address, pages) in self.pages.range_mut(blocks_of(&region)) {
-                pages.written |= pages.own & mask_of(address, &region);
+                pages.written |= (pages.own | pages.stay) & mask_of(address, &region);
             }
         }
     }
@@ -495,15 +506,15 @@ fn list_pages(
             for page in (at..end).step_by(PAGE_BYTES as usize) {
                 let bit = 1 << (page / PAGE_BYTES % BLOCK_PAGES);
                 let is_shared = || entries[((page - run.start) / PAGE_BYTES) as usize] & EXCLUSIVE == 0;
+                // Of what stays too: its record begins anew, and one day it may be this process's own again.
+                if !is_zero && run.categories & sys::PAGE_IS_WRITTEN != 0 {
+                    pages.written |= bit;
+                }
                 if is_swapped || keep == Some(page) || !is_zero && is_shared() {
                     pages.stay |= bit;
-                    continue;
-                }
-                pages.own |= bit;
-                if is_zero {
-                    pages.zero |= bit;
-                } else if run.categories & sys::PAGE_IS_WRITTEN != 0 {
-                    pages.written |= bit;
+                } else {
+                    pages.own |= bit;
+                    pages.zero |= if is_zero { bit } else { 0 };
                 }
             }
             at = end;
@@ -547,33 +558,45 @@ fn is_zero(page: &[u8]) -> bool {
     page.chunks_exact(64).all(|line| line.iter().fold(0, |any, byte| any | byte) == 0)
 }
 
-/// Puts the pages of a block back.
-fn fill_block(
-    userfault: &Userfault,
-    frames: &Frames,
-    block: Option<&Block>,
-    address: u64,
-    pages: Pages,
-    reader: &mut Reader,
-    buffer: &mut [u8],
-) -> io::Result<()> {
-    let block = block.ok_or_else(|| io::Error::other("a block that is missing is not held"))?;
-    let content = &mut buffer[..block.stored_bytes() as usize];
-    let (data, zeros) = (pages.own & block.stored & !pages.zero, pages.own & (block.zeros | pages.zero));
-    assert_eq!(data | zeros, pages.own, "every missing page is held");
-    if data != 0 {
-        frames.give(block, reader, content).map_err(|error| io::Error::other(error.to_string()))?;
+/// Puts pages back.
+struct Filler<'a> {
+    userfault: &'a Userfault,
+    frames: &'a Frames,
+    /// Whether the process ran since: what it unmapped is gone.
+    has_run: bool,
+    reader: Reader,
+    buffer: Vec<u8>,
+}
+
+impl<'a> Filler<'a> {
+    fn new(userfault: &'a Userfault, frames: &'a Frames, has_run: bool) -> io::Result<Self> {
+        let reader = Reader::new().map_err(|error| io::Error::other(error.to_string()))?;
+        Ok(Filler { userfault, frames, has_run, reader, buffer: vec![0; BLOCK_BYTES as usize] })
     }
-    for run in bit_runs(data) {
-        // Stored pages before the run: those that are not needed now are skipped.
-        let before = (block.stored & ((1u32 << run.start) - 1) as u16).count_ones() as usize * PAGE_BYTES as usize;
-        let len = ((run.end - run.start) * PAGE_BYTES) as usize;
-        userfault.fill(address + run.start * PAGE_BYTES, &content[before..before + len])?;
+
+    /// Those of the block at `address`.
+    fn fill(&mut self, block: Option<&Block>, address: u64, pages: Pages) -> io::Result<()> {
+        let block = block.ok_or_else(|| io::Error::other("a block that is missing is not held"))?;
+        let content = &mut self.buffer[..block.stored_bytes() as usize];
+        let (data, zeros) = (pages.own & block.stored & !pages.zero, pages.own & (block.zeros | pages.zero));
+        assert_eq!(data | zeros, pages.own, "every missing page is held");
+        if data != 0 {
+            let given = self.frames.give(block, &mut self.reader, content);
+            given.map_err(|error| io::Error::other(error.to_string()))?;
+        }
+        for run in bit_runs(data) {
+            // Stored pages before the run: those that are not needed now are skipped.
+            let before = (block.stored & ((1u32 << run.start) - 1) as u16).count_ones() as usize * PAGE_BYTES as usize;
+            let len = ((run.end - run.start) * PAGE_BYTES) as usize;
+            let (at, bytes) = (address + run.start * PAGE_BYTES, &content[before..before + len]);
+            self.userfault.fill(at, bytes, self.has_run)?;
+        }
+        for run in bit_runs(zeros) {
+            let range = address + run.start * PAGE_BYTES..address + run.end * PAGE_BYTES;
+            self.userfault.fill_zeros(range, self.has_run)?;
+        }
+        Ok(())
     }
-    for run in bit_runs(zeros) {
-        userfault.fill_zeros(address + run.start * PAGE_BYTES..address + run.end * PAGE_BYTES)?;
-    }
-    Ok(())
 }
 
 /// Runs of ones, as bit numbers.
@@ -590,11 +613,12 @@ fn bit_runs(bits: u16) -> impl Iterator<Item = Range<u64>> {
     })
 }
 
-/// Runs `work` on so many threads at once, this one included.
+/// Runs `work` on so many threads at once, this one included, or on as many as there may be.
 fn on_threads(threads: usize, work: &(impl Fn() + Sync)) {
     std::thread::scope(|scope| {
         for _ in 1..threads {
-            scope.spawn(work);
+            // Where the system has no thread for it, the others do its part.
+            let _ = std::thread::Builder::new().spawn_scoped(scope, work);
         }
         work();
     });

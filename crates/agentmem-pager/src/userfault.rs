@@ -84,10 +84,13 @@ impl Userfault {
         sys::uffd_register(self.fd(), range, sys::MODE_WP)
     }
 
-    /// Ends what [`Userfault::guard`] began. The process must not have run since: what is there counts as not
-    /// written.
-    pub fn unguard(&self, range: Range<u64>) -> io::Result<()> {
-        sys::uffd_unregister(self.fd(), range.clone())?;
+    /// Ends what [`Userfault::guard`] began. What is there counts as not written from now on. Of a process that
+    /// `has_run` since, nothing may be mapped there any more.
+    pub fn unguard(&self, range: Range<u64>, has_run: bool) -> io::Result<()> {
+        match sys::uffd_unregister(self.fd(), range.clone()) {
+            Err(error) if has_run && error.raw_os_error() == Some(libc::EINVAL) => return Ok(()),
+            unregistered => unregistered?,
+        }
         if self.tracks_writes {
             // Where this fails, the range counts as written, and nothing else is lost.
             let _ = self.track(range.clone()).and_then(|()| self.scan(range, true, |_| {}));
@@ -116,23 +119,28 @@ impl Userfault {
     }
 
     /// Puts `bytes` into missing pages from `address` on. A page that is there is left as it is: it was never
-    /// dropped.
-    pub fn fill(&self, address: u64, bytes: &[u8]) -> io::Result<()> {
-        fill_all(bytes.len() as u64, |part| {
+    /// dropped. One that is unmapped is an error, unless the process `has_run` since.
+    pub fn fill(&self, address: u64, bytes: &[u8], has_run: bool) -> io::Result<()> {
+        fill_all(bytes.len() as u64, has_run, |part| {
             sys::uffd_copy(self.fd(), address + part.start, &bytes[part.start as usize..part.end as usize])
         })
     }
 
-    /// Maps zeros into the missing pages of `range`.
-    pub fn fill_zeros(&self, range: Range<u64>) -> io::Result<()> {
-        fill_all(range.end - range.start, |part| {
+    /// Maps zeros into the missing pages of `range`, likewise.
+    pub fn fill_zeros(&self, range: Range<u64>, has_run: bool) -> io::Result<()> {
+        fill_all(range.end - range.start, has_run, |part| {
             sys::uffd_zero(self.fd(), range.start + part.start..range.start + part.end)
         })
     }
 }
 
-/// Fills `len` bytes of pages by calls of `fill`, which says how many bytes of a part it did, and why not all.
-fn fill_all(len: u64, mut fill: impl FnMut(Range<u64>) -> (u64, Option<io::Error>)) -> io::Result<()> {
+/// Fills `len` bytes of pages by calls of `fill`, which says how many bytes of a part it did, and why not all; pages that
+/// are not registered are passed over where they `may_be_gone`.
+fn fill_all(
+    len: u64,
+    may_be_gone: bool,
+    mut fill: impl FnMut(Range<u64>) -> (u64, Option<io::Error>),
+) -> io::Result<()> {
     let (mut done, mut most) = (0, len);
     while done < len {
         let part = done..(done + most).min(len);
@@ -148,6 +156,7 @@ fn fill_all(len: u64, mut fill: impl FnMut(Range<u64>) -> (u64, Option<io::Error
             Some(libc::ENOENT) if part.end - part.start > sys::PAGE_BYTES => {
                 most = ((part.end - part.start) / 2).next_multiple_of(sys::PAGE_BYTES);
             }
+            Some(libc::ENOENT) if may_be_gone => done += sys::PAGE_BYTES,
             _ => return Err(error),
         }
     }
@@ -191,7 +200,7 @@ mod tests {
         #[test]
         fn every_page_is_filled_once(ends in proptest::collection::btree_set(1u64..16, 0..6), there: u16) {
             let mut filled = [0; 16];
-            let answer = fill_all(16 * PAGE, |part| {
+            let answer = fill_all(16 * PAGE, false, |part| {
                 let (first, last) = (part.start / PAGE, part.end / PAGE);
                 if ends.iter().any(|&end| first < end && end < last) {
                     return (0, Some(io::Error::from_raw_os_error(libc::ENOENT)));
@@ -208,7 +217,22 @@ mod tests {
 
     #[test]
     fn what_is_not_registered_is_an_error() {
-        let answer = fill_all(4 * PAGE, |_| (0, Some(io::Error::from_raw_os_error(libc::ENOENT))));
-        assert_eq!(answer.unwrap_err().raw_os_error(), Some(libc::ENOENT));
+        let gone = |_| (0, Some(io::Error::from_raw_os_error(libc::ENOENT)));
+        assert_eq!(fill_all(4 * PAGE, false, gone).unwrap_err().raw_os_error(), Some(libc::ENOENT));
+    }
+
+    #[test]
+    fn what_is_gone_is_passed_over_and_the_rest_filled() {
+        let mut filled = [false; 8];
+        let answer = fill_all(8 * PAGE, true, |part| {
+            let (first, last) = (part.start / PAGE, part.end / PAGE);
+            if (first..last).any(|page| [2, 3, 7].contains(&page)) {
+                return (0, Some(io::Error::from_raw_os_error(libc::ENOENT)));
+            }
+            (first..last).for_each(|page| filled[page as usize] = true);
+            (part.end - part.start, None)
+        });
+        assert!(answer.is_ok());
+        assert_eq!(filled, [true, true, false, false, true, true, true, false]);
     }
 }

@@ -244,6 +244,30 @@ fn what_comes_in_aborts_at_any_moment() {
     assert!(aborted > 0 && aborted + out > 12, "{aborted} aborted, {out} out");
 }
 
+/// What is shared with a child stays, and whatever is held of it then is of before.
+#[test]
+fn what_was_shared_for_a_while_is_not_what_it_was_before() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let mut paged = Target::of(&mut std::process::Command::new(target::shapes().with_file_name("forks")));
+    let root = paged.pid().as_raw_nonzero().get();
+    let mut pager = pager(by_signals(), folder.path());
+    let mut away = |paged: &mut Target| {
+        page_out(&mut pager, &tree(root));
+        pager.wake().unwrap();
+        paged.ask("get")
+    };
+    for (before, after) in [(1, 2), (2, 3)] {
+        assert_eq!(paged.ask(&format!("set {before}")), format!("[{before}]"));
+        assert_eq!(away(&mut paged), format!("[{before}]"));
+        paged.ask(&format!("set {after}"));
+        paged.ask("fork");
+        assert_eq!(away(&mut paged), format!("[{after}]"), "with a child");
+        paged.ask("reap");
+        assert_eq!(away(&mut paged), format!("[{after}]"), "when the child is over");
+    }
+}
+
 #[test]
 fn somebody_elses_thaw_makes_it_wait_and_not_read_zeros() {
     let _alone = alone();
@@ -264,6 +288,70 @@ fn somebody_elses_thaw_makes_it_wait_and_not_read_zeros() {
     drop(alarms);
     pager.wake().unwrap();
     assert_eq!(target::parse(&paged.hear()), before);
+}
+
+#[test]
+fn what_is_written_after_somebody_elses_thaw_is_there_after_the_next_wake() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let mut paged = Target::of(&mut std::process::Command::new(target::shapes().with_file_name("forks")));
+    let members = tree(paged.pid().as_raw_nonzero().get());
+    let mut pager = pager(by_signals(), folder.path());
+    paged.ask("set 1");
+    for value in 2..8 {
+        page_out(&mut pager, &members);
+        paged.tell(&format!("set {value}"));
+        paged.signal(rustix::process::Signal::CONT);
+        std::thread::sleep(Duration::from_millis(20));
+        pager.wake().unwrap();
+        assert_eq!(paged.hear(), format!("[{value}]"));
+        page_out(&mut pager, &members);
+        pager.wake().unwrap();
+        assert_eq!(paged.ask("get"), format!("[{value}]"));
+    }
+}
+
+#[test]
+fn what_is_unmapped_after_somebody_elses_thaw_keeps_nobody_away() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let mut paged = Target::of(&mut std::process::Command::new(target::shapes().with_file_name("forks")));
+    let members = tree(paged.pid().as_raw_nonzero().get());
+    let mut pager = pager(by_signals(), folder.path());
+    paged.ask("set 1");
+    page_out(&mut pager, &members);
+    paged.tell("new");
+    paged.signal(rustix::process::Signal::CONT);
+    std::thread::sleep(Duration::from_millis(20));
+    pager.wake().unwrap();
+    assert_eq!(paged.hear(), "[0]");
+    assert_eq!(paged.ask("set 2"), "[2]");
+    page_out(&mut pager, &members);
+    pager.wake().unwrap();
+    assert_eq!(paged.ask("get"), "[2]");
+}
+
+#[test]
+fn who_is_killed_while_it_is_brought_back_keeps_nobody_away() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let mut random = Random(8);
+    for _ in 0..20 {
+        let mut paged = Target::of(&mut std::process::Command::new(target::shapes().with_file_name("forks")));
+        paged.ask("set 1");
+        let members = tree(paged.pid().as_raw_nonzero().get());
+        let mut pager = pager(by_signals(), folder.path());
+        page_out(&mut pager, &members);
+        let delay = Duration::from_micros(random.below(6000));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(delay);
+                paged.signal(rustix::process::Signal::KILL);
+            });
+            pager.wake().unwrap();
+        });
+        assert_eq!(paged.end(), None);
+    }
 }
 
 #[test]
