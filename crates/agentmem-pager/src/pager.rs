@@ -14,7 +14,7 @@ use crate::gate::Gate;
 use crate::memory;
 use crate::paging::{Held, LeftAlone};
 use crate::peek;
-use crate::process::{Plan, Process, mappings};
+use crate::process::{Plan, Process, STOP_DEADLINE, mappings};
 use crate::refusals::{self, Facts};
 use crate::rings;
 use crate::sys;
@@ -29,9 +29,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// All threads stop within this, or go on. Each stops at once, but has to get a core for that: on a busy machine, that
-/// takes a few turns of the scheduler.
-const STOP_DEADLINE: Duration = Duration::from_millis(25);
 /// As warm frames of the store.
 const LEVEL: i32 = 3;
 /// Threads that compress while the tree is stopped, or that bring it back.
@@ -451,6 +448,8 @@ impl Pager {
     /// Ends management of an awake tree.
     pub fn release(&mut self) {
         assert!(!self.is_away(), "a tree that is away is woken first");
+        let gate = self.gate.clone();
+        let _tracing = gate.trace();
         self.processes.values_mut().for_each(Process::release);
         self.processes.clear();
     }

@@ -4,7 +4,7 @@ use crate::frames::{BLOCK_BYTES, BLOCK_PAGES, Block, Frames, Reader};
 use crate::peek;
 use crate::regions::{self, Fate, Mapping};
 use crate::sys::{self, PAGE_BYTES, PageRun};
-use crate::target::Stopped;
+use crate::target::{NotStopped, Stopped};
 use crate::userfault::Userfault;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::BTreeMap;
@@ -14,11 +14,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 /// Blocks that a thread takes at a time.
 const TAKE: usize = 16;
 /// madvise calls for one process; beyond it, what is left stays resident.
 const DROPS_MAX: usize = 8192;
+/// All threads stop within this, or go on. Each stops at once, but has to get a core for that: on a busy machine, that
+/// takes a few turns of the scheduler.
+pub const STOP_DEADLINE: Duration = Duration::from_millis(25);
 /// How long the end of a process, whose memory is gone already, may take to be told.
 const END_TIMEOUT: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 /// Above the lowest address that may be mapped, and below where programs lie.
@@ -372,8 +376,21 @@ impl Process {
             for mapping in mappings(self.pid).unwrap_or_default().iter().filter(|mapping| mapping.is_tracked()) {
                 let _ = sys::uffd_unregister(userfault.fd(), mapping.range.clone());
             }
+            // One that it keeps would be taken for its own by whoever manages it next.
+            let _ = self.close_in_target(&userfault);
         }
         self.blocks.clear();
+    }
+
+    fn close_in_target(&self, userfault: &Userfault) -> Result<(), NotStopped> {
+        let mut stopped = Stopped::begin(self.pid)?;
+        stopped.settle(Instant::now() + STOP_DEADLINE)?;
+        // A program may have closed it, and the number may be another file's.
+        if peek::is_same_file(userfault.fd(), self.pid, userfault.in_target()) == Some(true) {
+            let closed = stopped.call(libc::SYS_close, [userfault.in_target() as u64, 0, 0, 0, 0, 0]);
+            let _ = closed.and_then(|_| stopped.finish_calls());
+        }
+        Ok(())
     }
 }
 

@@ -355,6 +355,23 @@ fn who_is_killed_while_it_is_brought_back_keeps_nobody_away() {
 }
 
 #[test]
+fn whoever_manages_it_next_pages_it_too() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let mut paged = Target::start("serve --seed 81 --mib 4 --threads 2");
+    let members = tree(paged.pid().as_raw_nonzero().get());
+    for turn in 0..3 {
+        let mut pager = pager(by_signals(), folder.path());
+        paged.step(5);
+        let report = page_out(&mut pager, &members);
+        assert!(report.dropped_bytes > 4 << 20, "manager {turn}: {report:?}");
+        pager.wake().unwrap();
+        pager.release();
+        paged.check();
+    }
+}
+
+#[test]
 fn without_its_pager_it_waits_and_never_reads_zeros() {
     let _alone = alone();
     let mut paged = Target::start("serve --seed 51 --mib 8 --threads 2");
