@@ -4,7 +4,7 @@ use crate::memory::furnished;
 use crate::pattern::{Expect, PAGE, Rng, Texture, mix};
 use crate::region::{Mapping, Region, Wrong, bytes, compare_copy};
 use crate::stack::deep;
-use crate::world::{Maker, Owner, Place, Shape};
+use crate::world::{Make, Maker, Owner, Place, Shape};
 use rustix::process::{Pid, Signal, WaitOptions, waitpid};
 use std::ffi::{c_int, c_void};
 use std::fs::File;
@@ -19,6 +19,8 @@ pub fn makers(owner: Owner) -> Vec<Maker> {
     ];
     if owner == Owner::Parent {
         makers.push((20, |rng, pages, key| Box::new(Inherited::new(rng, pages, key))));
+        // So that there is a visitor in every other of some ten steps.
+        makers.extend([(0, (|_, _, _| Box::new(Visited { visitor: None })) as Make); 3]);
     }
     makers
 }
@@ -78,6 +80,62 @@ impl Shape for Lent {
         let pid = unsafe { libc::clone(run_errand, top.cast(), flags, (&raw mut errand).cast()) };
         reap(Pid::from_raw(pid).expect("clone"));
         self.mapping.check()
+    }
+}
+
+/// All memory, shared until the next check with a child that does nothing.
+struct Visited {
+    visitor: Option<Pid>,
+}
+
+impl Visited {
+    fn end(&mut self) {
+        if let Some(pid) = self.visitor.take() {
+            rustix::process::kill_process(pid, Signal::KILL).expect("a child");
+            reap(pid);
+        }
+    }
+}
+
+impl Shape for Visited {
+    fn name(&self) -> &'static str {
+        "visited"
+    }
+
+    fn mutate(&mut self, _: &mut Rng) -> Result<(), Wrong> {
+        self.end();
+        // SAFETY: the child makes system calls alone.
+        match unsafe { libc::fork() } {
+            0 => {
+                // SAFETY: numbers alone.
+                unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+                loop {
+                    // SAFETY: it has no arguments.
+                    unsafe { libc::pause() };
+                }
+            }
+            pid => self.visitor = Some(Pid::from_raw(pid).expect("fork")),
+        }
+        Ok(())
+    }
+
+    fn check(&mut self) -> Result<(), Wrong> {
+        self.end();
+        Ok(())
+    }
+
+    /// The visitor is the parent's.
+    fn forked(&mut self) -> bool {
+        false
+    }
+}
+
+impl Drop for Visited {
+    fn drop(&mut self) {
+        // In a forked child it is somebody else's.
+        if self.visitor.is_some_and(|pid| rustix::process::waitpid(Some(pid), WaitOptions::NOHANG).is_ok()) {
+            self.end();
+        }
     }
 }
 

@@ -130,5 +130,8 @@ impl World {
     }
 }
 
-/// The share of memory in thousandths, and what makes the shape of so many pages with that key.
-pub type Maker = (usize, fn(&mut Rng, usize, u64) -> Box<dyn Shape>);
+/// Makes the shape of so many pages with that key.
+pub type Make = fn(&mut Rng, usize, u64) -> Box<dyn Shape>;
+
+/// The share of memory in thousandths, and what makes the shape of it.
+pub type Maker = (usize, Make);
