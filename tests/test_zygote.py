@@ -1,11 +1,14 @@
 """Zygotes: what their children are, and what hurts nobody."""
 
+import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -649,6 +652,37 @@ def test_a_spare_that_is_stopped_is_replaced(
     assert found["arguments"] == []
     assert found["pid"] != stopped
     assert until(lambda: str(stopped) not in children.read_text().split())
+
+
+def test_children_that_are_killed_at_any_moment_are_told_as_killed(zygote: Make) -> None:
+    made = zygote()
+    children = children_file(made.status()["pid"])
+    chance, is_over = random.Random(5), threading.Event()
+
+    def kill() -> None:
+        while not is_over.wait(chance.uniform(0, 0.02)):
+            for pid in children.read_text().split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    codes: list[int | None] = []
+    try:
+        for _ in range(100):
+            try:
+                with made.spawn("3", register=False, stdout=subprocess.DEVNULL) as child:
+                    pass
+                codes.append(child.returncode)
+            except Unreachable:
+                codes.append(None)
+    finally:
+        is_over.set()
+        killer.join()
+    assert set(codes) <= {3, -signal.SIGKILL, None}
+    assert len(set(codes)) > 1
+    assert facts(made, "a")["arguments"] == ["a"]
+    assert until(lambda: made.status()["children"] == 0)
 
 
 def command(*arguments: str, **options: object) -> "subprocess.Popen[str]":
