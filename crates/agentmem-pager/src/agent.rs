@@ -101,6 +101,11 @@ impl Agent {
         matches!(self.state, State::PagedOut | State::Frozen) && self.is_undisturbed() && self.called.is_none()
     }
 
+    /// Whether it is woken for its timers' sake, and for nobody else.
+    pub fn is_to_breathe(&self) -> bool {
+        self.called == Some(Reason::Breath)
+    }
+
     /// Moving frames leaves the tree as it is.
     fn is_undisturbed(&self) -> bool {
         matches!(self.order, None | Some(Order::Frames { .. }))
@@ -224,12 +229,13 @@ impl Agent {
             // What its timers began is more than a breath.
             self.breath_until_ms = None;
         }
-        let breathed = self.breath_until_ms.is_some_and(|until| now_ms >= until);
+        let breathes = self.breath_until_ms.is_some_and(|until| now_ms < until);
         let early = (self.hinted_idle || quiet.wanted) && quiet_ms >= TICK_MS;
-        let rested = early || quiet_ms >= self.rules.idle_after_ms;
+        // Who breathes was quiet for long enough before.
+        let rested = early || self.breath_until_ms.is_some() || quiet_ms >= self.rules.idle_after_ms;
         let free = self.rules.pages && self.order.is_none();
         let may = free && quiet.busy_with.is_none() && now_ms >= self.not_before_ms;
-        if may && (breathed || rested) {
+        if may && rested && !breathes {
             self.page_out(actions);
         } else {
             self.schedule(actions);
@@ -262,6 +268,13 @@ impl Agent {
 
     /// Something needs the tree awake.
     fn call(&mut self, reason: Reason, now_ms: u64, actions: &mut Vec<Action>) {
+        if reason != Reason::Breath {
+            // Who needs it does so for longer than a breath.
+            self.called = self.called.filter(|called| *called != Reason::Breath);
+            if self.breath_until_ms.take().is_some() {
+                self.active_ms = now_ms;
+            }
+        }
         self.called.get_or_insert(reason);
         self.proceed(now_ms, actions);
     }
@@ -381,7 +394,7 @@ impl Agent {
     fn woken(&mut self, now_ms: u64, actions: &mut Vec<Action>) {
         self.order = None;
         self.state = State::Running;
-        if self.called != Some(Reason::Breath) {
+        if !self.is_to_breathe() {
             self.active_ms = now_ms;
         }
         self.proceed(now_ms, actions);

@@ -175,6 +175,31 @@ fn a_breath_is_short_unless_something_comes_of_it() {
 }
 
 #[test]
+fn a_breath_lasts_to_its_end_however_quiet_it_is() {
+    let mut agent = away();
+    agent.on(Event::BreathDue, 700_000);
+    agent.on(Event::Woken, 700_100);
+    assert!(!agent.on(quiet(700_000), 700_900).contains(&Action::PageOut));
+    assert!(agent.on(quiet(701_000), 701_100).contains(&Action::PageOut));
+}
+
+#[test]
+fn who_calls_one_that_breathes_keeps_it_awake() {
+    for (called_ms, woken_ms) in [(700_050, 700_100), (700_500, 700_100)] {
+        let mut agent = away();
+        agent.on(Event::BreathDue, 700_000);
+        assert!(agent.is_to_breathe());
+        let events = [(called_ms, ticket(1, Op::Wake)), (woken_ms, Event::Woken)];
+        let mut ordered = events.to_vec();
+        ordered.sort_by_key(|(at_ms, _)| *at_ms);
+        let answered: Vec<Action> = ordered.into_iter().flat_map(|(at_ms, event)| agent.on(event, at_ms)).collect();
+        assert!(answered.contains(&Action::Answer(Ticket(1), Ok(()))) && !agent.is_to_breathe());
+        assert!(!agent.on(quiet(701_000), 702_000).contains(&Action::PageOut), "called at {called_ms}");
+        assert!(agent.on(quiet(731_000), 731_000).contains(&Action::PageOut));
+    }
+}
+
+#[test]
 fn hints_are_taken() {
     let mut agent = Agent::new(RULES, 0);
     assert_eq!(agent.on(ticket(1, Op::HintIdle), 10), [Action::Answer(Ticket(1), Ok(()))]);

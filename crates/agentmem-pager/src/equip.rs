@@ -198,6 +198,10 @@ impl Observer for TreeObserver {
         self.idleness.woke(now_ms);
     }
 
+    fn breathes(&mut self, now_ms: u64) {
+        self.idleness.breathes(now_ms, &sample(&self.members()));
+    }
+
     fn measure(&mut self) -> Measured {
         let memories: Vec<memory::Memory> = self.members().iter().map(|member| memory::of(member.pid)).collect();
         Measured {

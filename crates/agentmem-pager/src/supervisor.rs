@@ -420,7 +420,10 @@ impl Supervisor {
                 if let Some((since_ms, reason)) = self.waking.take() {
                     self.history.woken(&report, reason, self.now_ms() - since_ms);
                 }
-                self.observer.woke(self.now_ms());
+                match self.agent.is_to_breathe() {
+                    true => self.observer.breathes(self.now_ms()),
+                    false => self.observer.woke(self.now_ms()),
+                }
                 Event::Woken
             }
             Report::Wake(Err(damage)) => Event::Failed(damage.what),

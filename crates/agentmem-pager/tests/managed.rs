@@ -40,6 +40,19 @@ fn an_idle_tree_pages_out_and_answers_as_if_it_had_not() {
 }
 
 #[test]
+fn a_breath_is_a_moment_for_who_does_nothing_in_it() {
+    let place = Place::new();
+    // Who counted as new after each breath would be in memory for an hour.
+    let words = ["run", "--name=a", "--idle-after-ms=3600000", "--breath-ms=300", "--", "cat"];
+    let mut cat = Target::of(&mut place.supervisor(&words));
+    assert_eq!(cat.ask("on"), "on");
+    assert_eq!(place.ask("a", r#"{"op":"hint","turn":"idle"}"#)["ok"], true);
+    eventually("a second breath", || (place.status()["woken"].as_u64()? >= 2).then_some(()));
+    assert_eq!(place.status()["last_wake"], "breath");
+    paged_out(&place);
+}
+
+#[test]
 fn a_limit_moves_frames_to_ssd_and_they_come_back() {
     let place = Place::new();
     let cold = tempfile::tempdir().unwrap();
