@@ -12,7 +12,7 @@ use crate::registers::Call;
 use crate::registry::Registration;
 use crate::target::Stopped;
 use crate::tree::{self, Member, Tree};
-use crate::waits::{self, Verdict};
+use crate::waits::{self, SOURCES_MAX, Verdict};
 use crate::watch::Watch;
 use rustix::event::PollFlags;
 use std::collections::HashMap;
@@ -28,6 +28,9 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(7);
 /// How often a page-out is tried when a thread moves on between the last look and the stop.
 const TRIES_MAX: u32 = 10;
 const BETWEEN_TRIES: Duration = Duration::from_millis(20);
+
+/// What tells of accidents to one process: its userfaultfd, and its end.
+const ALARMS: usize = 2;
 
 /// How the kernel goes on with a call that waits for a time; where it sleeps tells which one, unless it is stopped.
 const RESTARTED: u64 = libc::SYS_restart_syscall as u64;
@@ -107,6 +110,7 @@ impl TreePager {
             Verdict::Busy(why) => return Err(Look::Again(why)),
             Verdict::Unknown(why) => return Err(Look::Never(why)),
         };
+        can_be_watched(sources.len(), members.len()).map_err(Look::Never)?;
         let watch = Watch::open(&sources).map_err(|error| Look::Again(error.to_string()))?;
         if let Some(source) = watch.ready() {
             return Err(Look::Again(format!("{source} is ready")));
@@ -229,6 +233,14 @@ enum Look {
     Again(String),
     /// It will not.
     Never(String),
+}
+
+/// Whether all that wakes a tree is little enough to be watched: what is not would never wake it.
+fn can_be_watched(inputs: usize, members: usize) -> Result<(), String> {
+    match inputs + members * ALARMS {
+        0..=SOURCES_MAX => Ok(()),
+        _ => Err(format!("{members} processes wait for {inputs} descriptors: at most {SOURCES_MAX} can be watched")),
+    }
 }
 
 fn calls(members: &[Member]) -> HashMap<i32, Call> {
