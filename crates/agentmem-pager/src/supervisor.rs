@@ -298,7 +298,7 @@ impl Supervisor {
             }
             _ if by_kernel && self.reached_the_root(signal) => {
                 if signal != libc::SIGWINCH {
-                    self.happen(Event::SignalShared);
+                    self.happen(Event::SignalShared(signal));
                 }
             }
             _ => {
