@@ -11,6 +11,8 @@ use crate::launch::Exit;
 pub const TICK_MS: u64 = 1_000;
 /// How long a breath is.
 pub const BREATH_MS: u64 = 1_000;
+/// How long input is left alone after a wake that failed.
+pub const RETRY_MS: u64 = 5_000;
 /// The longest wait after page-outs that came to nothing.
 pub const BACKOFF_MS_MAX: u64 = 600_000;
 
@@ -52,6 +54,8 @@ pub struct Agent {
     waiting: Vec<(Ticket, Until)>,
     ended: Option<Exit>,
     damage: String,
+    /// A wake failed just now: input that waits would order it again and again.
+    failed_just_now: bool,
     active_ms: u64,
     hinted_idle: bool,
     /// While it breathes: until when.
@@ -73,6 +77,7 @@ impl Agent {
             waiting: Vec::new(),
             ended: None,
             damage: String::new(),
+            failed_just_now: false,
             active_ms: now_ms,
             hinted_idle: false,
             breath_until_ms: None,
@@ -101,6 +106,11 @@ impl Agent {
         matches!(self.state, State::PagedOut | State::Frozen) && self.is_undisturbed() && self.called.is_none()
     }
 
+    /// Whether it is woken for its timers' sake, and for nobody else.
+    pub fn is_to_breathe(&self) -> bool {
+        self.called == Some(Reason::Breath)
+    }
+
     /// Moving frames leaves the tree as it is.
     fn is_undisturbed(&self) -> bool {
         matches!(self.order, None | Some(Order::Frames { .. }))
@@ -108,7 +118,7 @@ impl Agent {
 
     /// Whether input on the terminal would make a difference, or has made it already.
     pub fn listens(&self) -> bool {
-        !self.paused && self.called.is_none() && !matches!(self.state, State::Waking | State::Damaged)
+        !self.paused && self.called.is_none() && self.state != State::Waking && !self.failed_just_now
     }
 
     /// What follows from `event`.
@@ -116,8 +126,8 @@ impl Agent {
         let mut actions = Vec::new();
         match event {
             Event::InputWaiting => self.input(now_ms, &mut actions),
-            Event::Signal(signal) => self.signal(Some(signal), now_ms, &mut actions),
-            Event::SignalShared => self.signal(None, now_ms, &mut actions),
+            Event::Signal(signal) => self.signal(signal, true, now_ms, &mut actions),
+            Event::SignalShared(signal) => self.signal(signal, false, now_ms, &mut actions),
             Event::Request(ticket, op) => self.request(ticket, op, now_ms, &mut actions),
             Event::Tick(quiet) => self.tick(&quiet, now_ms, &mut actions),
             Event::BreathDue => self.breath_due(now_ms, &mut actions),
@@ -147,7 +157,7 @@ impl Agent {
     }
 
     fn input(&mut self, now_ms: u64, actions: &mut Vec<Action>) {
-        if !self.paused {
+        if !self.paused && !self.failed_just_now {
             self.touch(now_ms);
             self.call(Reason::Terminal, now_ms, actions);
         }
@@ -162,12 +172,14 @@ impl Agent {
         self.backoff_ms = 0;
     }
 
-    fn signal(&mut self, signal: Option<i32>, now_ms: u64, actions: &mut Vec<Action>) {
+    fn signal(&mut self, signal: i32, forward: bool, now_ms: u64, actions: &mut Vec<Action>) {
         if self.state == State::Damaged {
-            actions.extend(signal.is_none_or(ends).then_some(Action::Kill));
+            actions.extend(ends(signal).then_some(Action::Kill));
             return;
         }
-        self.signals.extend(signal.filter(|signal| !self.signals.contains(signal)));
+        if forward && !self.signals.contains(&signal) {
+            self.signals.push(signal);
+        }
         self.paused = false;
         self.call(Reason::Signal, now_ms, actions);
     }
@@ -176,7 +188,10 @@ impl Agent {
         let refusal = match op {
             _ if self.ended.is_some() => Some(No::Ended),
             Op::HintIdle | Op::HintActive if self.paused => None,
-            _ if self.state == State::Damaged => Some(No::Damaged(self.damage.clone())),
+            // What kept it from waking may have passed.
+            Op::Pause | Op::HintIdle | Op::HintActive if self.state == State::Damaged => {
+                Some(No::Damaged(self.damage.clone()))
+            }
             Op::Pause if !self.rules.pages => {
                 Some(No::Refused("it is never frozen (--no-freeze), or its pager could not be made".into()))
             }
@@ -224,12 +239,13 @@ impl Agent {
             // What its timers began is more than a breath.
             self.breath_until_ms = None;
         }
-        let breathed = self.breath_until_ms.is_some_and(|until| now_ms >= until);
+        let breathes = self.breath_until_ms.is_some_and(|until| now_ms < until);
         let early = (self.hinted_idle || quiet.wanted) && quiet_ms >= TICK_MS;
-        let rested = early || quiet_ms >= self.rules.idle_after_ms;
+        // Who breathes was quiet for long enough before.
+        let rested = early || self.breath_until_ms.is_some() || quiet_ms >= self.rules.idle_after_ms;
         let free = self.rules.pages && self.order.is_none();
         let may = free && quiet.busy_with.is_none() && now_ms >= self.not_before_ms;
-        if may && (breathed || rested) {
+        if may && rested && !breathes {
             self.page_out(actions);
         } else {
             self.schedule(actions);
@@ -237,6 +253,7 @@ impl Agent {
     }
 
     fn breath_due(&mut self, now_ms: u64, actions: &mut Vec<Action>) {
+        self.failed_just_now = false;
         if self.is_away() && !self.paused {
             self.breath_until_ms = Some(now_ms);
             self.call(Reason::Breath, now_ms, actions);
@@ -262,6 +279,13 @@ impl Agent {
 
     /// Something needs the tree awake.
     fn call(&mut self, reason: Reason, now_ms: u64, actions: &mut Vec<Action>) {
+        if reason != Reason::Breath {
+            // Who needs it does so for longer than a breath.
+            self.called = self.called.filter(|called| *called != Reason::Breath);
+            if self.breath_until_ms.take().is_some() {
+                self.active_ms = now_ms;
+            }
+        }
         self.called.get_or_insert(reason);
         self.proceed(now_ms, actions);
     }
@@ -286,6 +310,7 @@ impl Agent {
 
     fn wake(&mut self, reason: Reason, actions: &mut Vec<Action>) {
         self.state = State::Waking;
+        self.failed_just_now = false;
         self.order = Some(Order::Wake);
         actions.extend([Action::ScheduleTick(None), Action::Wake(reason)]);
     }
@@ -308,7 +333,7 @@ impl Agent {
                 }
             }
             None => match self.state {
-                State::Damaged => self.called = None,
+                State::Damaged => self.called.into_iter().for_each(|reason| self.wake(reason, actions)),
                 State::Running | State::Idle => self.settle(now_ms, actions),
                 _ => self.rest(actions),
             },
@@ -381,7 +406,7 @@ impl Agent {
     fn woken(&mut self, now_ms: u64, actions: &mut Vec<Action>) {
         self.order = None;
         self.state = State::Running;
-        if self.called != Some(Reason::Breath) {
+        if !self.is_to_breathe() {
             self.active_ms = now_ms;
         }
         self.proceed(now_ms, actions);
@@ -393,7 +418,8 @@ impl Agent {
         self.damage = what;
         self.called = None;
         self.answer_all(&No::Damaged(self.damage.clone()), actions);
-        actions.extend([Action::Hold, Action::ScheduleTick(None)]);
+        self.failed_just_now = true;
+        actions.extend([Action::Hold, Action::ScheduleTick(None), Action::ScheduleTick(Some(RETRY_MS))]);
         actions.extend(self.signals.drain(..).any(ends).then_some(Action::Kill));
         actions.extend(self.ended.map(Action::Exit));
     }

@@ -175,6 +175,31 @@ fn a_breath_is_short_unless_something_comes_of_it() {
 }
 
 #[test]
+fn a_breath_lasts_to_its_end_however_quiet_it_is() {
+    let mut agent = away();
+    agent.on(Event::BreathDue, 700_000);
+    agent.on(Event::Woken, 700_100);
+    assert!(!agent.on(quiet(700_000), 700_900).contains(&Action::PageOut));
+    assert!(agent.on(quiet(701_000), 701_100).contains(&Action::PageOut));
+}
+
+#[test]
+fn who_calls_one_that_breathes_keeps_it_awake() {
+    for (called_ms, woken_ms) in [(700_050, 700_100), (700_500, 700_100)] {
+        let mut agent = away();
+        agent.on(Event::BreathDue, 700_000);
+        assert!(agent.is_to_breathe());
+        let events = [(called_ms, ticket(1, Op::Wake)), (woken_ms, Event::Woken)];
+        let mut ordered = events.to_vec();
+        ordered.sort_by_key(|(at_ms, _)| *at_ms);
+        let answered: Vec<Action> = ordered.into_iter().flat_map(|(at_ms, event)| agent.on(event, at_ms)).collect();
+        assert!(answered.contains(&Action::Answer(Ticket(1), Ok(()))) && !agent.is_to_breathe());
+        assert!(!agent.on(quiet(701_000), 702_000).contains(&Action::PageOut), "called at {called_ms}");
+        assert!(agent.on(quiet(731_000), 731_000).contains(&Action::PageOut));
+    }
+}
+
+#[test]
 fn hints_are_taken() {
     let mut agent = Agent::new(RULES, 0);
     assert_eq!(agent.on(ticket(1, Op::HintIdle), 10), [Action::Answer(Ticket(1), Ok(()))]);
@@ -200,11 +225,50 @@ fn damage_is_told_and_leaves_a_way_out() {
     let no = No::Damaged("block 3".into());
     let actions = essence(agent.on(Event::Failed("block 3".into()), 200_001));
     assert_eq!(actions, [Action::Answer(Ticket(1), Err(no.clone())), Action::Hold]);
-    assert_eq!(agent.on(ticket(2, Op::Resume), 200_002), [Action::Answer(Ticket(2), Err(no))]);
-    assert_eq!(agent.on(Event::Signal(libc::SIGUSR1), 200_003), []);
+    for op in [Op::Pause, Op::HintIdle, Op::HintActive] {
+        assert_eq!(agent.on(ticket(2, op), 200_002), [Action::Answer(Ticket(2), Err(no.clone()))]);
+    }
+    for harmless in [libc::SIGUSR1, libc::SIGTSTP, libc::SIGCONT, libc::SIGWINCH] {
+        assert_eq!(agent.on(Event::Signal(harmless), 200_003), []);
+        assert_eq!(agent.on(Event::SignalShared(harmless), 200_003), []);
+    }
+    assert_eq!(agent.on(Event::SignalShared(libc::SIGINT), 200_004), [Action::Kill]);
     assert_eq!(agent.on(Event::Signal(libc::SIGTERM), 200_004), [Action::Kill]);
     let exit = Exit::Signal(9);
     assert_eq!(agent.on(Event::RootEnded(exit), 200_005), [Action::Exit(exit)]);
+}
+
+#[test]
+fn what_kept_it_from_waking_may_pass() {
+    let mut agent = away();
+    agent.on(Event::InputWaiting, 200_000);
+    assert!(!agent.on(Event::Failed("no memory".into()), 200_001).contains(&Action::Deliver));
+    let damaged = || No::Damaged("no memory".into());
+    for (nth, op) in [(1, Op::Wake), (2, Op::Resume)] {
+        assert_eq!(essence(agent.on(ticket(nth, op), 200_002)), [Action::Wake(Reason::Command)]);
+        let actions = agent.on(Event::Failed("no memory".into()), 200_003);
+        assert!(actions.contains(&Action::Answer(Ticket(nth), Err(damaged()))) && agent.state() == State::Damaged);
+    }
+    assert_eq!(essence(agent.on(ticket(3, Op::Resume), 200_004)), [Action::Wake(Reason::Command)]);
+    let woken = essence(agent.on(Event::Woken, 200_005));
+    assert_eq!(woken, [Action::Answer(Ticket(3), Ok(())), Action::Deliver]);
+    assert!(agent.is_awake());
+}
+
+#[test]
+fn input_that_waits_tries_a_failed_wake_again_but_not_without_pause() {
+    let mut agent = away();
+    agent.on(Event::InputWaiting, 200_000);
+    for now_ms in [200_001, 210_000] {
+        let actions = agent.on(Event::Failed("no memory".into()), now_ms);
+        assert_eq!(actions.last(), Some(&Action::ScheduleTick(Some(RETRY_MS))));
+        assert!(!agent.listens());
+        assert_eq!(agent.on(Event::InputWaiting, now_ms + 1), []);
+        assert_eq!(agent.on(Event::BreathDue, now_ms + RETRY_MS), []);
+        assert!(agent.listens());
+        assert_eq!(essence(agent.on(Event::InputWaiting, now_ms + RETRY_MS)), [Action::Wake(Reason::Terminal)]);
+    }
+    assert_eq!(essence(agent.on(Event::Woken, 220_000)), [Action::Deliver]);
 }
 
 #[test]
@@ -248,7 +312,7 @@ fn step() -> impl Strategy<Value = Step> {
         (1..32i32).prop_map(Event::Signal),
         (0..60_000u64).prop_map(quiet),
         (0..60_000u64).prop_map(busy),
-        Just(Event::SignalShared),
+        (1..32i32).prop_map(Event::SignalShared),
         Just(Event::BreathDue),
         Just(Event::Readable),
         Just(Event::Fault),

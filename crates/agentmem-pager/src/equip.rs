@@ -13,7 +13,7 @@ use crate::peers::Peers;
 use crate::sample::sample;
 use crate::status::Measured;
 use crate::tracing;
-use crate::tree;
+use crate::tree::{self, Reaper};
 use rustix::process::Pid;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -54,7 +54,8 @@ impl Equip for Paged {
 
     fn equip(&self, tree: Tree) -> Equipment {
         let root = tree.root.as_raw_nonzero().get();
-        let reaper = tree.launched.then(|| std::process::id() as i32);
+        let leader = tree.leader.map(Pid::as_raw_pid);
+        let reaper = tree.launched.then(|| Reaper { pid: std::process::id() as i32, leader });
         let cgroup = tree.cgroup.as_ref().map(|cgroup| cgroup.path().to_owned());
         let whole = tree::Tree { root, cgroup, reaper, whole: tree.whole };
         let observer = Box::new(TreeObserver {
@@ -196,6 +197,10 @@ impl Observer for TreeObserver {
 
     fn woke(&mut self, now_ms: u64) {
         self.idleness.woke(now_ms);
+    }
+
+    fn breathes(&mut self, now_ms: u64) {
+        self.idleness.breathes(now_ms, &sample(&self.members()));
     }
 
     fn measure(&mut self) -> Measured {

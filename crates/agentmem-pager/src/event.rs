@@ -130,7 +130,7 @@ pub enum Event {
     /// A signal for the tree came.
     Signal(i32),
     /// A signal came that the kernel gave to the tree as well.
-    SignalShared,
+    SignalShared(i32),
     /// Somebody asks for something.
     Request(Ticket, Op),
     /// The scheduled tick came while the tree is awake, and this is how quiet it is.

@@ -143,6 +143,13 @@ impl Idleness {
         *self = Self { turn: self.turn, ..Self::new(now_ms) };
     }
 
+    /// It was frozen, and runs for a moment, as `sample` sees it when that begins. What it was, it is still, unless it
+    /// does something in that moment: only processor time is counted anew, since none of it is worth a whole window.
+    pub fn breathes(&mut self, now_ms: u64, sample: &Sample) {
+        self.set_mark(now_ms, &sample.processes);
+        self.running = (now_ms, Vec::new());
+    }
+
     /// A hook said something. Idle makes it quiet at once, unless the last sample showed work, a
     /// tool, or a request; active keeps it awake until idle, for [`TURN_MS_MAX`] at most.
     pub fn hint(&mut self, now_ms: u64, turn: Turn) {

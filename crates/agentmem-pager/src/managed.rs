@@ -12,7 +12,7 @@ use crate::registers::Call;
 use crate::registry::Registration;
 use crate::target::Stopped;
 use crate::tree::{self, Member, Tree};
-use crate::waits::{self, Verdict};
+use crate::waits::{self, SOURCES_MAX, Verdict};
 use crate::watch::Watch;
 use rustix::event::PollFlags;
 use std::collections::HashMap;
@@ -28,6 +28,9 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(7);
 /// How often a page-out is tried when a thread moves on between the last look and the stop.
 const TRIES_MAX: u32 = 10;
 const BETWEEN_TRIES: Duration = Duration::from_millis(20);
+
+/// What tells of accidents to one process: its userfaultfd, and its end.
+const ALARMS: usize = 2;
 
 /// How the kernel goes on with a call that waits for a time; where it sleeps tells which one, unless it is stopped.
 const RESTARTED: u64 = libc::SYS_restart_syscall as u64;
@@ -50,8 +53,16 @@ struct Understood {
     /// What it waits for, and the watch on all of that.
     sources: Vec<waits::Source>,
     watch: Watch,
-    /// The system call that each thread sits in.
-    calls: HashMap<i32, Call>,
+    /// Where each thread sits.
+    seats: HashMap<i32, Seat>,
+}
+
+/// Where a thread sits.
+struct Seat {
+    /// The system call.
+    call: Call,
+    /// How often it had gone to rest by then: who comes back to the same call has done so once more.
+    rests: u64,
 }
 
 impl TreePager {
@@ -71,13 +82,6 @@ impl TreePager {
         Ok(TreePager { tree, pager, registration, _cgroup: cgroup })
     }
 
-    /// Members, parents before children: who started later is nobody's parent.
-    fn members(&self) -> Result<Vec<Member>, String> {
-        let mut members = self.tree.members()?;
-        members.sort_unstable_by_key(|member| (member.start_ticks, member.pid));
-        Ok(members)
-    }
-
     /// Looks until every thread of the tree is seen waiting for something that is understood.
     fn understand(&self, abort: &AtomicBool) -> Result<Understood, NotOut> {
         let mut last = String::new();
@@ -85,7 +89,7 @@ impl TreePager {
             if abort.load(Ordering::Relaxed) {
                 return Err(NotOut::Aborted);
             }
-            match self.look() {
+            match look(&self.tree) {
                 Ok(understood) => return Ok(understood),
                 Err(Look::Again(why)) => last = why,
                 Err(Look::Never(why)) => return Err(NotOut::NotNow(why)),
@@ -93,25 +97,6 @@ impl TreePager {
             std::thread::sleep(BETWEEN_LOOKS);
         }
         Err(NotOut::NotNow(last))
-    }
-
-    fn look(&self) -> Result<Understood, Look> {
-        let members = self.members().map_err(Look::Again)?;
-        if members.is_empty() {
-            return Err(Look::Never("no process of the tree is left".into()));
-        }
-        keeps_its_memory(&members).map_err(Look::Again)?;
-        let calls = calls(&members);
-        let sources = match waits::verdict(&waits::look(&members)) {
-            Verdict::Understood(sources) => sources,
-            Verdict::Busy(why) => return Err(Look::Again(why)),
-            Verdict::Unknown(why) => return Err(Look::Never(why)),
-        };
-        let watch = Watch::open(&sources).map_err(|error| Look::Again(error.to_string()))?;
-        if let Some(source) = watch.ready() {
-            return Err(Look::Again(format!("{source} is ready")));
-        }
-        Ok(Understood { members, sources, watch, calls })
     }
 
     /// Pages out; tried again while a thread moves on between the last look and the stop.
@@ -231,17 +216,59 @@ enum Look {
     Never(String),
 }
 
-fn calls(members: &[Member]) -> HashMap<i32, Call> {
+/// Members, parents before children: who started later is nobody's parent.
+fn parents_first(tree: &Tree) -> Result<Vec<Member>, String> {
+    let mut members = tree.members()?;
+    members.sort_unstable_by_key(|member| (member.start_ticks, member.pid));
+    Ok(members)
+}
+
+/// Whether every thread of the tree is seen waiting for something that is understood.
+fn look(tree: &Tree) -> Result<Understood, Look> {
+    let members = parents_first(tree).map_err(Look::Again)?;
+    if members.is_empty() {
+        return Err(Look::Never("no process of the tree is left".into()));
+    }
+    keeps_its_memory(&members).map_err(Look::Again)?;
+    let seats = seats(&members);
+    let sources = match waits::verdict(&waits::look(&members)) {
+        Verdict::Understood(sources) => sources,
+        Verdict::Busy(why) => return Err(Look::Again(why)),
+        Verdict::Unknown(why) => return Err(Look::Never(why)),
+    };
+    can_be_watched(sources.len(), members.len()).map_err(Look::Never)?;
+    let watch = Watch::open(&sources).map_err(|error| Look::Again(error.to_string()))?;
+    if let Some(source) = watch.ready() {
+        return Err(Look::Again(format!("{source} is ready")));
+    }
+    Ok(Understood { members, sources, watch, seats })
+}
+
+/// Whether all that wakes a tree is little enough to be watched: what is not would never wake it.
+fn can_be_watched(inputs: usize, members: usize) -> Result<(), String> {
+    match inputs + members * ALARMS {
+        0..=SOURCES_MAX => Ok(()),
+        _ => Err(format!("{members} processes wait for {inputs} descriptors: at most {SOURCES_MAX} can be watched")),
+    }
+}
+
+fn seats(members: &[Member]) -> HashMap<i32, Seat> {
     let threads = members.iter().flat_map(|member| {
         let tids = proc::threads(member.pid).unwrap_or_default();
         tids.into_iter().map(|tid| (member.pid, tid))
     });
-    threads
-        .filter_map(|(pid, tid)| match proc::syscall(pid, tid) {
-            Ok(Syscall::Inside { number, args, .. }) => Some((tid, (number as u64, [args[0], args[1], args[2]]))),
-            _ => None,
-        })
-        .collect()
+    threads.filter_map(|(pid, tid)| Some((tid, seat(pid, tid)?))).collect()
+}
+
+fn seat(pid: i32, tid: i32) -> Option<Seat> {
+    // First: whatever it does from here on is one more.
+    let rests = proc::rests(pid, tid).ok()?;
+    match proc::syscall(pid, tid) {
+        Ok(Syscall::Inside { number, args, .. }) => {
+            Some(Seat { call: (number as u64, [args[0], args[1], args[2]]), rests })
+        }
+        _ => None,
+    }
 }
 
 /// Whether nobody but `members` runs in their memory.
@@ -268,16 +295,7 @@ fn unchanged(tree: &Tree, understood: &Understood, stopped: &[Stopped]) -> Resul
     if tree.reaper.is_none() || !tree.whole {
         keeps_its_memory(&now)?;
     }
-    let mut moved = Vec::new();
-    for process in stopped {
-        for tid in process.threads() {
-            let call = process.interrupted(tid).map_err(|error| error.to_string())?;
-            let call = call.ok_or_else(|| format!("thread {tid} of process {} just ran", process.pid()))?;
-            if understood.calls.get(&tid) != Some(&call) {
-                moved.push(tid);
-            }
-        }
-    }
+    let moved = moved(understood, stopped)?;
     if !moved.is_empty() {
         waits_for_no_more(understood, &now, &moved)?;
         // Who ran may have put another file under a number that is waited for.
@@ -291,11 +309,28 @@ fn unchanged(tree: &Tree, understood: &Understood, stopped: &[Stopped]) -> Resul
     }
 }
 
+/// Threads that ran since the last look: they sit in another call, or went to rest more often than the once that being
+/// stopped is.
+fn moved(understood: &Understood, stopped: &[Stopped]) -> Result<Vec<i32>, String> {
+    let mut moved = Vec::new();
+    for process in stopped {
+        for tid in process.threads() {
+            let call = process.interrupted(tid).map_err(|error| error.to_string())?;
+            let call = call.ok_or_else(|| format!("thread {tid} of process {} just ran", process.pid()))?;
+            let sat = understood.seats.get(&tid).filter(|seat| seat.call == call);
+            if !sat.is_some_and(|seat| proc::rests(process.pid(), tid).is_ok_and(|rests| rests <= seat.rests + 1)) {
+                moved.push(tid);
+            }
+        }
+    }
+    Ok(moved)
+}
+
 /// Whether threads that `moved` on since the last look left the tree waiting for what was understood then, as helpers of
 /// a runtime do, who wake each other all the time. They may have changed what others wait for in epoll sets, so
 /// everybody's waits are looked at again; those that did not move and were restarted are as they were.
 fn waits_for_no_more(understood: &Understood, members: &[Member], moved: &[i32]) -> Result<(), String> {
-    let is_restarted = |tid: i32| understood.calls.get(&tid).is_some_and(|(number, _)| *number == RESTARTED);
+    let is_restarted = |tid: i32| understood.seats.get(&tid).is_some_and(|seat| seat.call.0 == RESTARTED);
     let mut threads = waits::look(members);
     threads.retain(|thread| moved.contains(&thread.tid) || !is_restarted(thread.tid));
     match waits::verdict(&threads) {
@@ -303,3 +338,6 @@ fn waits_for_no_more(understood: &Understood, members: &[Member], moved: &[i32])
         _ => Err(format!("thread {} just ran", moved[0])),
     }
 }
+
+#[cfg(test)]
+mod tests;

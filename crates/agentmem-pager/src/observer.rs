@@ -25,6 +25,9 @@ pub trait Observer {
     /// The tree was frozen and runs again: what was counted before says nothing any more.
     fn woke(&mut self, _now_ms: u64) {}
 
+    /// The tree was frozen and runs for a moment: if it does nothing in it, it is as quiet as it was.
+    fn breathes(&mut self, _now_ms: u64) {}
+
     /// Its resident memory and its frames in RAM may not be larger than this; none: they may.
     fn limit(&mut self, _memory_max_bytes: Option<u64>) {}
 

@@ -40,8 +40,7 @@ pub struct PageOutReport {
     pub ms: PageOutMs,
     /// What the frames hold now.
     pub held: Held,
-    /// What the tree waits for: any of it readable wakes it. At most
-    /// [`WATCHED_MAX`](crate::supervisor::WATCHED_MAX).
+    /// What the tree waits for: any of it readable wakes it. At most [`SOURCES_MAX`](crate::waits::SOURCES_MAX).
     pub watched: Vec<Watched>,
     /// What was not paged out.
     pub left_alone: Vec<LeftAlone>,

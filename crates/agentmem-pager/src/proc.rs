@@ -389,6 +389,14 @@ pub fn syscall(pid: i32, tid: i32) -> Seen<Syscall> {
     std::str::from_utf8(&text).ok().and_then(parse_syscall).ok_or_else(|| Unseen::garbled(&path))
 }
 
+/// How often a thread has gone to rest: it waited for something, or was stopped.
+pub fn rests(pid: i32, tid: i32) -> Seen<u64> {
+    let path = format!("/proc/{pid}/task/{tid}/status");
+    let text = read_text(&path)?;
+    let count = text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    count.and_then(|count| count.trim().parse().ok()).ok_or_else(|| Unseen::garbled(&path))
+}
+
 /// Name of the kernel function that a thread sleeps in; `0` where there is none or it is secret.
 pub fn wchan(pid: i32, tid: i32) -> Seen<String> {
     Ok(String::from_utf8_lossy(&read_short(&format!("/proc/{pid}/task/{tid}/wchan"))?).trim().to_owned())

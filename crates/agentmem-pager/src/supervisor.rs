@@ -22,8 +22,6 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// The most descriptors that are watched for a tree away.
-pub const WATCHED_MAX: usize = 4096;
 /// How often it is looked whether the frames of a tree away should be on SSD.
 const FRAMES_MS: u64 = 30_000;
 /// How often it is looked whether the terminal came back to us from another job.
@@ -300,7 +298,7 @@ impl Supervisor {
             }
             _ if by_kernel && self.reached_the_root(signal) => {
                 if signal != libc::SIGWINCH {
-                    self.happen(Event::SignalShared);
+                    self.happen(Event::SignalShared(signal));
                 }
             }
             _ => {
@@ -407,7 +405,6 @@ impl Supervisor {
             Report::PageOut(Ok(mut report)) => {
                 self.history.away(&mut report);
                 self.watched = report.watched;
-                self.watched.truncate(WATCHED_MAX);
                 self.away_since_ms = self.now_ms();
                 self.frames_at_ms = Some(self.away_since_ms + 1_000);
                 Event::Away { paged: report.paged }
@@ -420,7 +417,10 @@ impl Supervisor {
                 if let Some((since_ms, reason)) = self.waking.take() {
                     self.history.woken(&report, reason, self.now_ms() - since_ms);
                 }
-                self.observer.woke(self.now_ms());
+                match self.agent.is_to_breathe() {
+                    true => self.observer.breathes(self.now_ms()),
+                    false => self.observer.woke(self.now_ms()),
+                }
                 Event::Woken
             }
             Report::Wake(Err(damage)) => Event::Failed(damage.what),

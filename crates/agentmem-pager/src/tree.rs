@@ -85,11 +85,19 @@ pub struct Tree {
     pub root: i32,
     /// A cgroup that was made for this tree alone.
     pub cgroup: Option<PathBuf>,
-    /// The process whose children belong to the tree: the supervisor, a child subreaper, to which
-    /// orphans of the tree come. `None` where the root was adopted by something else.
-    pub reaper: Option<i32>,
+    /// `None` where the root was adopted by something else.
+    pub reaper: Option<Reaper>,
     /// Whether what is below the root belongs to it.
     pub whole: bool,
+}
+
+/// The supervisor: a child subreaper, to which orphans of the tree come, so that its children belong to the tree.
+#[derive(Debug, Clone, Copy)]
+pub struct Reaper {
+    /// Its number.
+    pub pid: i32,
+    /// A child of it between it and the root, and no part of the tree: it hands signals on, which only who runs can.
+    pub leader: Option<i32>,
 }
 
 impl Tree {
@@ -123,7 +131,7 @@ impl Tree {
         let mut found = HashSet::from([self.root]);
         let mut queue = vec![self.root];
         if let Some(reaper) = self.reaper {
-            queue.extend(family.children(reaper)?.into_iter().filter(|&pid| found.insert(pid)));
+            queue.extend(family.children(reaper.pid)?.into_iter().filter(|&pid| found.insert(pid)));
         }
         while let Some(pid) = queue.pop() {
             queue.extend(family.children(pid)?.into_iter().filter(|&pid| found.insert(pid)));
@@ -131,8 +139,8 @@ impl Tree {
                 return Err(too_many());
             }
         }
-        if let Some(reaper) = self.reaper {
-            found.remove(&reaper);
+        if let Some(Reaper { pid, leader }) = self.reaper {
+            found.retain(|&member| member != pid && Some(member) != leader);
         }
         Ok(found.into_iter().collect())
     }

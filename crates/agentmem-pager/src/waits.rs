@@ -16,7 +16,8 @@ use rustix::event::PollFlags;
 use std::collections::BTreeSet;
 use std::fmt;
 
-/// Descriptors that one tree may wait for, and one call may name.
+/// Descriptors that are watched for one tree: what it waits for, and what tells of accidents to it. One call may name as
+/// many.
 pub const SOURCES_MAX: usize = 8192;
 
 /// Futexes that one futex_waitv may name: the kernel's own limit.

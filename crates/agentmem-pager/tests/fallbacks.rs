@@ -3,12 +3,17 @@
 mod common;
 mod target;
 
-use common::{Place, eventually, lacking};
+use agentmem_pager::cgroup;
+use agentmem_pager::proc::{self, Syscall};
+use common::{Place, Screen, eventually, lacking};
 use rustix::fs::{FlockOperation, flock};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::fs::File;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 use target::Target;
 
 const SHAPES: &str = "serve --seed 71 --mib 24 --threads 2";
@@ -56,6 +61,66 @@ fn freezing_alone_is_what_is_left() {
         assert_eq!((&status["held_bytes"], &status["page_out_ms"]["cpu"].is_u64()), (&0.into(), &true), "{status}");
         assert!(swapped_kib(&status) == 0 && status["private_bytes"].as_u64() > Some(20 << 20), "{status}");
         assert_eq!(untouched.check(), managed.check());
+    }
+}
+
+/// A cgroup below which none can be made, so that a tree is frozen by signals.
+struct Barren(PathBuf);
+
+impl Barren {
+    /// `None` where there are no cgroups to make, which does as well.
+    fn new() -> Option<Self> {
+        let folder = cgroup::own_folder()?.join(format!("barren-{}", std::process::id()));
+        std::fs::create_dir(&folder).ok()?;
+        std::fs::write(folder.join("cgroup.max.descendants"), "0").unwrap();
+        Some(Barren(folder))
+    }
+
+    fn take(&self, command: &mut Command) {
+        let members = self.0.join("cgroup.procs");
+        // SAFETY: between fork and exec, it opens a file and writes to it.
+        unsafe { command.pre_exec(move || std::fs::write(&members, "0")) };
+    }
+}
+
+impl Drop for Barren {
+    fn drop(&mut self) {
+        for pid in std::fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default().lines() {
+            kill_process(Pid::from_raw(pid.parse().unwrap()).unwrap(), Signal::KILL).unwrap();
+        }
+        eventually("the end of the cgroup", || std::fs::remove_dir(&self.0).ok());
+    }
+}
+
+#[test]
+fn by_signals_whoever_was_stopped_stays_so_and_the_leader_of_the_session_runs() {
+    let (place, barren) = (Place::new(), Barren::new());
+    let script = "sleep 600 & echo sleeps $!.; read line";
+    let words = ["run", "--name=a", "--idle-after-ms=3600000", "--breath-ms=0", "--", "sh", "-c", script];
+    let mut supervisor = place.supervisor(&words);
+    barren.iter().for_each(|barren| barren.take(&mut supervisor));
+    let mut screen = Screen::start(supervisor);
+    screen.wait_for("sleeps ");
+    let stopped: i32 = eventually("its number", || {
+        screen.look();
+        screen.text().split_once('.')?.0.parse().ok()
+    });
+    // Stopped outside of a system call, it would be taken for one that runs.
+    let call = || proc::syscall(stopped, stopped).unwrap();
+    let sleeps = || matches!(call(), Syscall::Inside { number: libc::SYS_clock_nanosleep, .. });
+    eventually("its sleep", || sleeps().then_some(()));
+    kill_process(Pid::from_raw(stopped).unwrap(), Signal::STOP).unwrap();
+    eventually("the pause", || (place.ask("a", r#"{"op":"pause"}"#)["ok"] == true).then_some(()));
+    let status = place.status();
+    assert_eq!(status["processes"], 2, "the session's leader is none of it: {status}");
+    let root = proc::stat(status["root_pid"].as_i64().unwrap() as i32).unwrap();
+    let leader = proc::stat(root.ppid).unwrap();
+    assert_eq!((root.state, leader.comm.as_str(), leader.state), (b'T', "agentmem-leader", b'S'));
+    assert_eq!(place.ask("a", r#"{"op":"resume"}"#)["ok"], true);
+    eventually("the wake", || (proc::stat(root.pid).unwrap().state == b'S').then_some(()));
+    for _ in 0..20 {
+        assert_eq!(proc::stat(stopped).unwrap().state, b'T');
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

@@ -3,8 +3,10 @@
 mod common;
 mod target;
 
+use agentmem_pager::waits::SOURCES_MAX;
 use common::{Place, eventually};
-use rustix::process::Signal;
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, setrlimit};
+use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 use target::Target;
@@ -37,6 +39,19 @@ fn an_idle_tree_pages_out_and_answers_as_if_it_had_not() {
         // The answer may be quicker than the report.
         eventually("the wake", || (place.status()["last_wake"] == "input").then_some(()));
     }
+}
+
+#[test]
+fn a_breath_is_a_moment_for_who_does_nothing_in_it() {
+    let place = Place::new();
+    // Who counted as new after each breath would be in memory for an hour.
+    let words = ["run", "--name=a", "--idle-after-ms=3600000", "--breath-ms=300", "--", "cat"];
+    let mut cat = Target::of(&mut place.supervisor(&words));
+    assert_eq!(cat.ask("on"), "on");
+    assert_eq!(place.ask("a", r#"{"op":"hint","turn":"idle"}"#)["ok"], true);
+    eventually("a second breath", || (place.status()["woken"].as_u64()? >= 2).then_some(()));
+    assert_eq!(place.status()["last_wake"], "breath");
+    paged_out(&place);
 }
 
 #[test]
@@ -156,6 +171,63 @@ fn datagrams_wake_what_is_away_and_its_locks_hold() {
             eventually("the wake", || (place.status()["last_wake"] == "input").then_some(()));
         }
     }
+}
+
+/// Waits for as many counters as its argument says, for lines, which come by the highest descriptor, and for a child.
+const MANY: &str = "
+import os, select, subprocess, sys
+epoll = select.epoll()
+for _ in range(int(sys.argv[1])): epoll.register(os.eventfd(0), select.EPOLLIN)
+last = os.dup(0); epoll.register(last, select.EPOLLIN)
+child = subprocess.Popen(['cat'], stdin=subprocess.PIPE)
+print(child.pid, flush=True)
+while True:
+    epoll.poll()
+    print(os.read(last, 100).decode().strip(), flush=True)
+";
+
+fn waits_for_many(place: &Place, many: usize) -> Option<Target> {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.maximum.is_some_and(|maximum| maximum < 9000) {
+        common::lacking("9000 descriptors");
+        return None;
+    }
+    let many = many.to_string();
+    let words = ["run", "--name=a", "--idle-after-ms=300", "--breath-ms=0", "--", "python3", "-c", MANY, &many];
+    let mut command = place.supervisor(&words);
+    let raise = move || Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?);
+    // SAFETY: between fork and exec, it makes one system call.
+    unsafe { command.pre_exec(raise) };
+    Some(Target::of(&mut command))
+}
+
+#[test]
+fn one_that_waits_for_thousands_is_woken_by_the_last_of_them_and_by_an_end() {
+    let place = Place::new();
+    let Some(mut program) = waits_for_many(&place, 5000) else { return };
+    let child = Pid::from_raw(program.hear().parse().unwrap()).unwrap();
+    for (reason, wake) in [("input", None), ("child", Some(child))] {
+        paged_out(&place);
+        match wake {
+            None => assert_eq!(program.ask("word"), "word"),
+            Some(child) => rustix::process::kill_process(child, Signal::KILL).unwrap(),
+        }
+        eventually(reason, || (place.status()["last_wake"] == reason).then_some(()));
+    }
+}
+
+#[test]
+fn one_that_waits_for_more_than_can_be_watched_stays_awake() {
+    let place = Place::new();
+    // With the alarms of two processes, and what these wait for besides.
+    let Some(mut program) = waits_for_many(&place, SOURCES_MAX - 4) else { return };
+    program.hear();
+    let text = eventually("the refusal", || {
+        let answer = place.ask("a", r#"{"op":"pause"}"#);
+        answer["text"].as_str().filter(|text| text.contains("descriptors")).map(str::to_owned)
+    });
+    assert!(text.contains(&SOURCES_MAX.to_string()), "{text}");
+    assert_eq!(program.ask("word"), "word");
 }
 
 /// A thread that waits, every two milliseconds, for something else that is its process's own.

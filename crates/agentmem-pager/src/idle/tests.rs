@@ -188,6 +188,29 @@ fn input_and_waking_start_anew() {
     assert_eq!(idleness.quiet_since(), Some(9000), "work of the waking itself does not count");
 }
 
+#[test]
+fn a_breath_in_which_it_does_nothing_leaves_it_as_quiet_as_it_was() {
+    let connected = |cpu_ms| Sample { processes: vec![process(7, cpu_ms)], ..with(client(500, 900, 5000, 4000)) };
+    let mut idleness = quiet();
+    for now_ms in [3000, 4000, 7000] {
+        idleness.observe(now_ms, &connected(0));
+    }
+    let quiet_since = idleness.quiet_since();
+    assert!(quiet_since.is_some());
+    idleness.breathes(90_000, &connected(5000));
+    assert_eq!(idleness.quiet_since(), quiet_since, "work of the waking itself does not count");
+    idleness.observe(91_000, &connected(5010));
+    assert_eq!((idleness.quiet_since(), idleness.busy_with()), (quiet_since, None));
+
+    let mut works = idleness.clone();
+    works.breathes(180_000, &connected(6000));
+    works.observe(181_000, &connected(6200));
+    assert_eq!(works.busy_with().as_deref(), Some("node (7) uses 6 % of a core"));
+    idleness.breathes(180_000, &connected(6000));
+    idleness.observe(181_000, &with(client(900, 900, 10, 100_000)));
+    assert!(idleness.busy_with().is_some(), "it asks for something");
+}
+
 #[derive(Debug, Clone)]
 enum Event {
     Observe(Sample),

@@ -42,6 +42,20 @@ fn descendants_belong_and_the_dead_do_not() {
 }
 
 #[test]
+fn who_stands_between_supervisor_and_root_is_no_member() {
+    let mut leader = Group::start(Command::new("sh").args(["-c", "sleep 100 & echo $!; wait"]).stdout(Stdio::piped()));
+    let mut line = String::new();
+    BufReader::new(leader.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let root: i32 = line.trim().parse().unwrap();
+    let orphan = Group::start(Command::new("sleep").arg("100"));
+    let me = std::process::id() as i32;
+    let reaper = Reaper { pid: me, leader: Some(leader.pid()) };
+    let members = pids(&Tree { root, cgroup: None, reaper: Some(reaper), whole: true });
+    assert!([root, orphan.pid()].iter().all(|pid| members.contains(pid)), "{members:?}");
+    assert!([me, leader.pid()].iter().all(|pid| !members.contains(pid)), "{members:?}");
+}
+
+#[test]
 fn a_pid_used_again_is_another_member() {
     let me = Member::of(std::process::id() as i32).unwrap();
     let before = Member { start_ticks: me.start_ticks - 1, ..me };
