@@ -346,6 +346,8 @@ struct World {
     sent: Vec<i32>,
     forwarded: Vec<i32>,
     exited: bool,
+    /// A wake failed, now or before.
+    damaged: bool,
 }
 
 impl World {
@@ -361,6 +363,7 @@ impl World {
             sent: Vec::new(),
             forwarded: Vec::new(),
             exited: false,
+            damaged: false,
         }
     }
 
@@ -382,6 +385,10 @@ impl World {
                 }
                 (Some(Action::PageOut), _) => Event::Refused("no".into()),
                 (Some(Action::MoveFrames(_)), _) => Event::FramesMoved,
+                (Some(Action::Wake(_)), Step::PagerFails) => {
+                    self.damaged = true;
+                    Event::Failed("no".into())
+                }
                 (Some(_), _) => {
                     self.running = true;
                     Event::Woken
@@ -427,9 +434,9 @@ impl World {
             }
             Action::Answer(ticket, _) => self.answered.push(ticket),
             Action::ScheduleTick(_) => {}
-            Action::Kill => panic!("nothing was damaged"),
+            Action::Kill => assert!(self.damaged && !self.running),
             Action::Exit(_) => {
-                assert!(self.running && self.order.is_none());
+                assert!(self.running == (self.agent.state() != State::Damaged) && self.order.is_none());
                 self.exited = true;
             }
         }
@@ -461,7 +468,8 @@ proptest! {
         answered.sort_by_key(|ticket| ticket.0);
         prop_assert_eq!(answered, (1..=world.asked).map(Ticket).collect::<Vec<_>>());
         if !world.exited {
-            prop_assert!(world.sent.iter().all(|signal| world.forwarded.contains(signal)));
+            // Who was damaged got only what ends it.
+            prop_assert!(world.damaged || world.sent.iter().all(|signal| world.forwarded.contains(signal)));
             if !world.agent.is_paused() && world.agent.is_awake() {
                 prop_assert!(world.delivers);
             }

@@ -1,6 +1,7 @@
 //! A cgroup (version 2) of a tree's own: who belongs to the tree, and a freezer that nobody in it sees.
 
 use std::io;
+use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -50,6 +51,16 @@ impl Cgroup {
         &self.path
     }
 
+    /// Ends it once `wake` has brought back who is in it. If that fails, all stays as it is, frozen: where this process
+    /// is, they would run with pages missing.
+    pub fn end_after(cgroup: Option<Self>, wake: impl FnOnce() -> bool) {
+        // Not dropped, even should waking panic.
+        let cgroup = cgroup.map(ManuallyDrop::new);
+        if wake() {
+            drop(cgroup.map(ManuallyDrop::into_inner));
+        }
+    }
+
     /// Moves a process into it.
     pub fn take(&self, pid: i32) -> io::Result<()> {
         std::fs::write(self.path.join("cgroup.procs"), pid.to_string())
@@ -88,6 +99,22 @@ impl Drop for Cgroup {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_cannot_be_woken_stays_in_it() {
+        let moved_out = |wake: fn() -> bool| {
+            let parent = tempfile::tempdir().unwrap();
+            let path = parent.path().join("agent");
+            std::fs::create_dir(&path).unwrap();
+            std::fs::write(path.join("cgroup.procs"), "7\n").unwrap();
+            let cgroup = Cgroup { path, parent: parent.path().to_owned() };
+            let _ = std::panic::catch_unwind(|| Cgroup::end_after(Some(cgroup), wake));
+            parent.path().join("cgroup.procs").exists()
+        };
+        assert!(moved_out(|| true));
+        assert!(!moved_out(|| false));
+        assert!(!moved_out(|| panic!("waking")));
+    }
 
     const HYBRID: &str = "30 24 0:26 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu\n\
         31 24 0:27 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw\n";

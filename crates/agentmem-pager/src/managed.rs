@@ -43,8 +43,8 @@ pub struct TreePager {
     tree: Tree,
     pager: Pager,
     registration: Arc<Registration>,
-    /// Held so that it lives as long as the tree is managed.
-    _cgroup: Option<Cgroup>,
+    /// Held so that it lives as long as the tree is managed, and longer if that cannot be woken.
+    cgroup: Option<Cgroup>,
 }
 
 /// A tree that may be stopped now, as far as can be told while it runs.
@@ -79,7 +79,7 @@ impl TreePager {
             None => Freezer::Stop { stopped_before: Vec::new() },
         };
         let pager = Pager::new(freezer, folder, gate)?;
-        Ok(TreePager { tree, pager, registration, _cgroup: cgroup })
+        Ok(TreePager { tree, pager, registration, cgroup })
     }
 
     /// Looks until every thread of the tree is seen waiting for something that is understood.
@@ -183,8 +183,16 @@ impl Paging for TreePager {
         })
     }
 
+    fn is_out(&self) -> bool {
+        // Pages may be missing before it is frozen.
+        self.pager.is_frozen() || self.pager.faults().next().is_some()
+    }
+
     fn wake(&mut self) -> Result<WakeReport, Damage> {
         self.pager.wake().map_err(|Damaged(what)| Damage { what })?;
+        if self.is_out() {
+            return Err(Damage { what: "pages of it are missing".into() });
+        }
         self.record(&[]);
         Ok(WakeReport { held: self.pager.held() })
     }
@@ -202,10 +210,13 @@ impl Paging for TreePager {
 
 impl Drop for TreePager {
     fn drop(&mut self) {
-        if self.pager.wake().is_ok() {
-            self.record(&[]);
-            self.pager.release();
-        }
+        Cgroup::end_after(self.cgroup.take(), || {
+            let is_awake = self.wake().is_ok();
+            if is_awake {
+                self.pager.release();
+            }
+            is_awake
+        });
     }
 }
 

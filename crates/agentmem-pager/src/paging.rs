@@ -22,7 +22,10 @@ pub trait Paging: Send {
     /// `abort` turns true, unless pages are missing already.
     fn page_out(&mut self, abort: &AtomicBool) -> Result<PageOutReport, NotAway>;
 
-    /// Brings everything back and thaws.
+    /// Whether anything of the tree is missing, or it is frozen. Asked after a panic too.
+    fn is_out(&self) -> bool;
+
+    /// Brings everything back and thaws. What failed can be tried again.
     fn wake(&mut self) -> Result<WakeReport, Damage>;
 
     /// Moves frames, as far as it goes; gives up soon after `abort` turns true. Nothing of the tree changes.
@@ -226,7 +229,7 @@ impl Drop for Pager {
     }
 }
 
-/// A pager that panics has left the tree in a state that nobody knows.
+/// A pager that panics has left the tree in a state that nobody knows, if anything of it is out.
 fn obey(paging: &mut dyn Paging, order: Order, abort: &AtomicBool) -> Report {
     let panicked = || "the pager failed; the agent stays as it is".to_owned();
     match order {
@@ -234,15 +237,55 @@ fn obey(paging: &mut dyn Paging, order: Order, abort: &AtomicBool) -> Report {
             Ok(Ok(report)) => Report::PageOut(Ok(report)),
             Ok(Err(NotAway::Refused(refused))) => Report::PageOut(Err(refused)),
             Ok(Err(NotAway::Damaged(damage))) => Report::Wake(Err(damage)),
-            Err(_) => Report::Wake(Err(Damage { what: panicked() })),
+            Err(_) if paging.is_out() => Report::Wake(Err(Damage { what: panicked() })),
+            Err(_) => Report::PageOut(Err(Refused { why: "the pager failed; the agent runs".into() })),
         },
         Order::Frames(to) => match catch_unwind(AssertUnwindSafe(|| paging.move_frames(to, abort))) {
             Ok(held) => Report::Frames(held),
+            Err(_) if !paging.is_out() => Report::Frames(Held::default()),
             Err(_) => Report::Wake(Err(Damage { what: panicked() })),
         },
         Order::Wake => {
             let result = catch_unwind(AssertUnwindSafe(|| paging.wake()));
             Report::Wake(result.unwrap_or_else(|_| Err(Damage { what: panicked() })))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fails at everything, with the tree as it says.
+    struct Panics {
+        is_out: bool,
+    }
+
+    impl Paging for Panics {
+        fn page_out(&mut self, _abort: &AtomicBool) -> Result<PageOutReport, NotAway> {
+            panic!("paging out");
+        }
+
+        fn is_out(&self) -> bool {
+            self.is_out
+        }
+
+        fn wake(&mut self) -> Result<WakeReport, Damage> {
+            panic!("waking");
+        }
+
+        fn move_frames(&mut self, _to: Move, _abort: &AtomicBool) -> Held {
+            panic!("moving frames");
+        }
+    }
+
+    #[test]
+    fn a_pager_that_fails_damages_only_what_is_out() {
+        let report = |is_out, order| obey(&mut Panics { is_out }, order, &AtomicBool::new(false));
+        for order in [Order::PageOut, Order::Frames(Move::Drop), Order::Wake] {
+            assert!(matches!(report(true, order), Report::Wake(Err(_))));
+        }
+        assert!(matches!(report(false, Order::PageOut), Report::PageOut(Err(_))));
+        assert!(matches!(report(false, Order::Frames(Move::Drop)), Report::Frames(_)));
     }
 }

@@ -70,6 +70,10 @@ impl Paging for Freezer {
         Ok(PageOutReport { resident_before_bytes, watched: self.stdin().into_iter().collect(), ..Default::default() })
     }
 
+    fn is_out(&self) -> bool {
+        !self.registration.record().members.is_empty()
+    }
+
     fn wake(&mut self) -> Result<WakeReport, Damage> {
         self.registration.update(|record| record.members.clear()).unwrap();
         self.send(Signal::CONT);
