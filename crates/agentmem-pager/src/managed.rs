@@ -184,15 +184,11 @@ impl Paging for TreePager {
     }
 
     fn is_out(&self) -> bool {
-        // Pages may be missing before it is frozen.
-        self.pager.is_frozen() || self.pager.faults().next().is_some()
+        self.pager.is_away()
     }
 
     fn wake(&mut self) -> Result<WakeReport, Damage> {
         self.pager.wake().map_err(|Damaged(what)| Damage { what })?;
-        if self.is_out() {
-            return Err(Damage { what: "pages of it are missing".into() });
-        }
         self.record(&[]);
         Ok(WakeReport { held: self.pager.held() })
     }
