@@ -161,7 +161,9 @@ impl Observer for TreeObserver {
             self.input_ms = terminal.input_ms;
             self.idleness.input(terminal.input_ms);
         }
-        self.idleness.observe(now_ms, &sample(&self.members()));
+        let mut sample = sample(&self.members());
+        sample.unseen.extend(self.tree.strayed().unwrap_or_else(Some));
+        self.idleness.observe(now_ms, &sample);
         let quiet_ms = self.idleness.quiet_since().map_or(0, |since_ms| now_ms.saturating_sub(since_ms));
         let wanted = self.is_wanted(quiet_ms);
         Quiet { quiet_ms, busy_with: self.idleness.busy_with(), wanted }

@@ -236,6 +236,9 @@ fn look(tree: &Tree) -> Result<Understood, Look> {
     if members.is_empty() {
         return Err(Look::Never("no process of the tree is left".into()));
     }
+    if let Some(why) = tree.strayed().map_err(Look::Again)? {
+        return Err(Look::Never(why));
+    }
     keeps_its_memory(&members).map_err(Look::Again)?;
     let seats = seats(&members);
     let sources = match waits::verdict(&waits::look(&members)) {

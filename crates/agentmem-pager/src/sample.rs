@@ -52,7 +52,7 @@ pub struct Sample {
     pub running: Vec<(i32, i32)>,
     /// Its TCP sockets, each once.
     pub sockets: Vec<Socket>,
-    /// What refused to be looked at, a line each.
+    /// What refused to be looked at, or is where nobody looks, a line each.
     pub unseen: Vec<String>,
 }
 

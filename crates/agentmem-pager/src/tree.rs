@@ -126,6 +126,20 @@ impl Tree {
         Ok(members)
     }
 
+    /// What keeps the tree awake because nobody can look at it: a living process below the tree's that left its cgroup, as
+    /// what `systemd-run --scope` runs. Who waits for its end would wait frozen, and not be woken.
+    ///
+    /// # Errors
+    /// A line that says why it cannot be known.
+    pub fn strayed(&self) -> Result<Option<String>, String> {
+        let Some(cgroup) = self.cgroup.as_ref().filter(|_| self.whole) else { return Ok(None) };
+        let below = self.descendants()?;
+        let inside: HashSet<i32> = pids_of_cgroup(cgroup)?.into_iter().collect();
+        let mut outside = below.iter().filter(|pid| !inside.contains(pid)).filter_map(|&pid| proc::stat(pid).ok());
+        let strayed = outside.find(|stat| !stat.is_dead());
+        Ok(strayed.map(|stat| format!("{} ({}) runs outside of the tree's cgroup", stat.comm, stat.pid)))
+    }
+
     fn descendants(&self) -> Result<Vec<i32>, String> {
         let family = Family::look()?;
         let mut found = HashSet::from([self.root]);

@@ -173,6 +173,30 @@ fn datagrams_wake_what_is_away_and_its_locks_hold() {
     }
 }
 
+#[test]
+fn one_whose_tool_runs_in_another_cgroup_stays_awake() {
+    let Some(folder) = agentmem_pager::cgroup::own_folder() else { return common::lacking("cgroups of version 2") };
+    let place = Place::new();
+    let script = "(echo 0 >$0/cgroup.procs && exec sleep 6); echo over; read line";
+    let words = ["run", "--name=a", "--idle-after-ms=300", "--breath-ms=0", "--", "sh", "-c", script];
+    let mut program = Target::of(place.supervisor(&words).arg(folder));
+    let record = eventually("the record", || {
+        let record: serde_json::Value = serde_json::from_slice(&std::fs::read(place.file("a.json")).ok()?).ok()?;
+        (!record["root_pid"].is_null()).then_some(record)
+    });
+    if record["cgroup"].is_null() {
+        return common::lacking("a user who may make cgroups");
+    }
+    eventually("its tool", || {
+        let busy_with = place.status()["busy_with"].as_str()?.to_owned();
+        busy_with.contains("outside of the tree's cgroup").then_some(())
+    });
+    let answer = place.ask("a", r#"{"op":"pause"}"#);
+    assert!(answer["text"].as_str().unwrap().contains("outside of the tree's cgroup"), "{answer}");
+    assert_eq!(program.hear(), "over");
+    paged_out(&place);
+}
+
 /// Waits for as many counters as its argument says, for lines, which come by the highest descriptor, and for a child.
 const MANY: &str = "
 import os, select, subprocess, sys

@@ -92,6 +92,35 @@ fn a_cgroup_lists_itself_and_those_below() {
     assert_eq!(pids(&tree), Vec::<i32>::new());
 }
 
+#[test]
+fn who_left_the_cgroup_is_found_while_it_lives() {
+    let mut shell = Group::start(
+        Command::new("sh")
+            .args(["-c", "sleep 100 & echo $!; wait; read x"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped()),
+    );
+    let mut line = String::new();
+    BufReader::new(shell.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let (root, child) = (shell.pid(), line.trim().parse::<i32>().unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let list = |pids: &str| std::fs::write(folder.path().join("cgroup.procs"), pids).unwrap();
+    let mut tree = Tree { root, cgroup: Some(folder.path().to_owned()), reaper: None, whole: true };
+    list(&format!("{root}\n{child}\n"));
+    assert_eq!(tree.strayed(), Ok(None));
+    list(&format!("{root}\n"));
+    let outside = tree.strayed().unwrap().unwrap();
+    assert!(outside.contains(&format!("({child})")), "{outside}");
+    tree.whole = false;
+    assert_eq!(tree.strayed(), Ok(None), "what is below the root is none of it");
+    tree.whole = true;
+    rustix::process::kill_process(rustix::process::Pid::from_raw(child).unwrap(), rustix::process::Signal::KILL)
+        .unwrap();
+    while tree.strayed() != Ok(None) {
+        std::thread::yield_now();
+    }
+}
+
 /// Runs in the memory of the test, as a vfork child does until it calls exec.
 fn in_our_memory() -> i32 {
     extern "C" fn wait(_: *mut libc::c_void) -> libc::c_int {
