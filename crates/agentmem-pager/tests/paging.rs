@@ -249,7 +249,7 @@ fn what_comes_in_aborts_at_any_moment() {
 fn what_was_shared_for_a_while_is_not_what_it_was_before() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
-    let mut paged = Target::of(&mut std::process::Command::new(target::shapes().with_file_name("forks")));
+    let mut paged = forks();
     let root = paged.pid().as_raw_nonzero().get();
     let mut pager = pager(by_signals(), folder.path());
     let mut away = |paged: &mut Target| {
@@ -290,45 +290,36 @@ fn somebody_elses_thaw_makes_it_wait_and_not_read_zeros() {
     assert_eq!(target::parse(&paged.hear()), before);
 }
 
-#[test]
-fn what_is_written_after_somebody_elses_thaw_is_there_after_the_next_wake() {
-    let _alone = alone();
-    let folder = tempfile::tempdir().unwrap();
-    let mut paged = Target::of(&mut std::process::Command::new(target::shapes().with_file_name("forks")));
-    let members = tree(paged.pid().as_raw_nonzero().get());
-    let mut pager = pager(by_signals(), folder.path());
-    paged.ask("set 1");
-    for value in 2..8 {
-        page_out(&mut pager, &members);
-        paged.tell(&format!("set {value}"));
-        paged.signal(rustix::process::Signal::CONT);
-        std::thread::sleep(Duration::from_millis(20));
-        pager.wake().unwrap();
-        assert_eq!(paged.hear(), format!("[{value}]"));
-        page_out(&mut pager, &members);
-        pager.wake().unwrap();
-        assert_eq!(paged.ask("get"), format!("[{value}]"));
-    }
+/// A program with memory that it fills at a word.
+fn forks() -> Target {
+    Target::of(&mut std::process::Command::new(target::shapes().with_file_name("forks")))
 }
 
-#[test]
-fn what_is_unmapped_after_somebody_elses_thaw_keeps_nobody_away() {
-    let _alone = alone();
-    let folder = tempfile::tempdir().unwrap();
-    let mut paged = Target::of(&mut std::process::Command::new(target::shapes().with_file_name("forks")));
-    let members = tree(paged.pid().as_raw_nonzero().get());
-    let mut pager = pager(by_signals(), folder.path());
-    paged.ask("set 1");
-    page_out(&mut pager, &members);
-    paged.tell("new");
+/// Paged out, told something, thawed by somebody else and woken; and what it said to that.
+fn thawed_and_woken(paged: &mut Target, members: &[Member], pager: &mut Pager, told: &str) -> String {
+    page_out(pager, members);
+    paged.tell(told);
     paged.signal(rustix::process::Signal::CONT);
     std::thread::sleep(Duration::from_millis(20));
     pager.wake().unwrap();
-    assert_eq!(paged.hear(), "[0]");
-    assert_eq!(paged.ask("set 2"), "[2]");
-    page_out(&mut pager, &members);
-    pager.wake().unwrap();
-    assert_eq!(paged.ask("get"), "[2]");
+    paged.hear()
+}
+
+#[test]
+fn what_happens_after_somebody_elses_thaw_has_happened_after_the_next_wake() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let mut paged = forks();
+    let members = tree(paged.pid().as_raw_nonzero().get());
+    let mut pager = pager(by_signals(), folder.path());
+    paged.ask("set 1");
+    // Written, and unmapped.
+    for (told, there) in [("set 2", "[2]"), ("set 3", "[3]"), ("new", "[0]"), ("set 4", "[4]")] {
+        assert_eq!(thawed_and_woken(&mut paged, &members, &mut pager, told), there);
+        page_out(&mut pager, &members);
+        pager.wake().unwrap();
+        assert_eq!(paged.ask("get"), there);
+    }
 }
 
 #[test]
@@ -337,7 +328,7 @@ fn who_is_killed_while_it_is_brought_back_keeps_nobody_away() {
     let folder = tempfile::tempdir().unwrap();
     let mut random = Random(8);
     for _ in 0..20 {
-        let mut paged = Target::of(&mut std::process::Command::new(target::shapes().with_file_name("forks")));
+        let mut paged = forks();
         paged.ask("set 1");
         let members = tree(paged.pid().as_raw_nonzero().get());
         let mut pager = pager(by_signals(), folder.path());
