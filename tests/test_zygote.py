@@ -491,7 +491,7 @@ def test_garbage_is_refused_and_hurts_nobody(zygote: Make, message: bytes) -> No
         (b"\xff", None),
         (b"main", "understood"),
         (b"main\0name\0\0one\0" + b"18\0" + b"1\0", "understood"),
-        (b"main\0name\0\0" + b"1\0" + b"512\0" + b"1\0", "umask"),
+        (b"main\0name\0\0" + b"1\0" + b"512\0" + b"1\0" + b"1\0", "umask"),
     ],
 )
 @pytest.mark.parametrize("count", [0, 5, 6])
@@ -519,7 +519,7 @@ def test_a_request_that_makes_no_sense_hurts_nobody(
 def test_where_the_answer_goes_may_be_anything(zygote: Make) -> None:
     made = zygote()
     with open(os.devnull) as file:
-        birth = b"upper\0\0\0" + b"0\0" + b"18\0" + b"1\0"
+        birth = b"upper\0\0\0" + b"0\0" + b"18\0" + b"1\0" + b"1\0"
         wire.send(made._open().births, birth, [file.fileno()] * 6)
     assert until(lambda: made.status()["spawned"] == 1)
     assert facts(made)["arguments"] == []
@@ -683,6 +683,71 @@ def test_children_that_are_killed_at_any_moment_are_told_as_killed(zygote: Make)
     assert len(set(codes)) > 1
     assert facts(made, "a")["arguments"] == ["a"]
     assert until(lambda: made.status()["children"] == 0)
+
+
+def test_nobody_is_born_for_who_waits_no_more(
+    zygote: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = zygote()
+    children = children_file(made.status()["pid"])
+    assert until(lambda: len(children.read_text().split()) == 1)
+    stopped = int(children.read_text())
+    os.kill(stopped, signal.SIGSTOP)
+    monkeypatch.setattr(client, "_STUCK_AFTER_S", 0.05)
+    monkeypatch.setattr(client, "_PATIENCE", 1)
+    # It is not old enough to be replaced at once, as far as this caller can tell.
+    monkeypatch.setattr(made, "_replace", lambda: None)
+    with pytest.raises(Unreachable, match="no child"):
+        made.spawn()
+    os.kill(stopped, signal.SIGCONT)
+    assert facts(made)["pid"] == stopped
+    assert made.status()["spawned"] == 1
+
+
+def test_a_spare_that_has_no_time_yet_is_not_replaced(zygote: Make) -> None:
+    made = zygote()
+    children = children_file(made.status()["pid"])
+    assert until(lambda: len(children.read_text().split()) == 1)
+    spare = children.read_text()
+    made._ask("replace", "3600")
+    assert children.read_text() == spare
+    made._ask("replace", "0")
+    assert until(lambda: children.read_text() != spare)
+    for text in ("", "soon"):
+        with pytest.raises(InvalidArgument, match="seconds"):
+            made._ask("replace", text)
+
+
+def test_more_connections_than_allowed_are_refused(zygote: Make, modules: Path) -> None:
+    limited = """
+        from agentmem.zygote import server
+        server.CONNECTIONS_MAX = 2
+
+        def main():
+            pass
+    """
+    name = module(modules, "zygote_crowded", limited)
+    first, second = zygote(name), zygote(name)
+    with pytest.raises(LimitReached, match="2 connections"):
+        zygote(name)
+    second.close()
+    assert until(lambda: first.status()["connections"] == 1)
+    assert zygote(name).status()["pid"] == first.status()["pid"]
+
+
+def test_a_late_answer_is_not_taken_for_the_next(
+    zygote: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = zygote()
+    pid = made.status()["pid"]
+    made._open().connection.settimeout(0.2)
+    os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(Unreachable):
+        made.status()
+    os.kill(pid, signal.SIGCONT)
+    with pytest.raises(Unreachable):
+        made.stop()
+    assert zygote().status()["pid"] == pid
 
 
 def command(*arguments: str, **options: object) -> "subprocess.Popen[str]":

@@ -69,6 +69,8 @@ class Birth(NamedTuple):
     umask: int
     caller: int
     """Number of the session that asked."""
+    serial: int
+    """Of the request, among those of that session."""
     environment: str
     """Which one; see `environment.surround`."""
     arguments: list[str]
@@ -81,7 +83,17 @@ class Birth(NamedTuple):
             InvalidArgument: They cannot be understood.
         """
         try:
-            function, name, importance, register, umask, caller, environment, *arguments = texts
+            (
+                function,
+                name,
+                importance,
+                register,
+                umask,
+                caller,
+                serial,
+                environment,
+                *arguments,
+            ) = texts
             birth = cls(
                 module=module,
                 function=function,
@@ -90,6 +102,7 @@ class Birth(NamedTuple):
                 register=bool(int(register)),
                 umask=int(umask),
                 caller=int(caller),
+                serial=int(serial),
                 environment=environment,
                 arguments=arguments,
             )
@@ -113,6 +126,7 @@ class Birth(NamedTuple):
             str(int(self.register)),
             str(self.umask),
             str(self.caller),
+            str(self.serial),
             self.environment,
             *self.arguments,
         )
@@ -149,13 +163,16 @@ class Birth(NamedTuple):
         and then whoever asked; the last of `descriptors`, which leads there, is gone then.
 
         Raises:
-            OSError: The zygote is not there any more.
+            OSError: One of them is not there any more.
         """
         *_, file, caller = descriptors
-        wire.send(zygote, wire.encoded(str(self.caller), self.environment), [file])
+        told = wire.encoded(str(self.caller), str(self.serial), self.environment)
+        wire.send(zygote, told, [file])
         pid = os.getpid()
         pidfd = os.pidfd_open(pid)
-        wire.reply(caller, str(pid), self.name or own_name(self.module, pid), descriptors=[pidfd])
+        named = self.name or own_name(self.module, pid)
+        if not wire.reply(caller, str(pid), named, descriptors=[pidfd]):
+            raise BrokenPipeError("who asked is not there any more")
         wire.close([pidfd, descriptors.pop()])
 
     def _become(self, descriptors: list[int]) -> None:
@@ -229,18 +246,25 @@ def wait(module: str, births: socket.socket, zygote: socket.socket) -> NoReturn:
 
 
 def _asked(module: str, births: socket.socket) -> tuple[Birth, list[int]] | None:
-    """What somebody asks for, unless it makes no sense, which is answered."""
+    """What somebody asks for, unless it makes no sense, which is answered, or nobody waits for it
+    any more."""
     try:
         request, descriptors = wire.receive(births, socket.MSG_DONTWAIT)
     except (EOFError, ValueError, OSError):
         return None
-    if len(descriptors) == DESCRIPTORS:
+    if len(descriptors) == DESCRIPTORS and not _is_hung_up(descriptors[-1]):
         try:
             return Birth.parse(module, request), descriptors
         except AgentMemError as error:
             wire.refuse(descriptors[-1], error)
     wire.close(descriptors)
     return None
+
+
+def _is_hung_up(connection: int) -> bool:
+    poll = select.poll()
+    poll.register(connection, 0)
+    return bool(poll.poll(0))
 
 
 def _rehearse_session(store: agentmem.Store, name: str) -> None:
@@ -271,7 +295,7 @@ def rehearse(module: str) -> None:
     own = environment.Environment.of(_store.environment_block())
     with here, there, closing(own):
         digest = environment.given() or own.digest
-        wanted = Birth(module, "", None, None, False, umask, 0, digest, [])
+        wanted = Birth(module, "", None, None, False, umask, 0, 0, digest, [])
         lent = [*_STANDARD, folder, own.file, there.fileno()]
         wire.send(here, wanted.request(), lent)
         os.close(folder)

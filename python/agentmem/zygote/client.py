@@ -1,5 +1,6 @@
 """Starting a zygote, and asking it for children."""
 
+import errno
 import fcntl
 import json
 import os
@@ -8,8 +9,10 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, NamedTuple, Self
@@ -20,6 +23,7 @@ from agentmem.errors import (
     ForkedChild,
     InvalidArgument,
     Io,
+    LimitReached,
     Unreachable,
     Unsupported,
 )
@@ -38,6 +42,7 @@ _ANSWER_TIMEOUT_S = 60.0
 _STUCK_AFTER_S = 10.0
 """How long a spare may take to tell that it was asked, before it is replaced."""
 _PATIENCE = 6
+_KNOCKS_MAX = 600
 _ASKED_MAX = 2
 _STARTS_MAX = 3
 _LOG_BYTES_SHOWN = 2000
@@ -109,6 +114,7 @@ class Zygote:
         self._lock = threading.Lock()
         self._session: _Session | None = None
         self._environment: Environment | None = None
+        self._serials = count(1)
         for _ in range(_STARTS_MAX):
             self._session = _dial(self._place)
             if self._session is not None:
@@ -152,7 +158,8 @@ class Zygote:
             umask: None for this process's own.
 
         Raises:
-            LimitReached: The zygote has as many children as it may have, or the system has.
+            LimitReached: The zygote has as many children as it may have, or the system has, or too
+                many others wait for theirs.
             InvalidArgument: An argument cannot be passed on, or all of them are too long.
             Unreachable: The zygote ended.
             Io: `cwd` cannot be opened.
@@ -175,10 +182,11 @@ class Zygote:
                 register=register,
                 umask=_umask() if umask is None else umask,
                 caller=session.number,
+                serial=next(self._serials),
                 environment=digest,
                 arguments=list(arguments),
             )
-            said, received = self._bear(session, birth.request(), [*descriptors, file])
+            said, received = self._bear(session, birth, [*descriptors, file])
         finally:
             wire.close(opened)
         pid, named = said
@@ -227,17 +235,20 @@ class Zygote:
             return known.digest, os.dup(known.file)
 
     def _bear(
-        self, session: _Session, asked: bytes, descriptors: list[int]
+        self, session: _Session, birth: Birth, descriptors: list[int]
     ) -> tuple[list[str], list[int]]:
         """Ask the spare, or another one, if somebody killed that."""
+        asked = birth.request()
         for _ in range(_ASKED_MAX):
             here, there = wire.pair()
             with here:
                 with there:
                     self._send(session, asked, [*descriptors, there.fileno()])
-                # Who was asked and died before anybody knew of it leaves nothing.
-                with suppress(EOFError, ConnectionError):
+                try:
                     return self._answer(here)
+                except (EOFError, ConnectionError):
+                    # Who was asked died before it could say so, and did nothing else.
+                    self._ask("abandon", str(birth.serial))
         raise Unreachable(f"children of {self._whom} end before they tell that they were asked")
 
     def _send(self, session: _Session, asked: bytes, descriptors: list[int]) -> None:
@@ -249,10 +260,11 @@ class Zygote:
                 poll = select.poll()
                 poll.register(session.births, select.POLLOUT)
                 if not poll.poll(_STUCK_AFTER_S * 1000):
-                    self._ask("replace")
+                    self._replace()
             except OSError as error:
-                raise wire.gone(self._whom, error) from error
-        raise Unreachable(f"{self._whom} has others wait, and has no room for one more")
+                if error.errno != errno.ETOOMANYREFS:
+                    raise wire.gone(self._whom, error) from error
+        raise LimitReached(f"{self._whom} has too many others wait; wait for some of them")
 
     def _answer(self, here: socket.socket) -> tuple[list[str], list[int]]:
         """What is said there; a spare that is stopped is replaced."""
@@ -261,8 +273,11 @@ class Zygote:
             try:
                 return wire.answer(here, self._whom)
             except TimeoutError:
-                self._ask("replace")
+                self._replace()
         raise Unreachable(f"no child of {self._whom} tells that it was asked")
+
+    def _replace(self) -> None:
+        self._ask("replace", str(_STUCK_AFTER_S))
 
     def __enter__(self) -> Self:
         return self
@@ -299,16 +314,30 @@ def _dial(place: Place) -> _Session | None:
     connection.settimeout(_ANSWER_TIMEOUT_S)
     try:
         with registry.address(place.socket) as address:
-            connection.connect(address)
+            _connect(connection, address)
+        wire.send(connection, wire.encoded("enter"))
         # One that is about to end may have been connected to, and hangs up.
-        said, received = wire.ask(connection, "the zygote", "enter")
-    except (FileNotFoundError, ConnectionRefusedError, Unreachable):
+        said, received = wire.answer(connection, "the zygote")
+    except (FileNotFoundError, ConnectionError, EOFError):
         connection.close()
         return None
-    except BaseException:
+    except BaseException as error:
         connection.close()
+        if isinstance(error, TimeoutError | BlockingIOError):
+            raise Unreachable(f"the zygote of {place.name} does not answer; end it") from error
         raise
     return _Session(connection, int(said[0]), socket.socket(fileno=received[0]))
+
+
+def _connect(connection: socket.socket, address: str) -> None:
+    """Once there is room in the queue of those who knock."""
+    for tries_left in reversed(range(_KNOCKS_MAX)):
+        try:
+            return connection.connect(address)
+        except BlockingIOError:
+            if not tries_left:
+                raise
+        time.sleep(_ANSWER_TIMEOUT_S / _KNOCKS_MAX)
 
 
 def _launch(place: Place, module: str, idle_after_s: float, huge_pages: bool) -> None:

@@ -4,6 +4,7 @@ import errno
 import gc
 import json
 import os
+import resource
 import select
 import selectors
 import signal
@@ -17,7 +18,7 @@ from functools import partial
 from importlib import import_module
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from agentmem import _store
 from agentmem.errors import (
@@ -42,6 +43,7 @@ _UCRED = struct.Struct("3i")
 # own, and when its daemon answers it has to wait for them.
 _CHILD_FIRST_S = 0.002
 _SPARE_AFTER_S = 0.01
+_FULL_PAUSE_S = 0.01
 _LOST_MAX = 2
 """Spares that end one after the other, before they were asked for anything."""
 _BLOCKED = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
@@ -49,19 +51,24 @@ _BLOCKED = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 
 @dataclass(eq=False)
 class _Caller:
-    """A process that asks, and its children."""
+    """A process that asks, and its children with the requests that they were born of."""
 
     number: int
     connection: socket.socket
-    children: set[int] = field(default_factory=set)
+    refusal: AgentMemError | None
+    """What it is told to whatever it asks, before it is hung up on."""
+    children: dict[int, int] = field(default_factory=dict)
 
 
-class _Spare(NamedTuple):
+@dataclass(eq=False)
+class _Spare:
     """A child that waits to be asked what it is to be."""
 
     pid: int
     connection: socket.socket
     """On which it tells that it was."""
+    made_s: float
+    is_replaced: bool = False
 
 
 class _Born(BaseException):
@@ -140,6 +147,7 @@ class Server:
         self._orphans: set[int] = set()
         self._asking, self._births = wire.pair()
         self._spare: _Spare | None = None
+        self._files = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._lost = 0
         self._spawned = 0
         self._is_over = False
@@ -149,6 +157,7 @@ class Server:
             "enter": self._enter,
             "reap": self._reap,
             "forget": self._forget,
+            "abandon": self._abandon,
             "replace": self._replace,
             "status": self._status,
             "stop": self._stop,
@@ -203,6 +212,10 @@ class Server:
             each.setblocking(False)
         self._listen(self._listener, self._accept)
         self._listen(self._rung, self._bury)
+        # There may be more connections than a process usually has descriptors.
+        soft, hard = self._files
+        if hard == resource.RLIM_INFINITY or hard > soft:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -218,7 +231,9 @@ class Server:
         try:
             connection, _ = self._listener.accept()
         except OSError:
-            return  # Whoever it was hung up, or descriptors ran out.
+            # Whoever it was hung up; or descriptors ran out, and it goes on knocking.
+            time.sleep(_FULL_PAUSE_S)
+            return
         peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
         _, uid, _ = _UCRED.unpack(peer)
         refusal: AgentMemError | None = None
@@ -226,13 +241,12 @@ class Server:
             refusal = PermissionDenied(f"user {uid} has no business with this zygote")
         elif len(self._callers) >= CONNECTIONS_MAX:
             refusal = LimitReached(f"{CONNECTIONS_MAX} connections; close some, or wait")
+        if len(self._callers) >= 2 * CONNECTIONS_MAX:
+            connection.close()
+            return
         # A caller that does not read is not waited for.
         connection.setblocking(False)
-        if refusal is not None:
-            with connection:
-                wire.refuse(connection.fileno(), refusal)
-            return
-        caller = _Caller(next(self._numbers), connection)
+        caller = _Caller(next(self._numbers), connection, refusal)
         self._callers[caller.number] = caller
         self._listen(connection, partial(self._hear, caller))
 
@@ -246,19 +260,28 @@ class Server:
             self._leave(caller)
             return
         wire.close(received)
-        what, *texts = request
+        self._hear_spare()  # It may be this caller's, who knows it already.
         lent: list[int] = []
         try:
-            operation = self._operations.get(what)
-            if operation is None:
-                raise InvalidArgument(f"a zygote knows no {what!r}")
-            said = operation(caller, texts, lent)
+            said = self._done(caller, request, lent)
             is_heard = wire.reply(caller.connection.fileno(), *said, descriptors=lent)
         except AgentMemError as error:
             is_heard = wire.refuse(caller.connection.fileno(), error)
-        if not is_heard:
+        if not is_heard or caller.refusal is not None:
             self._leave(caller)
         wire.close(lent)
+
+    def _done(self, caller: _Caller, request: list[str], lent: list[int]) -> list[str]:
+        if caller.refusal is not None:
+            raise caller.refusal
+        what, *texts = request
+        operation = self._operations.get(what)
+        if operation is None:
+            raise InvalidArgument(f"a zygote knows no {what!r}")
+        try:
+            return operation(caller, texts, lent)
+        except OSError as error:
+            raise LimitReached(f"the system refused something to the zygote: {error}") from error
 
     def _leave(self, caller: _Caller) -> None:
         """A caller is gone. Its children go on, and are reaped when they end."""
@@ -283,14 +306,17 @@ class Server:
 
     def _refuse(self, error: AgentMemError) -> None:
         with suppress(EOFError, OSError, ValueError):
-            _, received = wire.receive(self._births)
+            _, received = wire.receive(self._births, socket.MSG_DONTWAIT)
             if len(received) == DESCRIPTORS:
                 wire.refuse(received[-1], error)
             wire.close(received)
 
     def _make_spare(self) -> None:
-        check_forkable(self._module)
-        ours, theirs = wire.pair()
+        try:
+            check_forkable(self._module)
+            ours, theirs = wire.pair()
+        except OSError as error:
+            raise LimitReached(f"the system refused descriptors: {error.strerror}") from error
         # A signal that comes between here and the child's own handlers is the child's, and waits.
         unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
         try:
@@ -307,7 +333,7 @@ class Server:
         theirs.close()
         _lead_group(pid)
         ours.setblocking(False)
-        self._spare = _Spare(pid, ours)
+        self._spare = _Spare(pid, ours, time.monotonic())
 
     def _hear_spare(self) -> None:
         """The spare was asked and is a caller's child now, or it is over."""
@@ -324,10 +350,10 @@ class Server:
         self._lost = 0
         self._spawned += 1
         (file,) = received
-        number, digest = told
+        number, serial, digest = told
         caller = self._callers.get(int(number))
         if caller is not None:
-            caller.children.add(spare.pid)
+            caller.children[spare.pid] = int(serial)
         elif not _has_ended(spare.pid):
             self._orphans.add(spare.pid)
         # Whoever comes next is likely to have the same one, and the next spare has it already.
@@ -344,7 +370,7 @@ class Server:
         """It is over, or of no use. Whatever the reason is, the next may be as well, again and
         again: so there is none until somebody asks."""
         self._let_go(spare)
-        self._lost += 1
+        self._lost += not spare.is_replaced
         os.kill(spare.pid, signal.SIGKILL)
         if not _has_ended(spare.pid):
             self._orphans.add(spare.pid)
@@ -359,6 +385,7 @@ class Server:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        resource.setrlimit(resource.RLIMIT_NOFILE, self._files)
         self._close()
 
     def _close(self) -> None:
@@ -389,21 +416,35 @@ class Server:
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended == 0:
             raise InvalidArgument(f"process {pid} has not ended; poll its pidfd first")
-        caller.children.discard(pid)
+        del caller.children[pid]
         return [str(os.waitstatus_to_exitcode(status))]
 
     def _forget(self, caller: _Caller, texts: list[str], lent: list[int]) -> list[str]:
-        pid = _child_of(caller, texts)
-        caller.children.discard(pid)
-        if not _has_ended(pid):
-            self._orphans.add(pid)
+        self._let_run(caller, _child_of(caller, texts))
         return []
 
+    def _abandon(self, caller: _Caller, texts: list[str], lent: list[int]) -> list[str]:
+        """The child of a request died, or will, before its caller could hear of it."""
+        for pid, serial in list(caller.children.items()):
+            if [str(serial)] == texts:
+                self._let_run(caller, pid)
+        return []
+
+    def _let_run(self, caller: _Caller, pid: int) -> None:
+        del caller.children[pid]
+        if not _has_ended(pid):
+            self._orphans.add(pid)
+
     def _replace(self, caller: _Caller, texts: list[str], lent: list[int]) -> list[str]:
-        """Nobody answered: the spare may be stopped. Who asked hears that it is gone."""
-        self._hear_spare()
-        if self._spare is not None:
-            self._lose(self._spare)
+        """Nobody answered for so many seconds. A spare that was there all the time may be stopped;
+        when it is over, who asked it hears that."""
+        try:
+            (waited_s,) = map(float, texts)
+        except ValueError:
+            raise InvalidArgument(f"{texts!r} is no number of seconds") from None
+        if self._spare is not None and time.monotonic() >= self._spare.made_s + waited_s:
+            self._spare.is_replaced = True
+            os.kill(self._spare.pid, signal.SIGKILL)
         return []
 
     def _status(self, caller: _Caller, texts: list[str], lent: list[int]) -> list[str]:

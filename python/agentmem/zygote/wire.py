@@ -1,10 +1,13 @@
 """What a zygote, its spare child and who asks them say to each other: texts, as a command line is
 passed on, and descriptors. The sockets are those that keep messages apart (SOCK_SEQPACKET)."""
 
+import errno
 import os
 import socket
+import time
 from array import array
 from collections.abc import Sequence
+from contextlib import suppress
 
 from agentmem import control
 from agentmem.errors import AgentMemError, InvalidArgument, Io, Unreachable
@@ -19,6 +22,8 @@ _ANCILLARY_BYTES_MAX = socket.CMSG_LEN(DESCRIPTORS_MAX * array("i").itemsize)
 # Instead of a message that is longer, which is in the last descriptor then.
 _IN_FILE = b"\n"
 _OK, _ERROR = "ok", "error"
+_FULL_TRIES = 100
+_FULL_PAUSE_S = 0.01
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
@@ -76,7 +81,15 @@ def _send(
     connection: socket.socket, message: bytes, descriptors: Sequence[int], flags: int
 ) -> None:
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))]
-    connection.sendmsg([message], rights if descriptors else [], flags)
+    for tries_left in reversed(range(_FULL_TRIES)):
+        try:
+            connection.sendmsg([message], rights if descriptors else [], flags)
+            return
+        except OSError as error:
+            # So many descriptors of this user are on their way, over whatever socket.
+            if error.errno != errno.ETOOMANYREFS or not tries_left:
+                raise
+        time.sleep(_FULL_PAUSE_S)
 
 
 def receive(connection: socket.socket, flags: int = 0) -> tuple[list[str], list[int]]:
@@ -188,9 +201,17 @@ def ask(connection: socket.socket, whom: str, *texts: str) -> tuple[list[str], l
     """
     try:
         send(connection, encoded(*texts))
-        return answer(connection, whom)
-    except (EOFError, OSError) as error:
-        raise gone(whom, error) from error
+        said, descriptors = receive(connection)
+    except BaseException as error:
+        # An answer that comes late would be taken for that to the next question.
+        with suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+        if isinstance(error, ValueError):
+            raise _unreadable(whom, error) from error
+        if isinstance(error, EOFError | OSError):
+            raise gone(whom, error) from error
+        raise
+    return _checked(whom, said, descriptors)
 
 
 def answer(connection: socket.socket, whom: str) -> tuple[list[str], list[int]]:
@@ -202,12 +223,20 @@ def answer(connection: socket.socket, whom: str) -> tuple[list[str], list[int]]:
     try:
         said, descriptors = receive(connection)
     except ValueError as error:
-        raise Io(f"{whom} answered with nothing that can be read: {error}") from error
+        raise _unreadable(whom, error) from error
+    return _checked(whom, said, descriptors)
+
+
+def _checked(whom: str, said: list[str], descriptors: list[int]) -> tuple[list[str], list[int]]:
     try:
         return checked(whom, said), descriptors
     except AgentMemError:
         close(descriptors)
         raise
+
+
+def _unreadable(whom: str, error: Exception) -> Io:
+    return Io(f"{whom} answered with nothing that can be read: {error}")
 
 
 def checked(whom: str, answer: list[str]) -> list[str]:
