@@ -12,6 +12,8 @@ import pytest
 
 import agentmem
 from agentmem.daemon import PROGRAM
+from agentmem.errors import NotFound, Unreachable
+from agentmem.zygote import Zygote
 
 TESTS = Path(__file__).resolve().parent
 
@@ -89,3 +91,81 @@ class PythonProcess(subprocess.Popen[str]):
         text, _ = self.communicate(timeout=300)
         assert self.returncode == 0, text
         return text
+
+
+ZYGOTE_AGENT = """
+import json, os, random, signal, sys, time
+from agentmem.zygote import current
+
+DRAWN = random.random()
+
+def main():
+    print(json.dumps({
+        "arguments": sys.argv[1:], "cwd": os.getcwd(), "umask": os.umask(0), "pid": os.getpid(),
+        "group": os.getpgrp(), "marked": os.environ.get("MARK"), "drawn": random.random(),
+        "descriptors": sorted(int(fd) for fd in os.listdir("/proc/self/fd")),
+    }))
+    return int(sys.argv[1]) if sys.argv[1:] and sys.argv[1].isdigit() else None
+
+def talk():
+    agent = current().agent
+    agent.put(f"mine {sys.argv[1]}", name=f"of-{sys.argv[1]}")
+    agent.conversation().append(b"first")
+    print("put", flush=True)
+    sys.stdin.read()
+
+def upper():
+    sys.stdout.write(sys.stdin.read().upper())
+
+def fail():
+    raise ValueError("as planned")
+
+def say():
+    sys.exit("said")
+
+def handle():
+    signal.signal(signal.SIGUSR1, lambda *_: sys.exit(7))
+    print("ready", flush=True)
+    time.sleep(600)
+
+def group():
+    child = os.fork()
+    if child == 0:
+        time.sleep(600)
+    print(child, flush=True)
+    time.sleep(600)
+"""
+
+Make = Callable[..., Zygote]
+
+
+@pytest.fixture
+def modules(tmp_path: Path, daemon_socket: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that modules are imported from; zygotes that were started are stopped at the end."""
+    folder = tmp_path / "modules"
+    folder.mkdir()
+    (folder / "zygote_agent.py").write_text(ZYGOTE_AGENT)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv("AGENTMEM_RUNTIME_DIR", str(tmp_path / "run"))
+    monkeypatch.setenv("AGENTMEM_SOCKET", str(daemon_socket))
+    yield folder
+    for found in (tmp_path / "run" / "zygotes").glob("*.sock"):
+        module = found.name.rpartition("-")[0]
+        try:
+            with Zygote(module, start=False) as zygote:
+                zygote.stop()
+        except (NotFound, Unreachable):
+            continue
+
+
+@pytest.fixture
+def zygote(modules: Path) -> Iterator[Make]:
+    opened: list[Zygote] = []
+
+    def make(target: str = "zygote_agent", **options: object) -> Zygote:
+        opened.append(Zygote(target, **options))  # type: ignore[arg-type]
+        return opened[-1]
+
+    yield make
+    for each in opened:
+        each.close()

@@ -6,15 +6,14 @@ import random
 import signal
 import socket
 import subprocess
-import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from conftest import ZYGOTE_AGENT, Make
 from test_daemon import until
 
 import agentmem
@@ -32,83 +31,6 @@ from agentmem.errors import (
 )
 from agentmem.zygote import Zygote, client, current, wire
 from agentmem.zygote.place import Place, Target
-
-AGENT = """
-import json, os, random, signal, sys, time
-from agentmem.zygote import current
-
-DRAWN = random.random()
-
-def main():
-    print(json.dumps({
-        "arguments": sys.argv[1:], "cwd": os.getcwd(), "umask": os.umask(0), "pid": os.getpid(),
-        "group": os.getpgrp(), "marked": os.environ.get("MARK"), "drawn": random.random(),
-        "descriptors": sorted(int(fd) for fd in os.listdir("/proc/self/fd")),
-    }))
-    return int(sys.argv[1]) if sys.argv[1:] and sys.argv[1].isdigit() else None
-
-def talk():
-    agent = current().agent
-    agent.put(f"mine {sys.argv[1]}", name=f"of-{sys.argv[1]}")
-    agent.conversation().append(b"first")
-    print("put", flush=True)
-    sys.stdin.read()
-
-def upper():
-    sys.stdout.write(sys.stdin.read().upper())
-
-def fail():
-    raise ValueError("as planned")
-
-def say():
-    sys.exit("said")
-
-def handle():
-    signal.signal(signal.SIGUSR1, lambda *_: sys.exit(7))
-    print("ready", flush=True)
-    time.sleep(600)
-
-def group():
-    child = os.fork()
-    if child == 0:
-        time.sleep(600)
-    print(child, flush=True)
-    time.sleep(600)
-"""
-
-Make = Callable[..., Zygote]
-
-
-@pytest.fixture
-def modules(tmp_path: Path, daemon_socket: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder that modules are imported from; zygotes that were started are stopped at the end."""
-    folder = tmp_path / "modules"
-    folder.mkdir()
-    (folder / "zygote_agent.py").write_text(AGENT)
-    monkeypatch.syspath_prepend(folder)
-    monkeypatch.setenv("AGENTMEM_RUNTIME_DIR", str(tmp_path / "run"))
-    monkeypatch.setenv("AGENTMEM_SOCKET", str(daemon_socket))
-    yield folder
-    for found in (tmp_path / "run" / "zygotes").glob("*.sock"):
-        module = found.name.rpartition("-")[0]
-        try:
-            with Zygote(module, start=False) as zygote:
-                zygote.stop()
-        except (NotFound, Unreachable):
-            continue
-
-
-@pytest.fixture
-def zygote(modules: Path) -> Iterator[Make]:
-    opened: list[Zygote] = []
-
-    def make(target: str = "zygote_agent", **options: object) -> Zygote:
-        opened.append(Zygote(target, **options))  # type: ignore[arg-type]
-        return opened[-1]
-
-    yield make
-    for each in opened:
-        each.close()
 
 
 def module(folder: Path, name: str, code: str) -> str:
@@ -581,7 +503,7 @@ def test_more_children_than_allowed_are_refused(
     limited = f"""
         from agentmem.zygote import server
         server.CHILDREN_MAX = 2
-        {textwrap.indent(textwrap.dedent(AGENT), " " * 8).lstrip()}
+        {textwrap.indent(textwrap.dedent(ZYGOTE_AGENT), " " * 8).lstrip()}
     """
     made = zygote(module(modules, "zygote_limited", limited) + ":handle")
     kept = [made.spawn(stdout=subprocess.DEVNULL) for _ in range(2)]
@@ -748,96 +670,3 @@ def test_a_late_answer_is_not_taken_for_the_next(
     with pytest.raises(Unreachable):
         made.stop()
     assert zygote().status()["pid"] == pid
-
-
-def command(*arguments: str, **options: object) -> "subprocess.Popen[str]":
-    return subprocess.Popen(  # type: ignore[call-overload,no-any-return]
-        [Path(sys.executable).with_name("agentmem"), "spawn", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,
-    )
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "said"),
-    [
-        (["--zygote", "zygote_agent", "--", "5"], 5, ""),
-        (["--zygote", "zygote_agent", "-n", "3", "--name", "w", "0"], 0, ""),
-        (["--zygote", "zygote_agent:fail"], 1, "ValueError: as planned"),
-        (["--zygote", "zygote_nowhere"], 125, "there is no module"),
-        (["--zygote", "a b"], 125, "is no MODULE"),
-        ([], 125, "--zygote"),
-    ],
-)
-def test_the_command_ends_as_its_child(
-    modules: Path, arguments: list[str], code: int, said: str
-) -> None:
-    process = command(*arguments, cwd=modules)
-    out, err = process.communicate(timeout=120)
-    assert (process.returncode, said in err) == (code, True), err
-    assert len(out.splitlines()) == (3 if "-n" in arguments else code == 5)
-
-
-def test_the_command_passes_signals_on_and_dies_of_them(modules: Path) -> None:
-    process = command("--zygote", "zygote_agent:handle", cwd=modules)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    process.send_signal(signal.SIGUSR1)
-    assert process.wait(timeout=60) == 7
-    process.communicate()
-    process = command("--zygote", "zygote_agent:group", cwd=modules)
-    assert process.stdout is not None
-    grandchild = int(process.stdout.readline())
-    process.send_signal(signal.SIGTSTP)
-    assert until(lambda: state(process.pid) == "T" and state(grandchild) == "T")
-    process.send_signal(signal.SIGCONT)
-    assert until(lambda: state(grandchild) == "S")
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGTERM
-    assert until(lambda: has_ended(grandchild))
-
-
-def state(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-
-
-def test_the_command_shows_and_stops_a_zygote(modules: Path) -> None:
-    def asked(option: str) -> tuple[str, str]:
-        process = command("--zygote", "zygote_agent", option, cwd=modules)
-        return process.communicate(timeout=60)
-
-    assert asked("--status") == ("", "the zygote of zygote_agent does not run\n")
-    # As `python -m agentmem` finds it: from there, and not from what these tests import.
-    command("--zygote", "zygote_agent", cwd=modules).communicate(timeout=60)
-    assert "zygote_agent" in asked("--status")[0]
-    assert "spawned" in asked("--stop")[0]
-    assert until(lambda: asked("--status")[0] == "")
-
-
-def test_a_zygote_in_the_foreground(modules: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "agentmem.zygote", "zygote_agent"],
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=modules,
-    )
-    try:
-        assert until(lambda: Place.of("zygote_agent").socket.exists())
-        with Zygote("zygote_agent", start=False) as made:
-            assert made.status()["pid"] == process.pid
-            assert facts(made)["arguments"] == []
-            again = subprocess.run(
-                [sys.executable, "-m", "agentmem.zygote", "zygote_agent"],
-                capture_output=True,
-                text=True,
-                timeout=60,
-                cwd=modules,
-            )
-            assert (again.returncode, "runs already" in again.stderr) == (1, True)
-    finally:
-        process.terminate()
-        process.communicate(timeout=60)
-    assert process.returncode == 0
