@@ -302,7 +302,8 @@ impl Engine {
             importance: agent.importance,
             quota_bytes: agent.shared.quota_bytes(),
             created_unix_ms: agent.created_unix_ms,
-            active_unix_ms: sys::unix_ms() - now_ms.saturating_sub(agent.active_ms),
+            // Two clocks, each rounded down: it would seem to have done something before it was there.
+            active_unix_ms: (sys::unix_ms() - now_ms.saturating_sub(agent.active_ms)).max(agent.created_unix_ms),
             smus: agent.leases.len() as u64,
             conversations: agent.conversations.len() as u64,
             messages: 0,
