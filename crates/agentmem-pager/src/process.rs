@@ -6,7 +6,6 @@ use crate::regions::{self, Fate, Mapping};
 use crate::sys::{self, PAGE_BYTES, PageRun};
 use crate::target::{NotStopped, Stopped};
 use crate::userfault::Userfault;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
@@ -23,8 +22,6 @@ const DROPS_MAX: usize = 8192;
 /// All threads stop within this, or go on. Each stops at once, but has to get a core for that: on a busy machine, that
 /// takes a few turns of the scheduler.
 pub const STOP_DEADLINE: Duration = Duration::from_millis(25);
-/// How long the end of a process, whose memory is gone already, may take to be told.
-const END_TIMEOUT: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 /// Above the lowest address that may be mapped, and below where programs lie.
 const NOWHERE: u64 = 1 << 20;
 /// In an entry of /proc/PID/pagemap: mapped by nobody else.
@@ -127,9 +124,7 @@ impl Process {
     /// Whether it has a userfaultfd for the program that it runs now.
     pub fn is_prepared(&self) -> bool {
         self.userfault.as_ref().is_some_and(|userfault| {
-            // At an address where nothing is mapped. Of a program that is gone, the kernel says that.
-            let (_, error) = sys::uffd_zero(userfault.fd(), NOWHERE..NOWHERE + PAGE_BYTES);
-            error.is_none_or(|error| error.raw_os_error() != Some(libc::ESRCH))
+            !is_gone(userfault)
                 // A program may close descriptors that it does not know.
                 && peek::is_same_file(userfault.fd(), self.pid, userfault.in_target()) != Some(false)
         })
@@ -327,7 +322,7 @@ impl Process {
             ranges.map(|range| userfault.unguard(range.clone(), has_run)).find(Result::is_err).unwrap_or(Ok(()))
         });
         if let Err(error) = unguarded
-            && !self.ends()
+            && !is_gone(userfault)
         {
             return Err(error);
         }
@@ -336,11 +331,6 @@ impl Process {
         self.guarded.clear();
         self.missing.clear();
         Ok(bytes)
-    }
-
-    /// Whether it has ended, or is about to.
-    fn ends(&self) -> bool {
-        poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], Some(&END_TIMEOUT)) == Ok(1)
     }
 
     /// Where it cannot be paged out, but there is swap: has the kernel move it there, which brings it back by itself.
@@ -465,6 +455,13 @@ impl Plan {
 
 fn bytes_of(pages: u16) -> u64 {
     u64::from(pages.count_ones()) * PAGE_BYTES
+}
+
+/// Whether the program that it was made in is gone, and its memory with it.
+fn is_gone(userfault: &Userfault) -> bool {
+    // At an address where nothing is mapped: other calls say something else then.
+    let (_, error) = sys::uffd_zero(userfault.fd(), NOWHERE..NOWHERE + PAGE_BYTES);
+    error.is_some_and(|error| error.raw_os_error() == Some(libc::ESRCH))
 }
 
 /// What a process has mapped.

@@ -189,7 +189,7 @@ class Server:
         beside = spare.connection if spare else self._births
         pause_s = _SPARE_AFTER_S if makes_spare else self._idle_after_s
         ready = _ready([self._selector, beside], pause_s)
-        if spare:
+        if spare and beside in ready:
             if ready == [beside]:
                 time.sleep(_CHILD_FIRST_S)
             self._hear_spare()

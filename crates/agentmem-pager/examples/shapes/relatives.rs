@@ -107,8 +107,7 @@ impl Shape for Visited {
         // SAFETY: the child makes system calls alone.
         match unsafe { libc::fork() } {
             0 => {
-                // SAFETY: numbers alone.
-                unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+                end_with_parent();
                 loop {
                     // SAFETY: it has no arguments.
                     unsafe { libc::pause() };
@@ -127,15 +126,6 @@ impl Shape for Visited {
     /// The visitor is the parent's.
     fn forked(&mut self) -> bool {
         false
-    }
-}
-
-impl Drop for Visited {
-    fn drop(&mut self) {
-        // In a forked child it is somebody else's.
-        if self.visitor.is_some_and(|pid| rustix::process::waitpid(Some(pid), WaitOptions::NOHANG).is_ok()) {
-            self.end();
-        }
     }
 }
 
